@@ -1,0 +1,285 @@
+//! A rig for measuring the gate's programs: loaded, with ten thousand ports, and no interface.
+//!
+//! `BPF_PROG_TEST_RUN` runs a program on a packet as often as one likes and says how long it took;
+//! the programs `bench_*` draw another port for each run.
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf,
+    maps::{Array, lpm_trie::Key},
+    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+};
+use dataplane::{
+    maps::{Maps, Raw},
+    object::{self, Plan},
+};
+use dataplane_common::{
+    abi::{
+        Binding, BindingKey, DIRECTIONS, Epoch, InterfaceSlot, Ipv4Net, Ipv6Net, LimitPolicy,
+        PortPolicy, ZoneKey,
+    },
+    limit::{Rate, Times},
+    units::BitsPerSecond,
+};
+use std::time::Duration;
+
+/// Ports of the rig.
+pub const PORTS: u32 = 10_000;
+/// Entries of the table of draws; `PICKS_MAX` of the programs.
+pub const PICKS: u32 = 65_536;
+/// Interface of the first port; the rest follow. Far from any that exists.
+const FIRST_INTERFACE: u32 = 1_000_000;
+
+/// How the ports of a rig are limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ceiling {
+    /// Not at all.
+    None,
+    /// Far above what is sent.
+    Below,
+    /// Far below: every packet is over it.
+    At,
+}
+
+/// Which port each packet belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ports {
+    /// One.
+    Hot,
+    /// Zipf with exponent 1.1 over all.
+    Zipf,
+    /// All alike.
+    Uniform,
+}
+
+/// A loaded object whose maps hold [`PORTS`] ports.
+pub struct Rig {
+    object: Ebpf,
+    maps: Maps,
+}
+
+/// A small generator, so that the draws of two runs are the same (xorshift64*, Vigna 2016).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+}
+
+/// The draws of a distribution: port numbers, 0 to [`PORTS`] − 1.
+fn draws(ports: Ports) -> Vec<u32> {
+    let mut random = Random(0x0C7_2026);
+    match ports {
+        Ports::Hot => vec![0; PICKS as usize],
+        Ports::Uniform => (0..PICKS)
+            .map(|_| (random.next() >> 33) as u32 % PORTS)
+            .collect(),
+        Ports::Zipf => {
+            let weights: Vec<f64> = (1..=PORTS).map(|rank| f64::from(rank).powf(-1.1)).collect();
+            let mut sum = 0.0;
+            let cumulative: Vec<f64> = weights
+                .iter()
+                .map(|w| {
+                    sum += w;
+                    sum
+                })
+                .collect();
+            // Ranks are spread over the slots, as in life: a popular port is not a low slot.
+            (0..PICKS)
+                .map(|_| {
+                    let at = (random.next() >> 11) as f64 / (1u64 << 53) as f64 * sum;
+                    let rank = cumulative.partition_point(|edge| *edge < at) as u32;
+                    rank.wrapping_mul(7_919) % PORTS
+                })
+                .collect()
+        }
+    }
+}
+
+impl Rig {
+    /// Loads the object and writes the ports.
+    ///
+    /// # Errors
+    /// When this is not root, or the kernel refuses.
+    pub fn new() -> Result<Self> {
+        let plan = Plan::new(PORTS, 16).with_bench_picks(PICKS);
+        let mut object = object::load(&plan, None)?;
+        for name in ["empty", "bench_from_tenant", "bench_to_tenant"] {
+            program(&mut object, name)?.load()?;
+        }
+        let mut maps = Maps::take(&mut object)?;
+        maps.epoch.set(0, Epoch::new(1, 0).0, 0)?;
+        for number in 0..PORTS {
+            let key = BindingKey {
+                ifindex: FIRST_INTERFACE + number,
+                vlan: 0,
+            };
+            maps.bindings.insert(
+                Raw(key),
+                Raw(Binding {
+                    slot: number + 1,
+                    reserved: 0,
+                }),
+                0,
+            )?;
+        }
+        for number in 0..PORTS {
+            let ifindex = FIRST_INTERFACE + number;
+            let entry = InterfaceSlot::new(ifindex, number + 1);
+            maps.interfaces
+                .set(InterfaceSlot::place(ifindex), entry.0, 0)?;
+        }
+        for number in 0..64_u8 {
+            let address = [u32::from_ne_bytes([198, 51, number, 0]), 0, 0, 0];
+            let key = ZoneKey {
+                policy_set: 1,
+                family: 4,
+                reserved: [0; 2],
+                address,
+            };
+            maps.zones
+                .insert(&Key::new(ZoneKey::PREFIX_BITS + 24, Raw(key)), 4, 0)?;
+        }
+        let mut rig = Self { object, maps };
+        rig.limit(&plan, Ceiling::None)?;
+        Ok(rig)
+    }
+
+    /// Gives every port this ceiling.
+    ///
+    /// # Errors
+    /// When a map refuses.
+    pub fn set(&mut self, ceiling: Ceiling) -> Result<()> {
+        let plan = Plan::new(PORTS, 16);
+        self.limit(&plan, ceiling)
+    }
+
+    fn limit(&mut self, plan: &Plan, ceiling: Ceiling) -> Result<()> {
+        let times = times();
+        let begin =
+            |bits, burst| LimitPolicy::begin(Rate::bytes(BitsPerSecond(bits)), burst, 0, &times);
+        let limit = match ceiling {
+            Ceiling::None => LimitPolicy::default(),
+            Ceiling::Below => begin(400_000_000_000, 20_000_000_000),
+            Ceiling::At => begin(1_000, 2_000),
+        };
+        let mut entry = PortPolicy {
+            flags: PortPolicy::ACTIVE,
+            tenant: 1,
+            macs: [MAC, 0],
+            ipv4: [
+                Ipv4Net {
+                    network: u32::from_ne_bytes([10, 0, 0, 1]),
+                    mask: u32::MAX,
+                },
+                Ipv4Net::NONE,
+            ],
+            ipv6: Ipv6Net::NONE,
+            ..PortPolicy::default()
+        };
+        for direction in 0..DIRECTIONS {
+            entry.set_limits(direction, [limit, LimitPolicy::default()]);
+        }
+        for slot in 1..=PORTS {
+            self.maps
+                .ports
+                .set(plan.sizes.port(1, slot), Raw(entry), 0)?;
+            for direction in 0..2 {
+                self.maps
+                    .clocks
+                    .set(plan.sizes.clock(slot, direction, 0), 0, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Draws the ports of the runs to come.
+    ///
+    /// # Errors
+    /// When a map refuses.
+    pub fn draw(&mut self, ports: Ports) -> Result<()> {
+        let map = self
+            .object
+            .map_mut("BENCH_PICKS")
+            .context("no BENCH_PICKS")?;
+        let mut picks: Array<_, u32> = map.try_into()?;
+        for (index, port) in (0..).zip(draws(ports)) {
+            picks.set(index, FIRST_INTERFACE + port, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Runs a program `repeat` times on `frame`; the time of all runs together, as the kernel says.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn run(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<Duration> {
+        let program = program(&mut self.object, name)?;
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            repeat,
+            ..TestRunOptions::new()
+        };
+        let result = program.test_run(options)?;
+        Ok(result.duration * repeat)
+    }
+}
+
+/// Times of a revision that is in force at once.
+pub fn times() -> Times {
+    let mut now = std::mem::MaybeUninit::uninit();
+    // SAFETY: fills a plain struct; CLOCK_MONOTONIC cannot fail.
+    let now = unsafe {
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, now.as_mut_ptr());
+        now.assume_init()
+    };
+    let now_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+    let coarse_slack_ns = dataplane::host::coarse_slack_ns();
+    Times {
+        now_ns,
+        switch_ns: now_ns,
+        coarse_slack_ns,
+    }
+}
+
+fn program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    Ok(object
+        .program_mut(name)
+        .with_context(|| format!("no program {name}"))?
+        .try_into()?)
+}
+
+/// MAC of every port of the rig.
+pub const MAC: u64 = 0x0200_0000_0001;
+
+/// A TCP segment of 1,000 bytes from the tenant, or to it.
+pub fn frame(from_tenant: bool) -> Vec<u8> {
+    let mut frame = vec![0_u8; 1_000];
+    let (tenant, peer) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 0xFE]);
+    let (own, remote) = ([10, 0, 0, 1], [198, 51, 7, 9]);
+    let (dst_mac, src_mac) = if from_tenant {
+        (peer, tenant)
+    } else {
+        (tenant, peer)
+    };
+    let (src, dst) = if from_tenant {
+        (own, remote)
+    } else {
+        (remote, own)
+    };
+    frame[..6].copy_from_slice(&dst_mac);
+    frame[6..12].copy_from_slice(&src_mac);
+    frame[12..14].copy_from_slice(&[8, 0]);
+    frame[14..34].copy_from_slice(&[
+        0x45, 0, 0x03, 0xDA, 0, 0, 0, 0, 64, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    ]);
+    frame[26..30].copy_from_slice(&src);
+    frame[30..34].copy_from_slice(&dst);
+    frame[34..38].copy_from_slice(&[0x30, 0x39, 0x01, 0xBB]);
+    frame[46] = 0x50;
+    frame
+}

@@ -1,0 +1,174 @@
+//! The limiter: a virtual queue with one clock per limit, counted in units of what it limits.
+//!
+//! The clock `v` is a u64 that counts units (bytes, or packets), modulo 2^64. The *line* `R(t)` is
+//! what the rate has let through since the clock began: `R(t) = v0 + (t − t0) · rate`. A packet of
+//! `n` units raises `v` to `max(v, R(t)) + n`; `backlog = v − R(t)` is what a real queue would hold.
+//!
+//! Invariants, for any packet sizes, idle gaps and number of CPUs (`tests/limiter`)
+//! - Accepted iff the backlog *before* the packet is within the horizon: no packet larger than the
+//!   burst is black-holed. Hence over every interval t: accepted ≤ rate · t + burst + one packet.
+//!   A packet belongs to the instant at which its clock was read.
+//! - Between two packets that were over the limit: accepted ≥ rate · t − one packet.
+//! - What a packet costs is a whole number of units, and `R` is computed afresh from `t0` each time:
+//!   nothing is rounded per packet, so no error accumulates, at 1 kbit/s as at 400 Gbit/s.
+//! - A new rate begins where the old line stands ([`crate::limit`]): no clock is reset.
+//!
+//! Why units and not time: docs/decisions/0002-limiter-counts-units.md. GCRA: ITU-T I.371;
+//! the virtual queue: Golestani 1994, Kelly 1996.
+
+use crate::abi::LimitPolicy;
+
+/// Binary digits of [`LimitPolicy::rate`] after the point: units per ns are below 64.
+pub const RATE_SHIFT: u32 = 58;
+
+/// Highest rate that fits: 50 units per ns, 400 Gbit/s in bytes.
+pub const RATE_MAX_PER_SECOND: u64 = 50_000_000_000;
+
+/// The clock of one limit: a u64 that several CPUs change at once.
+pub trait Clock {
+    /// Compare-and-swaps tried before the clock is raised by a plain addition.
+    const TRIES: u32 = 8;
+    /// Reads it.
+    fn load(&self) -> u64;
+    /// Sets it to `new` if it is `old`; returns what it was.
+    fn compare_exchange(&self, old: u64, new: u64) -> u64;
+    /// Adds (wrapping), returns what it was.
+    fn fetch_add(&self, units: u64) -> u64;
+}
+
+/// Where `now` comes from. The exact clock costs more than the rest of the limiter together, so it
+/// is read only when the coarse one cannot prove that the limit is far away.
+pub trait Now {
+    /// A time not after [`Now::exact_ns`] and at most [`LimitPolicy::slack`]'s time before it.
+    fn coarse_ns(&self) -> u64;
+    /// CLOCK_MONOTONIC, ns.
+    fn exact_ns(&self) -> u64;
+}
+
+/// What the limiter decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Accepted.
+    Pass {
+        /// Units ahead of this packet in the virtual queue.
+        backlog: u64,
+        /// The time that the backlog was reckoned at, ns: coarse or exact.
+        at_ns: u64,
+    },
+    /// Over the limit.
+    Over,
+    /// The clock was contended past the bound, with no clear room to add to it blindly.
+    Contended,
+}
+
+/// `(a · b) >> 58` without losing a bit in between. BPF has no 128-bit multiply.
+#[inline(always)]
+pub const fn scale(a: u64, b: u64) -> u64 {
+    let (a1, a0) = (a >> 32, a & 0xFFFF_FFFF);
+    let (b1, b0) = (b >> 32, b & 0xFFFF_FFFF);
+    let low = a0 * b0;
+    let middle = a1 * b0 + (low >> 32);
+    let middle2 = a0 * b1 + (middle & 0xFFFF_FFFF);
+    let high = a1 * b1 + (middle >> 32) + (middle2 >> 32);
+    let low = (middle2 << 32) | (low & 0xFFFF_FFFF);
+    (high << (64 - RATE_SHIFT)) | (low >> RATE_SHIFT)
+}
+
+/// The units that `clock` is ahead of `line`; 0 when it is behind.
+///
+/// Both count modulo 2^64: what is more than 2^63 ahead is behind. A limit may be idle, and a CPU be
+/// held up in the middle of a packet, for 5.8 years at 400 Gbit/s.
+#[inline(always)]
+const fn ahead(clock: u64, line: u64) -> u64 {
+    let by = clock.wrapping_sub(line);
+    if by < 1 << 63 { by } else { 0 }
+}
+
+impl LimitPolicy {
+    /// True when there is a limit.
+    #[inline(always)]
+    pub const fn limited(&self) -> bool {
+        self.rate != 0
+    }
+
+    /// `R(t)`, units.
+    #[inline(always)]
+    pub const fn line(&self, now_ns: u64) -> u64 {
+        // A revision is in force a moment before its rate is.
+        if now_ns < self.origin_ns {
+            let missing = scale(self.origin_ns - now_ns, self.rate_before);
+            return self.origin_units.wrapping_sub(missing);
+        }
+        self.origin_units
+            .wrapping_add(scale(now_ns - self.origin_ns, self.rate))
+    }
+
+    /// Decides on a packet of `units`, and books it on `clock` when it is accepted.
+    #[inline(always)]
+    pub fn take<C: Clock, N: Now>(&self, clock: &C, now: &N, units: u64) -> Decision {
+        let mut exact = self.slack == 0;
+        let mut at_ns = if exact {
+            now.exact_ns()
+        } else {
+            now.coarse_ns()
+        };
+        let mut line = self.line(at_ns);
+        let mut seen = clock.load();
+        let mut tries = 0;
+        while tries < C::TRIES {
+            let mut backlog = ahead(seen, line);
+            if backlog > self.horizon {
+                if exact {
+                    return Decision::Over;
+                }
+                exact = true;
+                at_ns = now.exact_ns();
+                line = self.line(at_ns);
+                backlog = ahead(seen, line);
+                if backlog > self.horizon {
+                    return Decision::Over;
+                }
+            }
+            let base = line.wrapping_add(backlog);
+            let was = clock.compare_exchange(seen, base.wrapping_add(units));
+            if was == seen {
+                return Decision::Pass { backlog, at_ns };
+            }
+            seen = was;
+            tries += 1;
+        }
+        self.add(clock, seen, line, at_ns, units)
+    }
+
+    /// Books a packet after other CPUs have raised the clock under every try: an addition cannot
+    /// fail. It cannot look first either, so it is used only where there is room for what others
+    /// add meanwhile. Units that went past the horizon all the same stay on the clock, though their
+    /// packet is dropped: taking them back would break the bound of whoever has seen them.
+    #[inline(always)]
+    fn add<C: Clock>(&self, clock: &C, seen: u64, line: u64, at_ns: u64, units: u64) -> Decision {
+        let room = seen.wrapping_sub(line) <= self.horizon / 2;
+        if !room {
+            return Decision::Contended;
+        }
+        let backlog = ahead(clock.fetch_add(units), line);
+        if backlog > self.horizon {
+            return Decision::Contended;
+        }
+        Decision::Pass { backlog, at_ns }
+    }
+
+    /// Takes back `units` that were accepted: another limit refused the packet.
+    ///
+    /// Who reads the clock in between sees a packet that was never sent, so each CPU that is between
+    /// the two at that moment adds one packet to the bound.
+    #[inline(always)]
+    pub fn give_back<C: Clock>(&self, clock: &C, units: u64) {
+        clock.fetch_add(units.wrapping_neg());
+    }
+
+    /// How long a real queue would hold a packet behind `backlog` units, ns, below 2^44.
+    #[inline(always)]
+    pub const fn delay_ns(&self, backlog: u64) -> u64 {
+        (backlog * self.ns_per_unit) >> 20
+    }
+}

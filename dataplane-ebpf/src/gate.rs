@@ -1,0 +1,177 @@
+//! A packet's way through a tenant's port, both directions: one function, read from top to bottom.
+
+use crate::{
+    account::Book,
+    encryption, gso, limiter, maps,
+    packet::{self, Linear, meta},
+    port::{self, Source},
+    spoof::Lists,
+    verdict, zone,
+};
+use aya_ebpf::programs::TcContext;
+use core::arch::asm;
+use dataplane_common::{
+    abi::{Epoch, FROM_TENANT, PortPolicy},
+    antispoof,
+    parse::Packet,
+    reason::DropReason,
+    wire::{self, Wire},
+};
+
+/// Runs the gate on the interface that the packet crosses, and returns the verdict for tc. `APART`: see
+/// [`packet::parsed`].
+#[inline(always)]
+pub fn pass<const DIRECTION: u32, const APART: bool>(ctx: &TcContext) -> i32 {
+    // SAFETY: the context is valid for the whole program.
+    on::<DIRECTION, APART>(ctx, unsafe { (*ctx.skb.skb).ifindex })
+}
+
+/// The same, as if the packet crossed the interface `ifindex`.
+#[inline(always)]
+pub fn on<const DIRECTION: u32, const APART: bool>(ctx: &TcContext, ifindex: u32) -> i32 {
+    let Some(epoch) = maps::EPOCH.get(0) else {
+        return verdict::DROP;
+    };
+    // SAFETY: a u64 that is stored whole. Volatile: exactly one read decides bank and policy.
+    let epoch = Epoch(unsafe { core::ptr::from_ref(epoch).read_volatile() });
+    let len = ctx.len();
+
+    linger();
+    packet::pull_headers(ctx);
+    let parsed = packet::parsed::<APART>(ctx.skb.skb);
+    let vlan = match &parsed {
+        Ok(packet) => Some(packet.vid),
+        Err(_) => None,
+    };
+    let mut book = Book {
+        epoch,
+        slot: 0,
+        direction: DIRECTION,
+    };
+    let mut booked = Wire {
+        packets: 1,
+        l2_bytes: len as u64,
+        l3_bytes: 0,
+    };
+    let reason = match port::slot(ifindex, vlan) {
+        Err(reason) => reason,
+        Ok(slot) => {
+            book.slot = slot;
+            match parsed {
+                Err(reason) => reason,
+                Ok(packet) => match stages::<DIRECTION>(ctx, &packet, &book, &mut booked) {
+                    Err(reason) => reason,
+                    Ok(admitted) => {
+                        book.delivered(admitted.zone, &booked, len);
+                        return verdict::pass::<DIRECTION>(
+                            ctx,
+                            admitted.port,
+                            admitted.departure_ns,
+                        );
+                    }
+                },
+            }
+        }
+    };
+    book.dropped(reason, booked.packets, booked.l2_bytes, len);
+    verdict::DROP
+}
+
+struct Admitted {
+    port: &'static PortPolicy,
+    zone: u32,
+    departure_ns: u64,
+}
+
+/// Spoof check, zone, encryption policy, limiter. `booked` becomes what the packet is on the wire as
+/// soon as that is known, so that a drop is booked as exactly as a delivery.
+#[inline(always)]
+fn stages<const DIRECTION: u32>(
+    ctx: &TcContext,
+    packet: &Packet,
+    book: &Book,
+    booked: &mut Wire,
+) -> Result<Admitted, DropReason> {
+    let port = port::policy(book.epoch, book.slot)?;
+    *booked = on_the_wire(ctx, packet, port)?;
+    let lists = Lists {
+        skb: ctx.skb.skb,
+        slot: book.slot,
+        policy_set: book.epoch.policy_set(),
+    };
+    let mut intra_host = false;
+    if DIRECTION == FROM_TENANT {
+        antispoof::from_tenant(&Linear::new(ctx.skb.skb), packet, port, &lists)?;
+    } else {
+        antispoof::to_tenant(packet, port, &lists)?;
+        intra_host = from_a_port(ctx)?;
+    }
+    let zone = zone::of::<DIRECTION>(book.epoch, packet, intra_host);
+    encryption::check(port)?;
+    verdict::note_urgent(ctx, packet.finds_neighbours());
+    let departure_ns = limiter::take(port, book.slot, DIRECTION, booked)?;
+    Ok(Admitted {
+        port,
+        zone,
+        departure_ns,
+    })
+}
+
+/// The byte contract for the packet in `ctx`.
+#[inline(always)]
+fn on_the_wire(ctx: &TcContext, packet: &Packet, port: &PortPolicy) -> Result<Wire, DropReason> {
+    let meta = meta(ctx.skb.skb);
+    let platform = port.has(PortPolicy::VLAN);
+    // The outermost tag of a VLAN port is the platform's, wherever it sits.
+    let in_skb = if meta.tag_in_skb && !platform { 4 } else { 0 };
+    let in_data = if platform && !meta.tag_in_skb { 4 } else { 0 };
+    let gso = gso::cut(ctx, packet)?;
+    let wire = wire::wire(meta.len, packet, &gso, in_skb, in_data)?;
+    Ok(if gso.size == 0 {
+        wire
+    } else {
+        Wire {
+            packets: forget(wire.packets),
+            l2_bytes: forget(wire.l2_bytes),
+            l3_bytes: forget(wire.l3_bytes),
+        }
+    })
+}
+
+/// Returns `value`, of which the verifier then knows nothing: a function like those of
+/// [`crate::packet::Context`]. Else the limiter is walked anew for each way to cut a GSO packet.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn forget(mut value: u64) -> u64 {
+    // SAFETY: a register is copied to itself. LLVM would see through the function otherwise.
+    unsafe { asm!("{value} = {value}", value = inout(reg) value, options(pure, nomem, nostack)) };
+    value
+}
+
+/// True when a frame to a tenant came in by another tenant's port.
+///
+/// # Errors
+/// [`DropReason::UnblessedSource`]
+#[inline(always)]
+fn from_a_port(ctx: &TcContext) -> Result<bool, DropReason> {
+    // SAFETY: the context is valid for the whole program.
+    match port::source(unsafe { (*ctx.skb.skb).ingress_ifindex }) {
+        Source::Port => Ok(true),
+        Source::Host | Source::Trusted => Ok(false),
+        Source::Unknown => Err(DropReason::UnblessedSource),
+    }
+}
+
+/// Only in the test that takes the cut's barrier out: makes a late booking likely.
+#[inline(always)]
+fn linger() {
+    let rounds = maps::test_linger();
+    if rounds != 0 {
+        let mut left = if rounds < 4096 { rounds } else { 4096 };
+        while left != 0 {
+            // SAFETY: takes no argument; the call keeps the loop.
+            unsafe { aya_ebpf::helpers::bpf_ktime_get_ns() };
+            left -= 1;
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! The limiter's clocks and times. The law is `dataplane_common::limiter`.
+
+use crate::maps;
+use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
+use dataplane_common::{
+    abi::PortPolicy,
+    limiter::{Clock, Decision, Now},
+    reason::DropReason,
+    wire::Wire,
+};
+
+/// A clock in `CLOCKS`.
+struct Shared(*mut u64);
+
+impl Clock for Shared {
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        // SAFETY: points into an array map, whose elements live as long as the map.
+        unsafe { self.0.read_volatile() }
+    }
+
+    #[inline(always)]
+    fn compare_exchange(&self, old: u64, new: u64) -> u64 {
+        const ORDER: AtomicOrdering = AtomicOrdering::SeqCst;
+        // SAFETY: as above; elements are 8-aligned.
+        unsafe { atomic_cxchg::<u64, { ORDER }, { ORDER }>(self.0, old, new).0 }
+    }
+
+    #[inline(always)]
+    fn fetch_add(&self, units: u64) -> u64 {
+        // SAFETY: as above.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(self.0, units) }
+    }
+}
+
+struct Kernel;
+
+impl Now for Kernel {
+    #[inline(always)]
+    fn coarse_ns(&self) -> u64 {
+        // SAFETY: takes no argument.
+        unsafe { bpf_ktime_get_coarse_ns() }
+    }
+
+    #[inline(always)]
+    fn exact_ns(&self) -> u64 {
+        // SAFETY: takes no argument.
+        unsafe { bpf_ktime_get_ns() }
+    }
+}
+
+/// Takes `wire` from both limits of a direction, or from none. Returns when the packet may leave, in
+/// CLOCK_MONOTONIC ns; 0: at once.
+///
+/// # Errors
+/// The ceiling that it is over.
+#[inline(always)]
+pub fn take(port: &PortPolicy, slot: u32, direction: u32, wire: &Wire) -> Result<u64, DropReason> {
+    let [bytes, packets] = &port.limits[(direction & 1) as usize];
+    let sizes = maps::sizes();
+    let by_packets = port.has(PortPolicy::limited(direction, 1));
+    if by_packets {
+        let clock = maps::CLOCKS.get_ptr_mut(sizes.clock(slot, direction, 1));
+        let clock = Shared(clock.ok_or(DropReason::Internal)?);
+        match packets.take(&clock, &Kernel, wire.packets) {
+            Decision::Pass { .. } => {}
+            Decision::Over => return Err(DropReason::CeilingPackets),
+            Decision::Contended => return Err(DropReason::LimiterContended),
+        }
+    }
+    if !port.has(PortPolicy::limited(direction, 0)) {
+        return Ok(0);
+    }
+    let clock = maps::CLOCKS.get_ptr_mut(sizes.clock(slot, direction, 0));
+    let clock = Shared(clock.ok_or(DropReason::Internal)?);
+    let refused = match bytes.take(&clock, &Kernel, wire.l2_bytes) {
+        Decision::Pass { backlog: 0, .. } => return Ok(0),
+        Decision::Pass { backlog, at_ns } => return Ok(at_ns + bytes.delay_ns(backlog)),
+        Decision::Over => DropReason::CeilingBytes,
+        Decision::Contended => DropReason::LimiterContended,
+    };
+    if by_packets && let Some(clock) = maps::CLOCKS.get_ptr_mut(sizes.clock(slot, direction, 1)) {
+        packets.give_back(&Shared(clock), wire.packets);
+    }
+    Err(refused)
+}

@@ -1,0 +1,143 @@
+//! The maps and the constants that the loader fills in. Layouts: `dataplane_common::abi`.
+//!
+//! Every `max_entries` here is a placeholder: the loader sets the real one from the configuration.
+
+use aya_ebpf::{
+    Global,
+    btf_maps::{Array, ArrayOfMaps, DevMapHash, HashMap, LpmTrie, PerCpuArray},
+    macros::btf_map,
+};
+use dataplane_common::abi::{
+    AddressKey, Anchor, BLOCK, Binding, BindingKey, Drops, InterfaceSlot, MacKey, PortPolicy,
+    Register, Sizes, Skbs, Slot, ZoneKey,
+};
+
+/// Revision and window: `abi::Epoch`.
+#[btf_map]
+pub static EPOCH: Array<u64, 1> = Array::new();
+/// Any update of its slot waits until every program that was running has ended.
+#[btf_map]
+pub static BARRIER: ArrayOfMaps<Array<u32, 1>, 1> = ArrayOfMaps::new();
+#[btf_map]
+pub static BINDINGS: HashMap<BindingKey, Binding, 1> = HashMap::new();
+/// A faster way to what `BINDINGS` says, for ports that have an interface of their own.
+#[btf_map]
+pub static INTERFACES: Array<u64, { InterfaceSlot::ENTRIES as usize }> = Array::new();
+/// Interfaces of blessed ports, by ifindex. A device map, because the kernel itself takes an entry
+/// out when its device goes: an index that is used again is not blessed for a moment.
+#[btf_map]
+pub static BLESSED: DevMapHash<1> = DevMapHash::new();
+/// Uplinks and trusted interfaces, likewise.
+#[btf_map]
+pub static TRUSTED: DevMapHash<1> = DevMapHash::new();
+#[btf_map]
+pub static PORTS: Array<PortPolicy, 1> = Array::new();
+#[btf_map]
+pub static MACS: HashMap<MacKey, u32, 1> = HashMap::new();
+#[btf_map]
+pub static ADDRESSES: LpmTrie<AddressKey, u32, 1> = LpmTrie::new();
+#[btf_map]
+pub static ZONES: LpmTrie<ZoneKey, u32, 1> = LpmTrie::new();
+#[btf_map]
+pub static CLOCKS: Array<u64, 1> = Array::new();
+#[btf_map]
+pub static REGISTERS: PerCpuArray<[Register; BLOCK as usize], 1> = PerCpuArray::new();
+#[btf_map]
+pub static DROPS: PerCpuArray<[Drops; BLOCK as usize], 1> = PerCpuArray::new();
+#[btf_map]
+pub static SKBS: PerCpuArray<[Skbs; BLOCK as usize], 1> = PerCpuArray::new();
+/// The daemon's own note of its ledger; no program reads it.
+#[btf_map]
+pub static ANCHOR: Array<Anchor, 1> = Array::new();
+/// The daemon's own book of who has which slot; no program reads it.
+#[btf_map]
+pub static SLOTS: Array<Slot, 1> = Array::new();
+
+/// Zones that this CPU has looked up, by a hash of the address. Of the programs alone: not pinned.
+#[btf_map]
+pub static ZONES_SEEN: PerCpuArray<Remembered, { 1 << ZONES_SEEN_BITS }> = PerCpuArray::new();
+
+/// Entries of [`ZONES_SEEN`], a power of two: 32 kB a CPU.
+pub const ZONES_SEEN_BITS: u32 = 10;
+
+/// An entry of [`ZONES_SEEN`]. All zero: none, for there is no family 0.
+#[repr(C)]
+pub struct Remembered {
+    /// Policy revision in the high half, family in the low one.
+    pub key: u64,
+    pub address: [u32; 4],
+    pub zone: u32,
+    pub reserved: u32,
+}
+
+/// What a slot's registers, skbs and drops stood at, both banks together, when its owner of now
+/// began: a slot that is used again shows no old counts, and nothing is ever cleared. The daemon's.
+#[btf_map]
+pub static BASE_REGISTERS: Array<Register, 1> = Array::new();
+#[btf_map]
+pub static BASE_SKBS: Array<Skbs, 1> = Array::new();
+#[btf_map]
+pub static BASE_DROPS: Array<Drops, 1> = Array::new();
+
+macro_rules! constants {
+    ($($(#[$doc:meta])* $name:ident: $type:ty;)+) => {
+        $($(#[$doc])*
+        #[unsafe(no_mangle)]
+        static $name: Global<$type> = Global::new(0);)+
+    };
+}
+
+constants! {
+    /// Register slots.
+    SLOTS_MAX: u32;
+    /// Columns by zone.
+    ZONES_MAX: u32;
+    /// Offset of `head` in `struct sk_buff`, from the kernel's BTF, as are the next four.
+    SKB_HEAD: u32;
+    /// Offset of `data`.
+    SKB_DATA: u32;
+    /// Offset of `end`.
+    SKB_END: u32;
+    /// Offset of `inner_transport_header`.
+    SKB_INNER_TRANSPORT: u32;
+    /// Offset of `gso_type` in `struct skb_shared_info`.
+    SHINFO_GSO_TYPE: u32;
+    /// Tests only: iterations between reading the epoch and booking, so that a cut without its
+    /// barrier is caught. 0 in service, where the verifier removes the loop.
+    TEST_LINGER: u32;
+}
+
+/// Table sizes, known to the verifier as constants.
+#[inline(always)]
+pub fn sizes() -> Sizes {
+    Sizes {
+        slots: SLOTS_MAX.load(),
+        zones: ZONES_MAX.load(),
+    }
+}
+
+/// Offsets into the kernel's structures.
+#[derive(Clone, Copy)]
+pub struct Offsets {
+    pub head: u32,
+    pub data: u32,
+    pub end: u32,
+    pub inner_transport: u32,
+    pub gso_type: u32,
+}
+
+#[inline(always)]
+pub fn offsets() -> Offsets {
+    Offsets {
+        head: SKB_HEAD.load(),
+        data: SKB_DATA.load(),
+        end: SKB_END.load(),
+        inner_transport: SKB_INNER_TRANSPORT.load(),
+        gso_type: SHINFO_GSO_TYPE.load(),
+    }
+}
+
+#[inline(always)]
+pub fn test_linger() -> u32 {
+    TEST_LINGER.load()
+}

@@ -1,0 +1,182 @@
+//! What the meter needs of the gate: a cut with the registers of every owner of a slot as they were
+//! sealed, and the promise that a slot has no new owner before its last window is committed.
+
+use super::Gate;
+use crate::{
+    Error, Result,
+    cut::{self, Barrier},
+    maps::Raw,
+    registers::{self, Both, Reader},
+    slots::text,
+};
+use dataplane_common::{
+    abi::{Anchor, Slot, slot_state},
+    fault::{self, Point},
+};
+use std::time::Duration;
+
+/// The registers of one owner of a slot, since it began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owned {
+    /// Its number, never used again under these maps.
+    pub incarnation: u64,
+    /// Name of the port; of the interface for an uplink.
+    pub name: String,
+    /// Tenant's number; 0 for an uplink.
+    pub tenant: u32,
+    /// False: given up. This is its last reading, and its slot waits for [`Gate::settle`].
+    pub live: bool,
+    /// CLOCK_BOOTTIME ns when it began.
+    pub since_ns: u64,
+    /// From the tenant, to the tenant. `None` when a register stands below what it stood at when the
+    /// owner began: somebody wrote to the map.
+    pub directions: Option<[Both; 2]>,
+}
+
+/// What a cut found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The window that was closed.
+    pub window: u32,
+    /// The policy revision in force.
+    pub revision: u32,
+    /// How long the barrier took.
+    pub barrier: Duration,
+    /// Everybody who can have been booked to in it.
+    pub owners: Vec<Owned>,
+}
+
+fn owned(book: &Slot, directions: Option<[Both; 2]>) -> Owned {
+    Owned {
+        incarnation: book.incarnation,
+        name: text(&book.name),
+        tenant: book.tenant,
+        live: book.state != slot_state::RETIRED,
+        since_ns: book.since_ns,
+        directions,
+    }
+}
+
+impl Gate {
+    /// From now on the slot of a port that went is given to nobody before [`Gate::settle`].
+    pub fn meter(&mut self) {
+        let retired = |slot: &u32| self.slots.get(*slot).state == slot_state::RETIRED;
+        let all = 0..self.plan.sizes.slots;
+        self.unsettled = Some(all.filter(retired).collect());
+    }
+
+    /// Closes the open window and reads what everybody stands at.
+    ///
+    /// When it fails, nothing is lost: what was booked is found by the next one.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn seal(&mut self) -> Result<Reading> {
+        fault::reach(Point::CutBegins);
+        let slots: Vec<u32> = self
+            .slots
+            .iter()
+            .filter(|(slot, book)| match book.state {
+                slot_state::FREE => false,
+                slot_state::RETIRED => self.is_unsettled(*slot),
+                _ => true,
+            })
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in &slots {
+            self.learn_base(*slot)?;
+        }
+        // The bank of the window before has been still since its own cut, and is written again as
+        // soon as the open window closes. So it is read first.
+        let epoch = self.epoch()?;
+        let other = cut::Sealed {
+            window: epoch.window(),
+            bank: 1 - epoch.bank(),
+            barrier: Duration::ZERO,
+        }
+        .read(&self.maps, &self.plan.sizes, &slots)?;
+        let sealed = cut::cut(&mut self.maps, Barrier::Wait)?;
+        let banks = sealed.read(&self.maps, &self.plan.sizes, &slots)?;
+        fault::reach(Point::Drained);
+
+        let mut owners = Vec::with_capacity(slots.len());
+        for (slot, (other, bank)) in slots.into_iter().zip(other.iter().zip(&banks)) {
+            let book = self.slots.get(slot);
+            let both = |at: usize| {
+                let (_, base) = self.bases.get(&slot)?;
+                Both::of(&other[at], &bank[at], &base[at])
+            };
+            owners.push(owned(book, both(0).zip(both(1)).map(Into::into)));
+        }
+        Ok(Reading {
+            window: sealed.window,
+            revision: epoch.revision(),
+            barrier: sealed.barrier,
+            owners,
+        })
+    }
+
+    /// What everybody stands at, without a cut: for a checkpoint. Both banks may be written meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn look_at_registers(&self) -> Result<Vec<Owned>> {
+        let live = |state| matches!(state, slot_state::PORT | slot_state::UPLINK);
+        let mut reader = Reader::new(&self.maps, &self.plan.sizes);
+        let owners = self.slots.iter().filter(|(_, book)| live(book.state));
+        owners
+            .map(|(slot, book)| {
+                let both = [reader.since_base(slot, 0)?, reader.since_base(slot, 1)?];
+                Ok(owned(book, Some(both)))
+            })
+            .collect()
+    }
+
+    /// The last window of this owner is committed: its slot may be given away.
+    pub fn settle(&mut self, incarnation: u64) {
+        let slots = &self.slots;
+        if let Some(unsettled) = &mut self.unsettled {
+            unsettled.retain(|slot| slots.get(*slot).incarnation != incarnation);
+        }
+    }
+
+    pub(super) fn is_unsettled(&self, slot: u32) -> bool {
+        let known = self.unsettled.as_ref();
+        known.is_some_and(|unsettled| unsettled.contains(&slot))
+    }
+
+    fn learn_base(&mut self, slot: u32) -> Result<()> {
+        let incarnation = self.slots.get(slot).incarnation;
+        if self
+            .bases
+            .get(&slot)
+            .is_some_and(|(of, _)| *of == incarnation)
+        {
+            return Ok(());
+        }
+        let base = |direction| registers::base(&self.maps, &self.plan.sizes, slot, direction);
+        let base = [base(0)?, base(1)?];
+        self.bases.insert(slot, (incarnation, base));
+        Ok(())
+    }
+
+    /// What the last ledger left in the kernel.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn anchor(&self) -> Result<Anchor> {
+        let anchor = self.maps.anchor.get(&0, 0);
+        anchor.map(|raw| raw.0).map_err(Error::map("ANCHOR"))
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn set_anchor(&mut self, anchor: Anchor) -> Result<()> {
+        self.maps
+            .anchor
+            .set(0, Raw(anchor), 0)
+            .map_err(Error::map("ANCHOR"))
+    }
+}

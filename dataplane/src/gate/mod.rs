@@ -1,0 +1,195 @@
+//! The gate of one host: opens or adopts what is in the kernel, puts policy in force, and keeps
+//! interfaces and programs together.
+//!
+//! Invariants
+//! - A port is *blessed* when its policy is in force, both programs are on its interface and first,
+//!   and its slot is bound. Only then may its frames leave by an uplink or enter another port.
+//! - The uplinks' guard is attached before any port.
+//! - Every public function can be interrupted anywhere (kill -9) and called again.
+
+mod follow;
+mod meter;
+mod publish;
+mod report;
+
+pub use meter::{Owned, Reading};
+pub use report::{PortState, PortStatus, detach_pinned, read_pinned};
+
+use crate::{
+    Result,
+    attach::{self, Mechanism},
+    cut::{self, Barrier, Sealed},
+    maps::Maps,
+    netlink,
+    object::{self, Plan},
+    pins::Pins,
+    policy::{self, Policy},
+    registers::Both,
+    shaping::{self, Shaper},
+    slots::Slots,
+};
+use aya::Ebpf;
+use dataplane_common::abi::{Epoch, slot_state};
+use follow::shape_events;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
+
+/// A gate, open.
+pub struct Gate {
+    object: Ebpf,
+    maps: Maps,
+    plan: Plan,
+    pins: Pins,
+    slots: Slots,
+    mechanism: Mechanism,
+    shaper: Shaper,
+    policy: Policy,
+    adopted: bool,
+    /// Interface and program that this process has attached, or put in an earlier one's place.
+    held: BTreeSet<(u32, &'static str)>,
+    /// Slots that were given up, and whose last window is not committed. `None`: nobody meters.
+    unsettled: Option<BTreeSet<u32>>,
+    /// By slot: an incarnation, and what its registers stood at when it began.
+    bases: BTreeMap<u32, (u64, [Both; 2])>,
+}
+
+/// Something that an operator wants to know about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A port was blessed: name, interface.
+    Blessed(String, String),
+    /// A port's interface is not there: name, interface.
+    Waiting(String, String),
+    /// A port's interface went away: name, interface.
+    Gone(String, String),
+    /// A program was missing and was put back: interface, program.
+    Repaired(String, &'static str),
+    /// Foreign programs come before ours: interface, their names.
+    Foreign(String, Vec<String>),
+    /// A step failed and is tried again: what, why.
+    Failed(String, String),
+}
+
+impl Gate {
+    /// Opens the gate: adopts the maps that an earlier run pinned, after comparing them, or makes
+    /// them; loads the programs. Attaches nothing yet.
+    ///
+    /// # Errors
+    /// Any; what was enforced before stays enforced.
+    pub fn open(plan: Plan, pins: Pins) -> Result<Self> {
+        pins.prepare()?;
+        let adopted = pins.exist();
+        let mut object = object::load(&plan, Some(&pins))?;
+        let mechanism = attach::mechanism();
+        attach::load_programs(&mut object, mechanism, Some(&pins))?;
+        let maps = Maps::take(&mut object)?;
+        let slots = Slots::open(&maps, &plan)?;
+        Ok(Self {
+            object,
+            maps,
+            plan,
+            pins,
+            slots,
+            mechanism,
+            shaper: Shaper::open()?,
+            policy: Policy::default(),
+            adopted,
+            held: BTreeSet::new(),
+            unsettled: None,
+            bases: BTreeMap::new(),
+        })
+    }
+
+    /// True when an earlier run's maps were taken over.
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// How programs are attached.
+    pub fn mechanism(&self) -> Mechanism {
+        self.mechanism
+    }
+
+    /// Sizes.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Maps, for the cut and for tests.
+    pub fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Window and revision in force.
+    ///
+    /// # Errors
+    /// [`crate::Error::Map`].
+    pub fn epoch(&self) -> Result<Epoch> {
+        cut::epoch(&self.maps)
+    }
+
+    /// Closes the open window.
+    ///
+    /// # Errors
+    /// [`crate::Error::Map`].
+    pub fn cut(&mut self, barrier: Barrier) -> Result<Sealed> {
+        cut::cut(&mut self.maps, barrier)
+    }
+
+    /// Puts a policy in force as one revision, all or nothing, and returns its number. Then makes
+    /// interfaces and programs follow ([`Gate::reconcile`]).
+    ///
+    /// # Errors
+    /// Any; then the revision before stays in force.
+    pub fn apply(&mut self, policy: Policy) -> Result<(u32, Vec<Event>)> {
+        policy::check_room(&self.plan, &policy)?;
+        self.allocate_ports(&policy)?;
+        let shaped = self.shaper.prepare(&policy, &netlink::interfaces()?);
+        let mut events = shape_events(shaped.failed);
+        let (revision, switch) = self.publish(&policy)?;
+        self.policy = policy;
+        events.extend(self.reconcile()?);
+        // A line has one corner: the next revision may change it once this one's is behind.
+        std::thread::sleep(switch.saturating_duration_since(Instant::now()));
+        Ok((revision, events))
+    }
+
+    /// Every port, live or retired, with its registers.
+    ///
+    /// # Errors
+    /// [`crate::Error::Map`].
+    pub fn ports(&self) -> Result<Vec<PortStatus>> {
+        report::ports(
+            &self.maps,
+            &self.plan,
+            &self.slots,
+            self.epoch()?,
+            Some(&self.shaper),
+        )
+    }
+
+    /// Takes everything that octroi put into the kernel out of it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Pin`].
+    pub fn detach(mut self) -> Result<()> {
+        let live: Vec<u32> = self
+            .slots
+            .iter()
+            .filter(|(_, book)| matches!(book.state, slot_state::PORT | slot_state::UPLINK))
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in live {
+            self.retire(slot)?;
+        }
+        shaping::remove_all()?;
+        self.pins.remove()
+    }
+}

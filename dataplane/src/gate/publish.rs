@@ -1,0 +1,192 @@
+//! Putting a policy in force: written beside the one that is, then published with one store.
+
+use super::Gate;
+use crate::{
+    Error, Result, cut, host,
+    maps::Raw,
+    policy::{self, Policy, Port},
+    slots::{Owner, Slots, clock_ns, text},
+};
+use dataplane_common::{
+    abi::{DIRECTIONS, Epoch, LimitPolicy, PortPolicy, slot_state},
+    limit::Times,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+impl Gate {
+    /// Writes a policy, with the shapes that were prepared for it, and puts it in force. Returns its
+    /// revision, and when its rates change: the next may be published after that.
+    pub(super) fn publish(&mut self, policy: &Policy) -> Result<(u32, Instant)> {
+        let epoch = self.epoch()?;
+        let revision = epoch.revision().wrapping_add(1).max(1);
+        let next = Epoch::new(revision, epoch.window());
+        let before = self.entries(epoch)?;
+        let switch = self.write_ahead(policy, next, &before)?;
+        cut::publish(&mut self.maps, next)?;
+        // No program reads the set before any more when this returns: the next revision may write it.
+        cut::barrier(&mut self.maps)?;
+        Ok((revision, switch))
+    }
+
+    /// Gives every port of `policy` a slot. A port that changes its tenant begins anew.
+    pub(super) fn allocate_ports(&mut self, policy: &Policy) -> Result<()> {
+        for port in &policy.ports {
+            if let Some(slot) = self.slots.find(slot_state::PORT, &port.name) {
+                let known = self.slots.get(slot);
+                let same = known.tenant == port.tenant
+                    && text(&known.interface) == port.interface
+                    && known.vlan == port.vlan.map_or(0, u32::from);
+                if same {
+                    continue;
+                }
+                self.retire(slot)?;
+            }
+            self.allocate_port(port)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn allocate(&mut self, owner: &Owner<'_>) -> Result<u32> {
+        let unsettled = self.unsettled.as_ref();
+        let kept = |slot| unsettled.is_some_and(|kept| kept.contains(&slot));
+        self.slots.allocate(&mut self.maps, &self.plan, owner, kept)
+    }
+
+    pub(super) fn allocate_port(&mut self, port: &Port) -> Result<u32> {
+        let owner = Owner {
+            state: slot_state::PORT,
+            name: &port.name,
+            tenant: port.tenant,
+            interface: &port.interface,
+            vlan: port.vlan.map_or(0, u32::from),
+        };
+        self.allocate(&owner)
+    }
+
+    /// The ports' entries in the set of `epoch`, by slot.
+    fn entries(&self, epoch: Epoch) -> Result<BTreeMap<u32, PortPolicy>> {
+        let mut entries = BTreeMap::new();
+        for (slot, book) in self.slots.iter() {
+            if book.state == slot_state::PORT {
+                let index = self.plan.sizes.port(epoch.policy_set(), slot);
+                let entry = self
+                    .maps
+                    .ports
+                    .get(&index, 0)
+                    .map_err(Error::map("PORTS"))?
+                    .0;
+                entries.insert(slot, entry);
+            }
+        }
+        Ok(entries)
+    }
+
+    pub(super) fn slot_of(slots: &Slots, port: &Port) -> Option<u32> {
+        slots.find(slot_state::PORT, &port.name)
+    }
+
+    /// Writes a whole set of policy, with rates that change at a time when it will be in force and
+    /// no program reads the set before any more: the time that is returned.
+    fn write_ahead(
+        &mut self,
+        policy: &Policy,
+        epoch: Epoch,
+        before: &BTreeMap<u32, PortPolicy>,
+    ) -> Result<Instant> {
+        let mut ahead = 2 * SWITCH_MARGIN;
+        loop {
+            let begun = Instant::now();
+            let times = times(ahead);
+            self.write_set(policy, epoch, before, &times)?;
+            let took = begun.elapsed();
+            if took + SWITCH_MARGIN <= ahead {
+                return Ok(begun + ahead);
+            }
+            ahead = 2 * took + SWITCH_MARGIN;
+        }
+    }
+
+    /// Writes a whole set of policy. `epoch` is the one that will publish it.
+    fn write_set(
+        &mut self,
+        policy: &Policy,
+        epoch: Epoch,
+        before: &BTreeMap<u32, PortPolicy>,
+        times: &Times,
+    ) -> Result<()> {
+        let set = epoch.policy_set();
+        let slots = &self.slots;
+        policy::write_tables(&mut self.maps, policy, set as u8, |port| {
+            Self::slot_of(slots, port)
+        })?;
+        let mut written = BTreeSet::new();
+        for port in &policy.ports {
+            let Some(slot) = Self::slot_of(&self.slots, port) else {
+                continue;
+            };
+            let entry = self.entry(port, slot, before.get(&slot), times)?;
+            self.set_entry(set, slot, entry)?;
+            written.insert(slot);
+        }
+        for slot in 0..self.plan.sizes.slots {
+            if !written.contains(&slot) {
+                self.set_entry(set, slot, PortPolicy::default())?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_entry(&mut self, set: u32, slot: u32, entry: PortPolicy) -> Result<()> {
+        let index = self.plan.sizes.port(set, slot);
+        self.maps
+            .ports
+            .set(index, Raw(entry), 0)
+            .map_err(Error::map("PORTS"))
+    }
+
+    pub(super) fn entry(
+        &self,
+        port: &Port,
+        slot: u32,
+        before: Option<&PortPolicy>,
+        times: &Times,
+    ) -> Result<PortPolicy> {
+        let (mut entry, _, _) = policy::compile(port);
+        for direction in 0..DIRECTIONS {
+            let clock = |unit| {
+                let index = self.plan.sizes.clock(slot, direction, unit);
+                self.maps
+                    .clocks
+                    .get(&index, 0)
+                    .map_err(Error::map("CLOCKS"))
+            };
+            let at = direction as usize;
+            let old: Option<&[LimitPolicy; 2]> = before.map(|entry| &entry.limits[at]);
+            let clocks = [clock(0)?, clock(1)?];
+            if let Some(choice) = self.shaper.of(&port.name).map(|choices| &choices[at]) {
+                entry.shape[at] = choice.shape.number();
+                entry.ifb_ifindex = entry.ifb_ifindex.max(choice.ifb(direction));
+            }
+            let shape = policy::Shape::from_number(entry.shape[at]);
+            let limits = policy::limits(&port.limits[at], shape, old, clocks, times);
+            entry.set_limits(direction, limits);
+        }
+        Ok(entry)
+    }
+}
+
+/// From publishing a revision to the change of its rates, at least: longer than any program runs,
+/// also when a hypervisor stops its CPU in the middle.
+pub(super) const SWITCH_MARGIN: Duration = Duration::from_millis(20);
+
+pub(super) fn times(ahead: Duration) -> Times {
+    let now_ns = clock_ns(libc::CLOCK_MONOTONIC);
+    Times {
+        now_ns,
+        switch_ns: now_ns + ahead.as_nanos() as u64,
+        coarse_slack_ns: host::coarse_slack_ns(),
+    }
+}

@@ -1,0 +1,149 @@
+//! What is known of the ports, from a running gate or from its pins.
+
+use crate::{
+    Error, Result,
+    attach::{self, Hook, Mechanism},
+    cut,
+    maps::Maps,
+    netlink::Interface,
+    object::Plan,
+    pins::Pins,
+    registers::{Direction, Reader},
+    shaping::{self, InForce, Shaper},
+    slots::{Slots, text},
+};
+use dataplane_common::abi::{DIRECTIONS, Epoch, slot_state};
+
+/// Whether a port is enforced and counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PortState {
+    /// Enforced and counted.
+    Blessed,
+    /// In the policy; its interface is not there, or not yet attached.
+    Waiting,
+    /// No longer in the policy, or its interface went away: its counts stay.
+    Retired,
+}
+
+/// What is known of a port.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct PortStatus {
+    /// Name.
+    pub name: String,
+    /// Tenant's number.
+    pub tenant: u32,
+    /// Interface.
+    pub interface: String,
+    /// Interface index; 0: none.
+    pub ifindex: u32,
+    /// VLAN id, 0: none.
+    pub vlan: u32,
+    /// Register slot.
+    pub slot: u32,
+    /// Number of this incarnation.
+    pub incarnation: u64,
+    /// Blessed or not.
+    pub state: PortState,
+    /// What the interface had counted before octroi: rx packets, rx bytes, tx packets, tx bytes.
+    pub before_attach: [u64; 4],
+    /// How the ceilings from and to the tenant are held.
+    pub shape: [InForce; 2],
+    /// From the tenant.
+    pub from_tenant: Direction,
+    /// To the tenant.
+    pub to_tenant: Direction,
+}
+
+pub(super) fn ports(
+    maps: &Maps,
+    plan: &Plan,
+    slots: &Slots,
+    epoch: Epoch,
+    shaper: Option<&Shaper>,
+) -> Result<Vec<PortStatus>> {
+    let mut found = Vec::new();
+    let drops = shaping::drops()?;
+    let mut registers = Reader::new(maps, &plan.sizes);
+    for (slot, book) in slots.iter() {
+        let state = match (book.state, book.blessed) {
+            (slot_state::PORT, 1) => PortState::Blessed,
+            (slot_state::PORT, _) => PortState::Waiting,
+            (slot_state::RETIRED, _) if book.tenant != 0 => PortState::Retired,
+            _ => continue,
+        };
+        let index = plan.sizes.port(epoch.policy_set(), slot);
+        let entry = maps.ports.get(&index, 0).map_err(Error::map("PORTS"))?.0;
+        let name = text(&book.name);
+        let choices = shaper.and_then(|shaper| shaper.of(&name));
+        let shape = [0, 1].map(|direction| {
+            let choice = choices.map(|choices| &choices[direction as usize]);
+            InForce::of(&entry, direction, book.ifindex, choice, &drops)
+        });
+        found.push(PortStatus {
+            name,
+            tenant: book.tenant,
+            interface: text(&book.interface),
+            ifindex: book.ifindex,
+            vlan: book.vlan,
+            slot,
+            incarnation: book.incarnation,
+            state,
+            before_attach: book.before_attach,
+            shape,
+            from_tenant: registers.read(slot, 0)?,
+            to_tenant: registers.read(slot, 1)?,
+        });
+    }
+    Ok(found)
+}
+
+/// Reads a pinned gate without a daemon: epoch and ports.
+///
+/// # Errors
+/// [`Error::Map`] when the pins are not there.
+pub fn read_pinned(pins: &Pins) -> Result<(Epoch, Vec<PortStatus>)> {
+    let maps = Maps::open(pins)?;
+    let plan = pinned_plan(pins)?;
+    let slots = Slots::open(&maps, &plan)?;
+    let epoch = cut::epoch(&maps)?;
+    Ok((epoch, ports(&maps, &plan, &slots, epoch, None)?))
+}
+
+/// Takes a pinned gate out of the kernel without a daemon.
+///
+/// # Errors
+/// [`Error::Pin`].
+pub fn detach_pinned(pins: &Pins) -> Result<()> {
+    let mechanism = attach::mechanism();
+    if mechanism == Mechanism::Clsact {
+        let maps = Maps::open(pins)?;
+        let slots = Slots::open(&maps, &pinned_plan(pins)?)?;
+        for (_, book) in slots.iter().filter(|(_, book)| book.ifindex != 0) {
+            let interface = Interface {
+                index: book.ifindex,
+                name: text(&book.interface),
+                ..Default::default()
+            };
+            for hook in [Hook::FromTenant, Hook::ToTenant, Hook::Guard] {
+                attach::detach(mechanism, pins, &interface, hook);
+            }
+        }
+    }
+    pins.remove()?;
+    shaping::remove_all()
+}
+
+/// The sizes that pinned maps were made with.
+fn pinned_plan(pins: &Pins) -> Result<Plan> {
+    let entries = |name: &'static str| {
+        aya::maps::MapInfo::from_pin(pins.map(name))
+            .map(|info| info.max_entries())
+            .map_err(Error::map(name))
+    };
+    let slots = entries("SLOTS")?;
+    let zones = entries("BASE_REGISTERS")? / (slots * DIRECTIONS);
+    let mut plan = Plan::new(1, zones);
+    plan.sizes.slots = slots;
+    Ok(plan)
+}

@@ -1,0 +1,138 @@
+//! The maps with their types, opened from a loaded object or from their pins.
+
+use crate::{Error, Result, host, pins::Pins};
+use aya::{
+    Ebpf, Pod,
+    maps::{Array, ArrayOfMaps, DevMapHash, HashMap, LpmTrie, Map, MapData, PerCpuArray},
+};
+use dataplane_common::abi::{
+    AddressKey, Anchor, BLOCK, Binding, BindingKey, Drops, MacKey, PortPolicy, Register, Skbs,
+    Slot, ZoneKey,
+};
+
+/// Every map that is pinned.
+pub const NAMES: [&str; 19] = [
+    "EPOCH",
+    "BARRIER",
+    "BINDINGS",
+    "INTERFACES",
+    "BLESSED",
+    "TRUSTED",
+    "PORTS",
+    "MACS",
+    "ADDRESSES",
+    "ZONES",
+    "CLOCKS",
+    "REGISTERS",
+    "DROPS",
+    "SKBS",
+    "SLOTS",
+    "ANCHOR",
+    "BASE_REGISTERS",
+    "BASE_SKBS",
+    "BASE_DROPS",
+];
+
+/// An ABI type as aya wants it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Raw<T>(pub T);
+
+macro_rules! raw {
+    ($($type:ty),+) => {
+        // SAFETY: `#[repr(C)]`, no padding (zerocopy's IntoBytes is derived), any bit pattern valid.
+        $(unsafe impl Pod for Raw<$type> {})+
+    };
+}
+raw!(
+    AddressKey, Anchor, Binding, BindingKey, Drops, MacKey, PortPolicy, Register, Skbs, Slot,
+    ZoneKey
+);
+raw!(Block<Register>, Block<Drops>, Block<Skbs>);
+
+/// Registers as they stand in their maps.
+pub type Block<T> = [T; BLOCK as usize];
+
+/// The maps of a gate.
+#[allow(
+    missing_docs,
+    reason = "the maps of dataplane-ebpf/src/maps.rs, by their names"
+)]
+pub struct Maps {
+    pub epoch: Array<MapData, u64>,
+    pub barrier: ArrayOfMaps<MapData, Array<MapData, u32>>,
+    pub bindings: HashMap<MapData, Raw<BindingKey>, Raw<Binding>>,
+    pub interfaces: Array<MapData, u64>,
+    pub blessed: DevMapHash<MapData>,
+    pub trusted: DevMapHash<MapData>,
+    pub ports: Array<MapData, Raw<PortPolicy>>,
+    pub macs: HashMap<MapData, Raw<MacKey>, u32>,
+    pub addresses: LpmTrie<MapData, Raw<AddressKey>, u32>,
+    pub zones: LpmTrie<MapData, Raw<ZoneKey>, u32>,
+    pub clocks: Array<MapData, u64>,
+    pub registers: PerCpuArray<MapData, Raw<Block<Register>>>,
+    pub drops: PerCpuArray<MapData, Raw<Block<Drops>>>,
+    pub skbs: PerCpuArray<MapData, Raw<Block<Skbs>>>,
+    pub slots: Array<MapData, Raw<Slot>>,
+    pub anchor: Array<MapData, Raw<Anchor>>,
+    pub base_registers: Array<MapData, Raw<Register>>,
+    pub base_skbs: Array<MapData, Raw<Skbs>>,
+    pub base_drops: Array<MapData, Raw<Drops>>,
+}
+
+impl Maps {
+    /// Takes them out of a loaded object.
+    ///
+    /// # Errors
+    /// [`Error::Map`] when one is missing or has another type.
+    pub fn take(object: &mut Ebpf) -> Result<Self> {
+        Self::from(|name| {
+            object.take_map(name).ok_or_else(|| Error::Map {
+                map: name,
+                reason: "not in the object".into(),
+            })
+        })
+    }
+
+    /// Opens the pinned ones: what `status` does when no daemon answers.
+    ///
+    /// # Errors
+    /// [`Error::NoBpf`], [`Error::Map`].
+    pub fn open(pins: &Pins) -> Result<Self> {
+        host::require_bpf()?;
+        Self::from(|name| {
+            MapData::from_pin(pins.map(name))
+                .and_then(Map::from_map_data)
+                .map_err(Error::map(name))
+        })
+    }
+
+    fn from(mut map: impl FnMut(&'static str) -> Result<Map>) -> Result<Self> {
+        macro_rules! typed {
+            ($name:literal) => {
+                map($name)?.try_into().map_err(Error::map($name))?
+            };
+        }
+        Ok(Self {
+            epoch: typed!("EPOCH"),
+            barrier: typed!("BARRIER"),
+            bindings: typed!("BINDINGS"),
+            interfaces: typed!("INTERFACES"),
+            blessed: typed!("BLESSED"),
+            trusted: typed!("TRUSTED"),
+            ports: typed!("PORTS"),
+            macs: typed!("MACS"),
+            addresses: typed!("ADDRESSES"),
+            zones: typed!("ZONES"),
+            clocks: typed!("CLOCKS"),
+            registers: typed!("REGISTERS"),
+            drops: typed!("DROPS"),
+            skbs: typed!("SKBS"),
+            slots: typed!("SLOTS"),
+            anchor: typed!("ANCHOR"),
+            base_registers: typed!("BASE_REGISTERS"),
+            base_skbs: typed!("BASE_SKBS"),
+            base_drops: typed!("BASE_DROPS"),
+        })
+    }
+}

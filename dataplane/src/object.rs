@@ -1,0 +1,143 @@
+//! The compiled programs, and how they are loaded into maps of a given size.
+
+use crate::{Error, Result, btf, error::chain, maps::Block, pins::Pins};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
+use dataplane_common::{
+    abi::{BLOCK, DIRECTIONS, InterfaceSlot, Sizes},
+    reason::REASONS_MAX,
+};
+
+/// The ELF that `build.rs` made.
+pub static OBJECT: &[u8] = include_bytes_aligned!(env!("OCTROI_BPF_OBJECT"));
+
+/// Everything about the gate that is fixed when its maps are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Slots and columns.
+    pub sizes: Sizes,
+    /// Prefixes in `ZONES`, both sets of policy together.
+    pub zone_prefixes: u32,
+    /// Entries of `ADDRESSES` and of `MACS`, both sets together.
+    pub overflow: u32,
+    /// Tests only: see `TEST_LINGER` in the programs.
+    pub test_linger: u32,
+    /// Benches only: entries of their table of draws; 1 in service.
+    pub bench_picks: u32,
+}
+
+impl Plan {
+    /// The plan for `ports` at most, each perhaps coming and going, and `zones` columns.
+    ///
+    /// Four slots for a port that comes and goes, plus uplinks and the host's own: a slot that was
+    /// given up is taken again only when no fresh one is left.
+    pub fn new(ports: u32, zones: u32) -> Self {
+        let slots = ports.saturating_mul(2).saturating_add(64).min(65_536);
+        Self {
+            sizes: Sizes { slots, zones },
+            zone_prefixes: 2 * (16_384 + 8 * ports),
+            overflow: 2 * (1_024 + 16 * ports),
+            test_linger: 0,
+            bench_picks: 1,
+        }
+    }
+
+    /// The same plan with room for the draws of a bench.
+    #[must_use]
+    pub const fn with_bench_picks(mut self, picks: u32) -> Self {
+        self.bench_picks = picks;
+        self
+    }
+
+    /// Entries by map.
+    pub(crate) fn entries(&self) -> [(&'static str, u32); 18] {
+        let Sizes { slots, zones } = self.sizes;
+        let by_direction = slots * DIRECTIONS;
+        let reasons = by_direction * REASONS_MAX as u32;
+        let blocks = |registers: u32| registers.div_ceil(BLOCK);
+        [
+            ("EPOCH", 1),
+            ("BARRIER", 1),
+            ("BINDINGS", slots * 2),
+            ("INTERFACES", InterfaceSlot::ENTRIES),
+            ("BLESSED", slots),
+            ("TRUSTED", 1_024),
+            ("PORTS", slots * 2),
+            ("MACS", self.overflow),
+            ("ADDRESSES", self.overflow),
+            ("ZONES", self.zone_prefixes),
+            ("CLOCKS", by_direction * 2),
+            ("REGISTERS", blocks(2 * by_direction * zones)),
+            ("DROPS", blocks(2 * reasons)),
+            ("SKBS", blocks(2 * by_direction)),
+            ("SLOTS", slots),
+            ("ANCHOR", 1),
+            ("BASE_REGISTERS", by_direction * zones),
+            ("BASE_SKBS", by_direction),
+        ]
+    }
+
+    /// Memory of the maps in bytes, for a machine with `cpus` possible CPUs: values, keys, and the
+    /// kernel's 64 bytes or so beside each hash or trie entry.
+    pub fn memory_bytes(&self, cpus: u32) -> Vec<(&'static str, u64)> {
+        use dataplane_common::abi::{Drops, PortPolicy, Register, Skbs, Slot};
+        let value = |name: &str| match name {
+            "REGISTERS" => (size_of::<Block<Register>>() as u64) * u64::from(cpus),
+            "DROPS" => (size_of::<Block<Drops>>() as u64) * u64::from(cpus),
+            "SKBS" => (size_of::<Block<Skbs>>() as u64) * u64::from(cpus),
+            "PORTS" => size_of::<PortPolicy>() as u64,
+            "SLOTS" => size_of::<Slot>() as u64,
+            "BASE_REGISTERS" => size_of::<Register>() as u64,
+            "BASE_SKBS" => size_of::<Skbs>() as u64,
+            "BINDINGS" | "BLESSED" | "TRUSTED" | "MACS" => 80,
+            "ZONES" | "ADDRESSES" => 96,
+            _ => 8,
+        };
+        let mut all: Vec<_> = self
+            .entries()
+            .into_iter()
+            .map(|(name, entries)| (name, u64::from(entries) * value(name)))
+            .collect();
+        let drops = u64::from(self.sizes.slots * DIRECTIONS) * REASONS_MAX as u64;
+        all.push(("BASE_DROPS", drops * size_of::<Drops>() as u64));
+        all
+    }
+}
+
+/// Loads the programs; maps are those of `pins` where they are there, made and pinned where not.
+/// With `None`, nothing is pinned (tests, benches, `doctor`).
+///
+/// # Errors
+/// [`Error::Btf`], [`Error::Load`], and what [`Pins::check`] finds.
+pub fn load(plan: &Plan, pins: Option<&Pins>) -> Result<Ebpf> {
+    let offsets = btf::offsets()?;
+    let mut loader = EbpfLoader::new();
+    loader.verifier_log_level(VerifierLogLevel::STATS);
+    for (name, entries) in plan.entries() {
+        loader.map_max_entries(name, entries);
+    }
+    let reasons = plan.sizes.slots * DIRECTIONS * REASONS_MAX as u32;
+    loader.map_max_entries("BASE_DROPS", reasons);
+    loader.map_max_entries("BENCH_PICKS", plan.bench_picks);
+    let constants = [
+        ("SLOTS_MAX", plan.sizes.slots),
+        ("ZONES_MAX", plan.sizes.zones),
+        ("SKB_HEAD", offsets.head),
+        ("SKB_DATA", offsets.data),
+        ("SKB_END", offsets.end),
+        ("SKB_INNER_TRANSPORT", offsets.inner_transport),
+        ("SHINFO_GSO_TYPE", offsets.gso_type),
+        ("TEST_LINGER", plan.test_linger),
+    ];
+    for (name, value) in &constants {
+        loader.override_global(name, value, true);
+    }
+    if let Some(pins) = pins {
+        pins.check(plan)?;
+        for name in crate::maps::NAMES {
+            loader.map_pin_path(name, pins.map(name));
+        }
+    }
+    loader.load(OBJECT).map_err(|error| Error::Load {
+        reason: chain(&error),
+    })
+}

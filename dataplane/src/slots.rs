@@ -1,0 +1,140 @@
+//! Who owns which register slot: the daemon's book, kept in a pinned map so that the next daemon
+//! reads what the last one knew.
+
+use crate::{
+    Error, Result,
+    maps::{Maps, Raw},
+    object::Plan,
+    registers,
+};
+use dataplane_common::abi::{Slot, slot_state};
+
+/// The book.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    all: Vec<Slot>,
+    next_incarnation: u64,
+}
+
+/// Who gets a slot.
+pub(crate) struct Owner<'a> {
+    /// [`slot_state`].
+    pub(crate) state: u32,
+    /// Name of the port or uplink.
+    pub(crate) name: &'a str,
+    /// Tenant's number; 0 for an uplink.
+    pub(crate) tenant: u32,
+    /// Name of the interface.
+    pub(crate) interface: &'a str,
+    /// VLAN id, or 0.
+    pub(crate) vlan: u32,
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+fn padded<const N: usize>(text: &str) -> [u8; N] {
+    let mut bytes = [0; N];
+    for (place, byte) in bytes.iter_mut().zip(text.bytes()) {
+        *place = byte;
+    }
+    bytes
+}
+
+fn boottime_ns() -> u64 {
+    clock_ns(libc::CLOCK_BOOTTIME)
+}
+
+/// Reads a clock, ns.
+pub(crate) fn clock_ns(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: fills a plain struct.
+    unsafe { libc::clock_gettime(clock, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+impl Slots {
+    /// Reads the book.
+    pub(crate) fn open(maps: &Maps, plan: &Plan) -> Result<Self> {
+        let mut all = Vec::with_capacity(plan.sizes.slots as usize);
+        for index in 0..plan.sizes.slots {
+            all.push(maps.slots.get(&index, 0).map_err(Error::map("SLOTS"))?.0);
+        }
+        let next_incarnation = all.iter().map(|slot| slot.incarnation).max().unwrap_or(0) + 1;
+        Ok(Self {
+            all,
+            next_incarnation,
+        })
+    }
+
+    pub(crate) fn get(&self, slot: u32) -> &Slot {
+        &self.all[slot as usize]
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Slot)> {
+        (0u32..).zip(&self.all)
+    }
+
+    /// The live slot of a port or uplink by name.
+    pub(crate) fn find(&self, state: u32, name: &str) -> Option<u32> {
+        let name: [u8; 64] = padded(name);
+        self.iter()
+            .find(|(_, slot)| slot.state == state && slot.name == name)
+            .map(|(slot, _)| slot)
+    }
+
+    /// Writes one entry, in memory and in the kernel.
+    pub(crate) fn set(&mut self, maps: &mut Maps, slot: u32, entry: Slot) -> Result<()> {
+        maps.slots
+            .set(slot, Raw(entry), 0)
+            .map_err(Error::map("SLOTS"))?;
+        self.all[slot as usize] = entry;
+        Ok(())
+    }
+
+    /// Gives a new owner a slot: a fresh one while there is one, then the one that was given up
+    /// longest ago and is not `kept`, with its counts noted as the new owner's zero.
+    pub(crate) fn allocate(
+        &mut self,
+        maps: &mut Maps,
+        plan: &Plan,
+        owner: &Owner<'_>,
+        kept: impl Fn(u32) -> bool,
+    ) -> Result<u32> {
+        let fresh = self
+            .iter()
+            .skip(1)
+            .find(|(_, slot)| slot.state == slot_state::FREE);
+        let oldest = || {
+            self.iter()
+                .filter(|(number, slot)| slot.state == slot_state::RETIRED && !kept(*number))
+                .min_by_key(|(_, slot)| slot.incarnation)
+        };
+        let (slot, _) = fresh
+            .or_else(oldest)
+            .ok_or(Error::NoSlot(plan.sizes.slots))?;
+        // A fresh slot too: an earlier daemon may have died before it wrote the book.
+        registers::rebase(maps, &plan.sizes, slot)?;
+        let entry = Slot {
+            state: owner.state,
+            tenant: owner.tenant,
+            vlan: owner.vlan,
+            incarnation: self.next_incarnation,
+            since_ns: boottime_ns(),
+            name: padded(owner.name),
+            interface: padded(owner.interface),
+            ..Slot::default()
+        };
+        self.next_incarnation += 1;
+        self.set(maps, slot, entry)?;
+        Ok(slot)
+    }
+}

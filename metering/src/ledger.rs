@@ -1,0 +1,324 @@
+//! The ledger: records in SQLite, one transaction a window, and the checks that say whether a file may be
+//! continued.
+//!
+//! Invariants (`docs/METERING.md`; tests in `ledger/tests.rs` and `tests/crash.rs`)
+//! - Records, their leaf hashes, and the meter's state behind them are in one transaction: after a
+//!   crash all are there or none.
+//! - `seq` is gap-free, `stream_seq` by kind, `tenant_seq` by tenant. A committed record is never
+//!   changed and never removed.
+//! - Whatever fails, the state in memory is the last committed one: the caller cuts again, and the
+//!   next window covers this one.
+//! - A file that is behind what the kernel remembers, or that is another's, is put aside and superseded.
+//!
+//! What it is not: it does not cut and does not reckon (`meter` does).
+
+mod begin;
+mod close;
+mod keep;
+mod open;
+mod query;
+mod schema;
+
+pub use open::{Begun, Checkpoint, CheckpointOwner, Identity};
+pub use query::{Filter, Row, Summary, records, summary};
+
+use crate::{
+    meter::{self, Cut, Epoch, Gap, Outcome, State},
+    record::{self, Kind, Record, RecordError},
+};
+use dataplane_common::fault::{self, Point};
+use rusqlite::{Connection, Transaction, params};
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+/// Why the ledger did not take a window. Nothing of it is committed then.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// SQLite or the system below it.
+    #[error("{path}: {what}; bytes are counted on, and are written as soon as this works again")]
+    Storage {
+        /// The ledger.
+        path: PathBuf,
+        /// What they said.
+        what: String,
+    },
+    /// The file was written by a later octroi.
+    #[error(
+        "{path}: this ledger has format {found}, and this octroi knows {known}; use the newer octroi"
+    )]
+    Format {
+        /// The ledger.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// The file is no ledger.
+    #[error("{path}: this is no ledger ({what}); move it away, or name another [meter] ledger")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        what: String,
+    },
+    /// The file is a ledger, and parts of it are not what was written.
+    #[error(
+        "{path}: the ledger is damaged ({what}); bytes are counted on; move it away, and a new one begins"
+    )]
+    Damaged {
+        /// The ledger.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The path does not lead to the open file any more.
+    #[error("{path}: the open ledger was deleted or replaced; it is opened again")]
+    Replaced {
+        /// The ledger.
+        path: PathBuf,
+    },
+    /// A record that could not be read back: a mistake of this program.
+    #[error("a record of {port} cannot be written: {source}; please report this")]
+    Record {
+        /// Port.
+        port: String,
+        /// Why.
+        source: RecordError,
+    },
+}
+
+/// What must be remembered outside the file, to know it again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Anchor {
+    /// The ledger; zero: none was ever begun.
+    pub ledger_id: [u8; 16],
+    /// Its records.
+    pub size: u64,
+    /// The last committed window, plus 1; 0: none.
+    pub windows: u64,
+    /// Hash of its last leaf.
+    pub head: [u8; 32],
+}
+
+/// An open ledger.
+pub struct Ledger {
+    path: PathBuf,
+    db: Connection,
+    /// Device and inode of the open file.
+    file: (u64, u64),
+    /// Those of its journal.
+    journal: Option<(u64, u64)>,
+    id: [u8; 16],
+    secret: [u8; 32],
+    epoch: Epoch,
+    state: State,
+    anchor: Anchor,
+}
+
+/// What was committed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// The window.
+    pub window: u64,
+    /// Records of it.
+    pub records: u64,
+    /// Owners whose last record is among them: their slots may be given away.
+    pub closed: Vec<u64>,
+    /// To be remembered.
+    pub anchor: Anchor,
+}
+
+impl Ledger {
+    fn storage(path: &Path) -> impl Fn(rusqlite::Error) -> LedgerError + use<> {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        let path = path.to_owned();
+        move |error| {
+            let (path, what) = (path.clone(), error.to_string());
+            match error.sqlite_error_code() {
+                Some(DatabaseCorrupt | NotADatabase) => LedgerError::Damaged { path, what },
+                _ => LedgerError::Storage { path, what },
+            }
+        }
+    }
+
+    fn system(path: &Path) -> impl Fn(io::Error) -> LedgerError + use<> {
+        let path = path.to_owned();
+        move |error| LedgerError::Storage {
+            path: path.clone(),
+            what: error.to_string(),
+        }
+    }
+
+    /// Its file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its id.
+    pub fn id(&self) -> [u8; 16] {
+        self.id
+    }
+
+    /// What is committed.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// What must be remembered of it.
+    pub fn anchor(&self) -> Anchor {
+        self.anchor
+    }
+
+    /// Writes the records of a window, and returns when they are durable.
+    ///
+    /// # Errors
+    /// Any [`LedgerError`]; the ledger and its state are then as before.
+    pub fn commit(&mut self, cut: &Cut, gap: Option<&Gap>) -> Result<Committed, LedgerError> {
+        self.check_file()?;
+        let outcome = meter::records(&self.epoch, &self.state, cut, gap);
+        self.write(outcome, Some(cut.window))
+    }
+
+    /// An editor that replaces a file, or `rm`, leaves a database that goes on taking writes.
+    fn check_file(&self) -> Result<(), LedgerError> {
+        match inode(&self.path) {
+            Ok(file) if file == self.file => Ok(()),
+            _ => {
+                // SQLite would read this journal into whatever is at the path by now.
+                if self.journal.is_some()
+                    && inode(&begin::beside(&self.path, "wal")).ok() == self.journal
+                {
+                    begin::put_aside(&self.path, self.id, &["wal", "shm"])
+                        .map_err(Self::system(&self.path))?;
+                }
+                Err(LedgerError::Replaced {
+                    path: self.path.clone(),
+                })
+            }
+        }
+    }
+
+    fn write(&mut self, outcome: Outcome, window: Option<u64>) -> Result<Committed, LedgerError> {
+        let storage = Self::storage(&self.path);
+        let mut anchor = self.anchor;
+        anchor.windows = window.map_or(anchor.windows, |window| window + 1);
+        let count = outcome.records.len() as u64;
+        let transaction = self.db.transaction().map_err(&storage)?;
+        for record in outcome.records {
+            let record =
+                numbered(&transaction, record, &anchor, self.id, &self.secret).map_err(&storage)?;
+            record.check().map_err(|source| LedgerError::Record {
+                port: record.port_uid.clone(),
+                source,
+            })?;
+            anchor.head = insert(&transaction, &record).map_err(&storage)?;
+            anchor.size += 1;
+        }
+        keep::save(&transaction, &self.epoch, &self.state, &outcome.state).map_err(&storage)?;
+        fault::reach(Point::Written);
+        transaction.commit().map_err(&storage)?;
+        fault::reach(Point::Committed);
+        self.state = outcome.state;
+        self.anchor = anchor;
+        self.journal = inode(&begin::beside(&self.path, "wal")).ok();
+        Ok(Committed {
+            window: window.unwrap_or_default(),
+            records: count,
+            closed: outcome.closed,
+            anchor,
+        })
+    }
+
+    /// Notes what the registers stand at, for the day the host crashes. Not a record: the next one takes
+    /// its place.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`], [`LedgerError::Replaced`].
+    pub fn checkpoint(&mut self, checkpoint: &Checkpoint) -> Result<(), LedgerError> {
+        self.check_file()?;
+        let text = serde_json::to_string(checkpoint).unwrap_or_default();
+        let set = "INSERT OR REPLACE INTO about (key, value) VALUES ('checkpoint', ?1)";
+        self.db
+            .execute(set, [text])
+            .map_err(Self::storage(&self.path))?;
+        self.journal = inode(&begin::beside(&self.path, "wal")).ok();
+        fault::reach(Point::Noted);
+        Ok(())
+    }
+}
+
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    fs::metadata(path).map(|found| (found.dev(), found.ino()))
+}
+
+/// Gives a record its place in the ledger.
+fn numbered(
+    transaction: &Transaction<'_>,
+    mut record: Record,
+    anchor: &Anchor,
+    ledger_id: [u8; 16],
+    secret: &[u8; 32],
+) -> rusqlite::Result<Record> {
+    record.ledger_id = ledger_id;
+    record.seq = anchor.size;
+    record.stream_seq = next(transaction, "stream", i64::from(record.kind as u8))?;
+    // The first record is the ledger's own, and no tenant's.
+    if record.kind != Kind::Begin {
+        record.tenant_seq = next(transaction, "tenant", i64::from(record.tenant))?;
+    }
+    record.salt = record::salt(secret, record.seq);
+    Ok(record)
+}
+
+/// The next number of a series, which has no gap: a transaction that fails takes it back.
+fn next(transaction: &Transaction<'_>, series: &str, of: i64) -> rusqlite::Result<u64> {
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO series (series, of, next) VALUES (?1, ?2, 1) \
+         ON CONFLICT (series, of) DO UPDATE SET next = next + 1 RETURNING next - 1",
+    )?;
+    let number: i64 = statement.query_row(params![series, of], |row| row.get(0))?;
+    Ok(number as u64)
+}
+
+/// Writes a record, and returns the hash of its leaf. Columns are for looking; the bytes are the truth.
+fn insert(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<[u8; 32]> {
+    let canonical = record.encode();
+    let leaf = record::leaf_hash(&canonical);
+    let counted = record.counted().unwrap_or_default();
+    let mut statement = transaction.prepare_cached(
+        "INSERT INTO record (seq, kind, stream_seq, tenant, tenant_seq, boot_id, map_generation, \
+         port_uid, incarnation, direction, zone, window_id, window_start, window_end, flags, packets, \
+         l2_bytes, l3_bytes, canonical, leaf) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
+    )?;
+    statement.execute(params![
+        record.seq as i64,
+        record.kind as u8,
+        record.stream_seq as i64,
+        record.tenant,
+        record.tenant_seq as i64,
+        record.boot_id,
+        record.map_generation,
+        record.port_uid,
+        record.incarnation as i64,
+        record.direction,
+        record.zone.map_or(-1, i64::from),
+        record.window_id as i64,
+        record.window_start,
+        record.window_end,
+        record.flags.0,
+        counted.packets as i64,
+        counted.l2_bytes as i64,
+        counted.l3_bytes as i64,
+        canonical,
+        leaf,
+    ])?;
+    Ok(leaf)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,299 @@
+//! A record: one reading of a port's meter, as the ledger keeps it and as everybody else can check it.
+//!
+//! `docs/METERING.md` is the specification, with a clause for each field and edge; this is its code.
+//!
+//! Invariants (property tests below, golden vectors in `metering/vectors/`)
+//! - A record has one encoding: what `decode` accepts, `encode` gives back byte for byte, and what
+//!   `check` accepts comes back from its bytes as it was.
+//! - `decode` refuses everything else with a reason, and panics on nothing.
+//! - A number that is billed is an integer; what was not seen is a flag and a bound, never a guess.
+//!
+//! What it is not: it does not say which records follow each other (the audit does), and it keeps
+//! nothing (the ledger does).
+
+mod cbor;
+mod error;
+mod flags;
+mod rules;
+mod wire;
+
+pub use error::RecordError;
+pub use flags::Flags;
+
+use crate::window::Counts;
+use dataplane_common::abi::Skbs;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::{Digest as _, Sha256};
+
+/// Version of the encoding and of the meaning of its fields.
+pub const VERSION: u64 = 1;
+/// No record has more bytes than this.
+pub const ENCODED_BYTES_MAX: usize = 2_048;
+/// Longest host name, bytes.
+pub const HOST_BYTES_MAX: u64 = 253;
+/// Longest name of a port, bytes.
+pub const PORT_BYTES_MAX: u64 = 64;
+/// Longest cause or reason, bytes.
+pub const TEXT_BYTES_MAX: u64 = 256;
+/// [`Total::evidence`] before there is an encryption policy: nobody looked, which is not "clear".
+pub const NOT_CLASSIFIED: u8 = 0;
+
+/// What a record is. Numbers without a name are refused, so that a later version can give them one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Kind {
+    /// A window of a port in one direction: its total (`zone = *`), or one zone.
+    #[default]
+    Meter = 1,
+    /// An open window as it stood: kept beside the ledger for the day the host crashes, never a leaf.
+    Checkpoint = 2,
+    /// The first record of a ledger.
+    Begin = 3,
+    /// A signed difference to an earlier record.
+    Correction = 4,
+    /// What a port carried in a window is not known.
+    Nodata = 5,
+}
+
+impl Kind {
+    /// Every kind, by number.
+    pub const ALL: [Self; 5] = [
+        Self::Meter,
+        Self::Checkpoint,
+        Self::Begin,
+        Self::Correction,
+        Self::Nodata,
+    ];
+
+    /// The kind with this number.
+    #[must_use]
+    pub fn from_number(number: u64) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| u64::from(*kind as u8) == number)
+    }
+
+    /// Its name in exports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Meter => "METER",
+            Self::Checkpoint => "CHECKPOINT",
+            Self::Begin => "BEGIN",
+            Self::Correction => "CORRECTION",
+            Self::Nodata => "NODATA",
+        }
+    }
+}
+
+/// A record of version 1. Which fields a kind has: M-5.2; those that it has not stay at their default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Random, made with the ledger.
+    pub ledger_id: [u8; 16],
+    /// Index of its leaf in the ledger, from 0. 0 in a checkpoint, as the next three.
+    pub seq: u64,
+    /// Without gaps from 0 among the ledger's records of its kind.
+    pub stream_seq: u64,
+    /// Without gaps from 0 among the ledger's records of its tenant.
+    pub tenant_seq: u64,
+    /// [`salt`] of `seq`.
+    pub salt: [u8; 16],
+    /// What it is.
+    pub kind: Kind,
+    /// Name of the host, 1..=253 bytes.
+    pub host: String,
+    /// What was unusual.
+    pub flags: Flags,
+    /// The kernel's random id of this boot: the first half of the counter epoch.
+    pub boot_id: [u8; 16],
+    /// Random, made with the maps: the second half.
+    pub map_generation: [u8; 16],
+    /// Name of the port in the configuration, 0..=64 bytes; empty: the host's own slot 0.
+    pub port_uid: String,
+    /// Number of the port's owner of the slot, unique within the map generation.
+    pub incarnation: u64,
+    /// Tenant's number; 0: none, or an uplink.
+    pub tenant: u32,
+    /// `dataplane_common::abi::FROM_TENANT` or `TO_TENANT`.
+    pub direction: u8,
+    /// Zone's number; `None`: `*`, all of them.
+    pub zone: Option<u32>,
+    /// Number of the window, unique within the map generation; its low 32 bits are the kernel's.
+    pub window_id: u64,
+    /// First of the windows merged into this one; `window_id` where only one was open.
+    pub window_first: u64,
+    /// Label: UTC, ns since 1970, included.
+    pub window_start: i64,
+    /// Label: UTC, ns since 1970, excluded.
+    pub window_end: i64,
+    /// What the meter and the clocks said.
+    pub reading: Option<Reading>,
+    /// Only in `zone = *`: what is not split by zone.
+    pub total: Option<Total>,
+    /// Least layer-2 bytes that were carried; only where something was not seen.
+    pub bytes_min: Option<u64>,
+    /// Most of them; `None` where nothing bounds it.
+    pub bytes_max: Option<u64>,
+    /// Why something was not seen, or another remark, 1..=256 bytes.
+    pub cause: Option<String>,
+    /// Only in a correction.
+    pub correction: Option<Correction>,
+    /// Only in the first record of a ledger that takes another's place.
+    pub supersedes: Option<Supersedes>,
+}
+
+/// Two readings of a port's registers in one direction, and when they were taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Registers at the end of the last record of the same epoch and incarnation; 0 at its beginning.
+    pub register_start: Counts,
+    /// Registers when the window was sealed, each at or above its start.
+    pub register_end: Counts,
+    /// CLOCK_BOOTTIME ns of the cut that opened the window.
+    pub cut_start_ns: u64,
+    /// CLOCK_BOOTTIME ns of the cut that closed it.
+    pub cut_end_ns: u64,
+    /// CLOCK_MONOTONIC ns between the cuts: without the time that the host was suspended.
+    pub elapsed_ns: u64,
+    /// CLOCK_REALTIME − CLOCK_BOOTTIME at the first cut, ns.
+    pub utc_offset_ns: i64,
+    /// What was added to that by the second cut, ns: steps and slewing.
+    pub step_ns: i64,
+    /// Policy revision in force at the first cut.
+    pub revision_first: u32,
+    /// Policy revision in force at the second cut.
+    pub revision_last: u32,
+    /// Tag of the program that counted, as the kernel prints it; `None` if more than one did.
+    pub program_tag: Option<[u8; 8]>,
+}
+
+/// What a port's record in one direction says beside its zones. Counts are the window's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Total {
+    /// Raw skbs at `register_start`'s time.
+    pub skbs_start: Skbs,
+    /// Raw skbs at `register_end`'s time.
+    pub skbs_end: Skbs,
+    /// What was dropped, by reason in ascending order; reasons without a packet are left out.
+    pub drops: Vec<Dropped>,
+    /// What no flow accounts for; at most the window's counts.
+    pub unattributed: Counts,
+    /// What the kernel said of its clock at the second cut.
+    pub clock: Clock,
+    /// Packets lost after the meter, as the interface counts them; `None` where it does not.
+    /// For information: they are billed.
+    pub post_meter_drops: Option<u64>,
+    /// [`NOT_CLASSIFIED`], the only value in this version.
+    pub evidence: u8,
+}
+
+/// Drops of one reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// `dataplane_common::reason::DropReason`, 1..=31.
+    pub reason: u8,
+    /// Frames as on the wire, at least 1.
+    pub packets: u64,
+    /// Layer-2 bytes as on the wire.
+    pub l2_bytes: u64,
+}
+
+/// adjtimex(2) at a cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Clock {
+    /// What it returned: TIME_OK (0) … TIME_ERROR (5).
+    pub state: i32,
+    /// Estimated error, µs.
+    pub est_error_us: u64,
+    /// Largest possible error, µs.
+    pub max_error_us: u64,
+    /// STA_UNSYNC was not set.
+    pub synchronised: bool,
+}
+
+/// A difference that is added to an earlier record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Correction {
+    /// Ledger of the record that is corrected: this one, or one that it supersedes.
+    pub ledger_id: [u8; 16],
+    /// Its seq.
+    pub corrects: u64,
+    /// Added to its packets.
+    pub packets: i64,
+    /// Added to its layer-2 bytes.
+    pub l2_bytes: i64,
+    /// Added to its IP bytes.
+    pub l3_bytes: i64,
+    /// Why, 1..=256 bytes.
+    pub reason: String,
+}
+
+/// The ledger whose place this one takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Supersedes {
+    /// Its id.
+    pub ledger_id: [u8; 16],
+    /// The last seq of it that the host knows of.
+    pub last_seq: u64,
+}
+
+impl Record {
+    /// Its bytes: deterministic CBOR (RFC 8949 §4.2.1). What is encoded without [`Record::check`]
+    /// may be refused by [`Record::decode`].
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        wire::encode(self)
+    }
+
+    /// The record that has these bytes.
+    ///
+    /// # Errors
+    /// Everything that is not the encoding of a record of this version: see [`RecordError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        wire::decode(bytes)
+    }
+
+    /// Does it come back from its bytes as it is? To be asked before it is committed.
+    ///
+    /// # Errors
+    /// What [`Record::decode`] says of its bytes; [`RecordError::Lost`].
+    pub fn check(&self) -> Result<(), RecordError> {
+        if Self::decode(&self.encode())? == *self {
+            Ok(())
+        } else {
+            Err(RecordError::Lost)
+        }
+    }
+
+    /// What was counted in its window; `None` without a reading, or with one that goes back.
+    #[must_use]
+    pub fn counted(&self) -> Option<Counts> {
+        let reading = self.reading.as_ref()?;
+        reading.register_end.checked_sub(reading.register_start)
+    }
+}
+
+/// Hash of a record's leaf (RFC 6962 §2.1) from its canonical bytes.
+#[must_use]
+pub fn leaf_hash(canonical: &[u8]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update([0]);
+    hash.update(canonical);
+    hash.finalize().into()
+}
+
+/// The salt of the record `seq`: without it, a neighbour's leaf could be found by trying byte counts.
+#[must_use]
+pub fn salt(secret: &[u8; 32], seq: u64) -> [u8; 16] {
+    // HMAC fills a short key with zeros to a block of 64 bytes; a whole block cannot be refused.
+    let mut key = [0; 64];
+    key[..32].copy_from_slice(secret);
+    let mut hmac = Hmac::<Sha256>::new(&key.into());
+    hmac.update(&seq.to_be_bytes());
+    let whole = hmac.finalize().into_bytes();
+    std::array::from_fn(|index| whole[index])
+}
+
+#[cfg(test)]
+mod tests;

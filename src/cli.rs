@@ -1,0 +1,223 @@
+//! The command line. Exit status: 0 done, 1 the system refused, 2 the configuration or the command
+//! is wrong.
+
+use crate::{
+    config::{self, Config},
+    daemon::{self, control},
+    demo, doctor, records, status,
+};
+use clap::{Args, Parser, Subcommand};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+/// The gate for a cloud host's tenants: limits, checks and counts every byte in the kernel.
+#[derive(Debug, Parser)]
+#[command(name = "octroi", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon: attach, enforce, count, follow interfaces.
+    Run {
+        /// Configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Put a configuration in force, all or nothing.
+    Apply {
+        /// Configuration.
+        file: PathBuf,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Add, change or remove one port; returns when the port is blessed.
+    Port {
+        #[command(subcommand)]
+        action: PortAction,
+    },
+    /// Check a configuration and say what memory it takes.
+    Check {
+        /// Configuration.
+        file: PathBuf,
+    },
+    /// What this kernel and host can do, what will be used, and what bypasses the gate.
+    Doctor {
+        /// One JSON object on standard output.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ports, rates, drops, and what is in force.
+    Status {
+        /// One JSON object on standard output.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        at: At,
+    },
+    /// Remove everything that octroi put into the kernel.
+    Detach {
+        #[command(flatten)]
+        at: At,
+        /// Also what other versions of octroi pinned.
+        #[arg(long)]
+        all_versions: bool,
+    },
+    /// Meter records: who carried how much, when, to where.
+    Records(records::Options),
+    /// The file that the records are in.
+    Ledger {
+        #[command(subcommand)]
+        action: records::LedgerAction,
+    },
+    /// Tenants in network namespaces, real traffic, the real daemon, and checks at the end.
+    Demo(demo::Options),
+}
+
+/// Where the daemon is.
+#[derive(Clone, Debug, Args)]
+pub struct At {
+    /// Directory of the control socket.
+    #[arg(long, default_value = config::Host::RUN_DIR, value_name = "DIR")]
+    run_dir: PathBuf,
+    /// Directory of the pins.
+    #[arg(long, default_value = config::Host::PIN_DIR, value_name = "DIR")]
+    pin_dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum PortAction {
+    /// Add a port.
+    Add(PortText),
+    /// Change a port that was added with `port add`.
+    Set(PortText),
+    /// Remove a port that was added with `port add`.
+    Remove {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        at: At,
+    },
+}
+
+#[derive(Debug, Args)]
+struct PortText {
+    /// The body of a `[[port]]`, as in the configuration; `-` reads standard input.
+    #[arg(value_name = "TOML")]
+    port: String,
+    #[command(flatten)]
+    at: At,
+}
+
+/// How a command failed.
+enum Failure {
+    /// Exit status 2.
+    Config(String),
+    /// Exit status 1.
+    System(String),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        match error.downcast::<config::Errors>() {
+            Ok(errors) => Self::Config(errors.to_string()),
+            Err(error) => Self::System(format!("{error:#}")),
+        }
+    }
+}
+
+impl From<config::Errors> for Failure {
+    fn from(errors: config::Errors) -> Self {
+        Self::Config(errors.to_string())
+    }
+}
+
+impl From<control::Refusal> for Failure {
+    fn from(refusal: control::Refusal) -> Self {
+        if refusal.config {
+            Self::Config(refusal.message)
+        } else {
+            Self::System(refusal.message)
+        }
+    }
+}
+
+/// Parses the command line and runs the command.
+pub fn run() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run { config } => daemon::run(&config).map_err(Failure::from),
+        Command::Apply { file, at } => apply(&file, &at),
+        Command::Port { action } => port(action),
+        Command::Check { file } => check(&file),
+        Command::Doctor { json } => return doctor::run(json),
+        Command::Status { json, at } => {
+            status::show(&at.run_dir, &at.pin_dir, json).map_err(Failure::from)
+        }
+        Command::Detach { at, all_versions } => {
+            daemon::detach(&at.run_dir, &at.pin_dir, all_versions).map_err(Failure::from)
+        }
+        Command::Records(options) => records::show(&options).map_err(Failure::from),
+        Command::Ledger { action } => records::ledger(&action).map_err(Failure::from),
+        Command::Demo(options) => return demo::run(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Config(message)) => {
+            eprintln!("{message}");
+            ExitCode::from(2)
+        }
+        Err(Failure::System(message)) => {
+            eprintln!("octroi: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn apply(file: &Path, at: &At) -> Result<(), Failure> {
+    // Checked here too, so that a mistake is told in the operator's own terminal and file name.
+    let config = config::load(file)?;
+    let request = control::Request::Apply {
+        config: config.to_toml(),
+    };
+    let answer = control::call(&at.run_dir, &request)?;
+    println!("{answer}");
+    Ok(())
+}
+
+fn port(action: PortAction) -> Result<(), Failure> {
+    let read = |text: &PortText| -> Result<String, Failure> {
+        let toml = if text.port == "-" {
+            std::io::read_to_string(std::io::stdin())
+                .map_err(|error| Failure::System(format!("standard input: {error}")))?
+        } else {
+            text.port.clone()
+        };
+        config::parse_port(&toml, "port")?;
+        Ok(toml)
+    };
+    let (request, at) = match action {
+        PortAction::Add(text) => (control::Request::PortAdd { port: read(&text)? }, text.at),
+        PortAction::Set(text) => (control::Request::PortSet { port: read(&text)? }, text.at),
+        PortAction::Remove { name, at } => (control::Request::PortRemove { name }, at),
+    };
+    println!("{}", control::call(&at.run_dir, &request)?);
+    Ok(())
+}
+
+fn check(file: &Path) -> Result<(), Failure> {
+    let config: Config = config::load(file)?;
+    println!(
+        "{}: {} tenants, {} ports, {} zones, {} uplinks: no mistake",
+        file.display(),
+        config.tenants.len(),
+        config.ports.len(),
+        config.zones.len() + config::BUILT_IN_ZONES.len(),
+        config.uplinks.len()
+    );
+    status::print_memory(&config);
+    Ok(())
+}

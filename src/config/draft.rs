@@ -1,0 +1,265 @@
+//! A configuration whose values are right one by one and not yet together.
+//!
+//! Each value has its place, so that a fault between two of them can name both. A value that was
+//! refused is [`Field::Bad`], which no later check complains about again.
+
+use std::path::PathBuf;
+
+use dataplane_common::units::{BitsPerSecond, PacketsPerSecond};
+
+use super::errors::{At, Located};
+use super::model::{Config, Limits, Port, Shape};
+use super::units::Burst;
+use super::values::{Cidr, InterfaceName, Mac, Name, Vlan};
+
+/// One key of a table.
+#[derive(Clone, Debug)]
+pub(super) enum Field<T> {
+    /// Not written.
+    Missing,
+    /// Written wrong, or missing where it is needed, and reported.
+    Bad,
+    /// Read.
+    Is(Located<T>),
+}
+
+impl<T> Field<T> {
+    /// A value that was not read from a text.
+    pub fn of(value: T) -> Self {
+        Field::Is(Located {
+            value,
+            at: At::NOWHERE,
+        })
+    }
+
+    /// As [`Field::of`], of a key that may be missing.
+    pub fn of_optional(value: Option<T>) -> Self {
+        value.map_or(Field::Missing, Field::of)
+    }
+
+    /// The value, if there is one.
+    pub fn get(&self) -> Option<&Located<T>> {
+        match self {
+            Field::Is(located) => Some(located),
+            Field::Missing | Field::Bad => None,
+        }
+    }
+
+    /// The value without its place.
+    pub fn value(&self) -> Option<&T> {
+        self.get().map(|located| &located.value)
+    }
+
+    /// The value if written, `Some(None)` if not, `None` if bad.
+    pub fn optional(self) -> Option<Option<T>> {
+        match self {
+            Field::Is(located) => Some(Some(located.value)),
+            Field::Missing => Some(None),
+            Field::Bad => None,
+        }
+    }
+
+    /// The value, or `default` if it was not written; `None` if bad.
+    pub fn or(self, default: T) -> Option<T> {
+        self.optional().map(|value| value.unwrap_or(default))
+    }
+
+    /// The value, or the default of its type if it was not written; `None` if bad.
+    pub fn or_default(self) -> Option<T>
+    where
+        T: Default,
+    {
+        self.optional().map(Option::unwrap_or_default)
+    }
+
+    /// The value of a key that has to be there; `None` if bad.
+    pub fn required(self) -> Option<T> {
+        self.optional().flatten()
+    }
+}
+
+/// A key that holds several values.
+#[derive(Clone, Debug)]
+pub(super) struct List<T> {
+    /// The list, or the table that has none.
+    pub at: At,
+    /// The elements that were read.
+    pub items: Vec<Located<T>>,
+    /// Whether something of it was refused.
+    pub bad: bool,
+}
+
+impl<T: Clone> List<T> {
+    /// Values that were not read from a text.
+    fn of(values: &[T]) -> Self {
+        let located = |value: &T| Located {
+            value: value.clone(),
+            at: At::NOWHERE,
+        };
+        Self {
+            at: At::NOWHERE,
+            items: values.iter().map(located).collect(),
+            bad: false,
+        }
+    }
+
+    /// The values alone; `None` if something was refused.
+    pub fn values(self) -> Option<Vec<T>> {
+        (!self.bad).then(|| self.items.into_iter().map(|item| item.value).collect())
+    }
+}
+
+/// The whole file.
+pub(super) struct Draft {
+    pub host: DraftHost,
+    pub meter: Option<DraftMeter>,
+    pub uplinks: Vec<DraftUplink>,
+    pub zones: Vec<DraftZone>,
+    pub tenants: Vec<DraftTenant>,
+    pub ports: Vec<DraftPort>,
+    /// Whether nothing among the tenants was refused as a whole; ports refer to them.
+    pub tenants_complete: bool,
+}
+
+/// `[host]`.
+pub(super) struct DraftHost {
+    pub name: Field<Name>,
+    pub pin_dir: Field<PathBuf>,
+    pub run_dir: Field<PathBuf>,
+    pub trusted_interfaces: List<InterfaceName>,
+    pub shape: Field<Shape>,
+    pub ports_max: Field<u16>,
+    pub zones_max: Field<u8>,
+}
+
+/// `[meter]`.
+pub(super) struct DraftMeter {
+    pub ledger: Field<PathBuf>,
+    pub window_ns: Field<u64>,
+}
+
+/// One `[[uplink]]`.
+pub(super) struct DraftUplink {
+    pub interface: Field<InterfaceName>,
+    pub capacity: Field<BitsPerSecond>,
+    pub overhead_bytes: Field<u16>,
+    pub xdp: Field<bool>,
+}
+
+/// One `[[zone]]`.
+pub(super) struct DraftZone {
+    pub at: At,
+    pub name: Field<Name>,
+    pub id: Field<u8>,
+    pub cidrs: List<Cidr>,
+}
+
+/// One `[[tenant]]`.
+pub(super) struct DraftTenant {
+    pub name: Field<Name>,
+    pub id: Field<u32>,
+}
+
+/// One `[[port]]`.
+pub(super) struct DraftPort {
+    pub at: At,
+    pub name: Field<Name>,
+    pub tenant: Field<Name>,
+    pub interface: Field<InterfaceName>,
+    pub vlan: Field<Vlan>,
+    pub macs: List<Mac>,
+    pub addresses: List<Cidr>,
+    pub from_tenant: DraftLimits,
+    pub to_tenant: DraftLimits,
+}
+
+/// `from_tenant` or `to_tenant`.
+pub(super) struct DraftLimits {
+    pub ceiling: Field<BitsPerSecond>,
+    pub burst: Field<Burst>,
+    pub packet_rate: Field<PacketsPerSecond>,
+    /// Whether it was refused as a whole.
+    pub bad: bool,
+}
+
+impl DraftLimits {
+    /// No limit.
+    pub fn none(bad: bool) -> Self {
+        Self {
+            ceiling: Field::Missing,
+            burst: Field::Missing,
+            packet_rate: Field::Missing,
+            bad,
+        }
+    }
+}
+
+impl From<&Config> for Draft {
+    fn from(config: &Config) -> Self {
+        let host = &config.host;
+        let meter = config.meter.as_ref().map(|meter| DraftMeter {
+            ledger: Field::of(meter.ledger.clone()),
+            window_ns: Field::of(meter.window_ns),
+        });
+        let uplinks = config.uplinks.iter().map(|uplink| DraftUplink {
+            interface: Field::of(uplink.interface.clone()),
+            capacity: Field::of_optional(uplink.capacity),
+            overhead_bytes: Field::of(uplink.overhead_bytes),
+            xdp: Field::of(uplink.xdp),
+        });
+        let zones = config.zones.iter().map(|zone| DraftZone {
+            at: At::NOWHERE,
+            name: Field::of(zone.name.clone()),
+            id: Field::of(zone.id),
+            cidrs: List::of(&zone.cidrs),
+        });
+        let tenants = config.tenants.iter().map(|tenant| DraftTenant {
+            name: Field::of(tenant.name.clone()),
+            id: Field::of(tenant.id.0),
+        });
+        Self {
+            meter,
+            host: DraftHost {
+                name: Field::of(host.name.clone()),
+                pin_dir: Field::of(host.pin_dir.clone()),
+                run_dir: Field::of(host.run_dir.clone()),
+                trusted_interfaces: List::of(&host.trusted_interfaces),
+                shape: Field::of(host.shape),
+                ports_max: Field::of(host.ports_max),
+                zones_max: Field::of(host.zones_max),
+            },
+            uplinks: uplinks.collect(),
+            zones: zones.collect(),
+            tenants: tenants.collect(),
+            ports: config.ports.iter().map(DraftPort::from).collect(),
+            tenants_complete: true,
+        }
+    }
+}
+
+impl From<&Port> for DraftPort {
+    fn from(port: &Port) -> Self {
+        Self {
+            at: At::NOWHERE,
+            name: Field::of(port.name.clone()),
+            tenant: Field::of(port.tenant.clone()),
+            interface: Field::of(port.interface.clone()),
+            vlan: Field::of_optional(port.vlan),
+            macs: List::of(&port.macs),
+            addresses: List::of(&port.addresses),
+            from_tenant: DraftLimits::from(&port.from_tenant),
+            to_tenant: DraftLimits::from(&port.to_tenant),
+        }
+    }
+}
+
+impl From<&Limits> for DraftLimits {
+    fn from(limits: &Limits) -> Self {
+        Self {
+            ceiling: Field::of_optional(limits.ceiling),
+            burst: Field::of_optional(limits.burst.map(Burst::Size)),
+            packet_rate: Field::of_optional(limits.packet_rate),
+            bad: false,
+        }
+    }
+}

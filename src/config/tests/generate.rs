@@ -1,0 +1,250 @@
+//! Makes configurations that are legal, of all kinds there are, and never one that is not.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use dataplane_common::units::{BitsPerSecond, Bytes, PacketsPerSecond, TenantId};
+
+use super::Random;
+use crate::config::model::BUILT_IN_ZONES;
+use crate::config::{
+    Cidr, Config, Host, InterfaceName, Limits, Mac, Meter, Name, Port, Shape, Tenant, Uplink,
+    ZONE_ID_FIRST, Zone,
+};
+
+/// One configuration.
+pub(super) fn config(random: &mut Random) -> Config {
+    let mut interfaces = HashSet::new();
+    let trusted_interfaces = (0..random.below(3))
+        .map(|_| interface(random, &mut interfaces))
+        .collect();
+    let host = Host {
+        name: name(random, &mut HashSet::new()),
+        pin_dir: PathBuf::from(*random.pick(&["/sys/fs/bpf/octroi", "/p", "/a b/\"c\"\\ü"])),
+        run_dir: PathBuf::from(*random.pick(&["/run/octroi", "/", "/var/'x'"])),
+        trusted_interfaces,
+        shape: *random.pick(&Shape::ALL),
+        ports_max: random.magnitude(8, 65_535) as u16,
+        zones_max: 8 + random.below(57) as u8,
+    };
+    let meter = random.one_in(2).then(|| Meter {
+        ledger: PathBuf::from(*random.pick(&["/var/lib/octroi/ledger.db", "/l", "/a 'b/\"ü\""])),
+        window_ns: *random.pick(&[
+            50_000_000,
+            62_500_000,
+            78_125_000,
+            60_000_000_000,
+            300_000_000_000,
+        ]),
+    });
+    let uplinks = (0..random.below(3))
+        .map(|_| Uplink {
+            interface: interface(random, &mut interfaces),
+            capacity: (!random.one_in(3)).then(|| rate(random)),
+            overhead_bytes: random.below(257) as u16,
+            xdp: random.one_in(2),
+        })
+        .collect();
+    let tenants = tenants(random);
+    Config {
+        zones: zones(random, host.zones_max),
+        ports: ports(random, &tenants, &mut interfaces),
+        host,
+        meter,
+        uplinks,
+        tenants,
+    }
+}
+
+fn zones(random: &mut Random, zones_max: u8) -> Vec<Zone> {
+    let mut names = BUILT_IN_ZONES.map(str::to_string).into();
+    let mut cidrs = HashSet::new();
+    let mut ids: Vec<u8> = (ZONE_ID_FIRST..zones_max).collect();
+    (0..random.below(5).min(ids.len()))
+        .map(|_| {
+            let id = ids.swap_remove(random.below(ids.len()));
+            let name = name(random, &mut names);
+            let mut own = Vec::new();
+            while own.is_empty() || random.one_in(2) {
+                let cidr = any_cidr(random);
+                if cidrs.insert(cidr) {
+                    own.push(cidr);
+                }
+            }
+            Zone {
+                name,
+                id,
+                cidrs: own,
+            }
+        })
+        .collect()
+}
+
+fn tenants(random: &mut Random) -> Vec<Tenant> {
+    let mut names = HashSet::new();
+    let mut ids = HashSet::new();
+    let mut tenants = Vec::new();
+    for _ in 0..random.below(4) {
+        let id = random.magnitude(1, u64::from(u32::MAX)) as u32;
+        if ids.insert(id) {
+            tenants.push(Tenant {
+                name: name(random, &mut names),
+                id: TenantId(id),
+            });
+        }
+    }
+    tenants
+}
+
+fn ports(random: &mut Random, tenants: &[Tenant], interfaces: &mut HashSet<String>) -> Vec<Port> {
+    let mut names = HashSet::new();
+    let mut ports: Vec<Port> = Vec::new();
+    let count = if tenants.is_empty() {
+        0
+    } else {
+        random.below(8)
+    };
+    for index in 0..count {
+        let tenant = random.pick(tenants).name.clone();
+        // Every port has its own half of the VLANs, on the interface of the port before or a new one.
+        let vlan = random
+            .one_in(2)
+            .then(|| (random.below(500) + 1 + index * 500) as u64);
+        let shared = ports
+            .last()
+            .filter(|last| last.vlan.is_some() && vlan.is_some());
+        let interface = match shared {
+            Some(last) if random.one_in(2) => last.interface.clone(),
+            _ => interface(random, interfaces),
+        };
+        ports.push(Port {
+            name: name(random, &mut names),
+            tenant,
+            interface,
+            vlan: vlan.map(|id| id.try_into().expect("1..=4000 is a VLAN")),
+            macs: (0..=random.below(4))
+                .map(|number| mac(random, index, number))
+                .collect(),
+            addresses: (0..=random.below(6))
+                .map(|number| own(random, index, number))
+                .collect(),
+            from_tenant: limits(random),
+            to_tenant: limits(random),
+        });
+    }
+    ports
+}
+
+/// A unicast address that no other port and no other number has.
+fn mac(random: &mut Random, port: usize, number: usize) -> Mac {
+    let [a, b, c, ..] = random.next().to_le_bytes();
+    let text = format!(
+        "{:02x}:{b:02x}:{c:02x}:00:{port:02x}:{:02x}",
+        a & 0xfe,
+        number + 1
+    );
+    text.parse().expect("a unicast address")
+}
+
+/// A prefix that no other port and no other number has.
+fn own(random: &mut Random, port: usize, number: usize) -> Cidr {
+    let bits = random.next();
+    let cidr = if random.one_in(2) {
+        let [host, ..] = bits.to_le_bytes();
+        let prefix_len = 24 + random.below(9) as u8;
+        let addr = Ipv4Addr::new(10, port as u8, number as u8, host).to_bits();
+        let addr = addr
+            & u32::MAX
+                .checked_shl(32 - u32::from(prefix_len))
+                .unwrap_or(0);
+        Cidr::new(IpAddr::V4(addr.into()), prefix_len)
+    } else {
+        let prefix_len = 64 + random.below(65) as u8;
+        let network = (0x2001_0db8_u128 << 96) | ((port as u128) << 80) | ((number as u128) << 64);
+        let addr = network | u128::from(bits);
+        let addr = addr
+            & u128::MAX
+                .checked_shl(128 - u32::from(prefix_len))
+                .unwrap_or(0);
+        Cidr::new(IpAddr::V6(addr.into()), prefix_len)
+    };
+    cidr.expect("host bits are cleared")
+}
+
+/// Any prefix, but no IPv4 address inside IPv6, which is not written so.
+pub(super) fn any_cidr(random: &mut Random) -> Cidr {
+    loop {
+        let bits = (u128::from(random.next()) << 64) | u128::from(random.next());
+        let cidr = if random.one_in(2) {
+            let prefix_len = random.below(33) as u8;
+            let mask = u32::MAX
+                .checked_shl(32 - u32::from(prefix_len))
+                .unwrap_or(0);
+            Cidr::new(IpAddr::V4((bits as u32 & mask).into()), prefix_len)
+        } else {
+            let prefix_len = random.below(129) as u8;
+            let mask = u128::MAX
+                .checked_shl(128 - u32::from(prefix_len))
+                .unwrap_or(0);
+            let addr = Ipv6Addr::from_bits(bits & mask);
+            let mapped = addr.to_ipv4_mapped().is_some();
+            Cidr::new(IpAddr::V6(addr), prefix_len).filter(|_| !mapped)
+        };
+        if let Some(cidr) = cidr {
+            return cidr;
+        }
+    }
+}
+
+/// A name that is not in `taken`.
+fn name(random: &mut Random, taken: &mut HashSet<String>) -> Name {
+    const FIRST: &[u8] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_";
+    loop {
+        let length = random.magnitude(0, 63);
+        let rest = (0..length).map(|_| *random.pick(b"aZ09._-"));
+        let rest: Vec<u8> = rest.collect();
+        let text: String = std::iter::once(*random.pick(FIRST))
+            .chain(rest)
+            .map(char::from)
+            .collect();
+        if taken.insert(text.clone()) {
+            return text.parse().expect("a legal name");
+        }
+    }
+}
+
+/// An interface that is not in `taken`.
+fn interface(random: &mut Random, taken: &mut HashSet<String>) -> InterfaceName {
+    let letters: Vec<char> = "abz019.-_@\"'\\#{[€é".chars().collect();
+    loop {
+        let mut text = String::new();
+        let length = 1 + random.below(15);
+        while text.len() < length {
+            text.push(*random.pick(&letters));
+        }
+        if let Ok(interface) = text.parse()
+            && taken.insert(text)
+        {
+            return interface;
+        }
+    }
+}
+
+fn rate(random: &mut Random) -> BitsPerSecond {
+    BitsPerSecond(random.magnitude(1_000, 400_000_000_000))
+}
+
+fn limits(random: &mut Random) -> Limits {
+    let ceiling = (!random.one_in(3)).then(|| rate(random));
+    let burst = ceiling.filter(|_| random.one_in(2)).map(|ceiling| {
+        let most = (ceiling.0 * 10 / 8).max(1_514);
+        Bytes(random.magnitude(1_514, most))
+    });
+    let packet_rate = random.one_in(2).then(|| random.magnitude(1, 1_000_000_000));
+    Limits {
+        ceiling,
+        burst,
+        packet_rate: packet_rate.map(PacketsPerSecond),
+    }
+}

@@ -1,0 +1,134 @@
+//! The configuration as a TOML text.
+//!
+//! What is written is what would be read: every key, also those that have their default, so that a
+//! later default changes nothing. Comments of a file that was read are not kept.
+
+use std::fmt::{Display, Write as _};
+
+use super::model::{Config, Host, Limits, Port, Uplink, Zone};
+
+/// See [`Config::to_toml`].
+pub(super) fn to_toml(config: &Config) -> String {
+    let mut out = Out(String::new());
+    host(&mut out, &config.host);
+    if let Some(meter) = &config.meter {
+        out.line("\n[meter]");
+        out.key("ledger", text(meter.ledger.display()));
+        out.key("window", text(time(meter.window_ns)));
+    }
+    for item in &config.uplinks {
+        uplink(&mut out, item);
+    }
+    for item in &config.zones {
+        zone(&mut out, item);
+    }
+    for tenant in &config.tenants {
+        out.line("\n[[tenant]]");
+        out.key("name", text(&tenant.name));
+        out.key("id", tenant.id.0);
+    }
+    for item in &config.ports {
+        port(&mut out, item);
+    }
+    out.0
+}
+
+/// The text as it grows.
+struct Out(String);
+
+impl Out {
+    fn line(&mut self, line: &str) {
+        self.0.push_str(line);
+        self.0.push('\n');
+    }
+
+    fn key(&mut self, key: &str, value: impl Display) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "{key} = {value}");
+    }
+}
+
+/// A TOML string.
+fn text(value: impl Display) -> String {
+    toml::Value::String(value.to_string()).to_string()
+}
+
+/// A time in the largest unit that says it exactly.
+fn time(nanos: u64) -> String {
+    match nanos {
+        _ if nanos.is_multiple_of(1_000_000_000) => format!("{}s", nanos / 1_000_000_000),
+        _ if nanos.is_multiple_of(1_000_000) => format!("{}ms", nanos / 1_000_000),
+        _ => format!("{nanos}ns"),
+    }
+}
+
+/// A TOML list of strings, each on its line if there are several.
+fn texts<T: Display>(values: &[T]) -> String {
+    match values {
+        [] => "[]".to_string(),
+        [value] => format!("[{}]", text(value)),
+        _ => {
+            let lines = values.iter().map(|value| format!("    {},\n", text(value)));
+            format!("[\n{}]", lines.collect::<String>())
+        }
+    }
+}
+
+fn host(out: &mut Out, host: &Host) {
+    out.line("[host]");
+    out.key("name", text(&host.name));
+    out.key("pin_dir", text(host.pin_dir.display()));
+    out.key("run_dir", text(host.run_dir.display()));
+    out.key("trusted_interfaces", texts(&host.trusted_interfaces));
+    out.key("shape", text(host.shape.as_str()));
+    out.key("ports_max", host.ports_max);
+    out.key("zones_max", host.zones_max);
+}
+
+fn uplink(out: &mut Out, uplink: &Uplink) {
+    out.line("\n[[uplink]]");
+    out.key("interface", text(&uplink.interface));
+    if let Some(capacity) = uplink.capacity {
+        out.key("capacity", text(capacity));
+    }
+    out.key("overhead_bytes", uplink.overhead_bytes);
+    out.key("xdp", uplink.xdp);
+}
+
+fn zone(out: &mut Out, zone: &Zone) {
+    out.line("\n[[zone]]");
+    out.key("name", text(&zone.name));
+    out.key("id", zone.id);
+    out.key("cidrs", texts(&zone.cidrs));
+}
+
+fn port(out: &mut Out, port: &Port) {
+    out.line("\n[[port]]");
+    out.key("name", text(&port.name));
+    out.key("tenant", text(&port.tenant));
+    out.key("interface", text(&port.interface));
+    if let Some(vlan) = port.vlan {
+        out.key("vlan", vlan);
+    }
+    out.key("macs", texts(&port.macs));
+    out.key("addresses", texts(&port.addresses));
+    limits(out, "from_tenant", &port.from_tenant);
+    limits(out, "to_tenant", &port.to_tenant);
+}
+
+fn limits(out: &mut Out, key: &str, limits: &Limits) {
+    let ceiling = limits
+        .ceiling
+        .map(|rate| format!("ceiling = {}", text(rate)));
+    let burst = limits.burst.map(|bytes| format!("burst = {}", text(bytes)));
+    let packet_rate = limits
+        .packet_rate
+        .map(|rate| format!("packet_rate = {}", text(rate)));
+    let keys: Vec<String> = [ceiling, burst, packet_rate]
+        .into_iter()
+        .flatten()
+        .collect();
+    if !keys.is_empty() {
+        out.key(key, format!("{{ {} }}", keys.join(", ")));
+    }
+}

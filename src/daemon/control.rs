@@ -1,0 +1,136 @@
+//! The control socket: one JSON object in a line each way.
+
+use super::state::State;
+use crate::config::Errors;
+use serde::{Deserialize, Serialize};
+use std::{
+    cell::RefCell,
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::net::UnixStream as StdStream,
+    path::Path,
+    rc::Rc,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+    time::timeout,
+};
+
+/// Name of the socket in the run directory.
+pub const SOCKET: &str = "control.sock";
+/// A request is not longer, bytes.
+const REQUEST_MAX: u64 = 64 << 20;
+/// A client that says nothing is let go after this.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// An answer may take a revision of ten thousand ports, and a grace period.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// What can be asked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+#[allow(missing_docs, reason = "the names are those of the commands")]
+pub enum Request {
+    Status,
+    Apply { config: String },
+    PortAdd { port: String },
+    PortSet { port: String },
+    PortRemove { name: String },
+    Detach,
+}
+
+/// Why not.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Refusal {
+    /// True: the configuration or the command is wrong (exit status 2); false: the system refused.
+    pub config: bool,
+    /// What, where, what to do.
+    pub message: String,
+}
+
+impl Refusal {
+    pub(super) fn config(message: impl Into<String>) -> Self {
+        Self {
+            config: true,
+            message: message.into(),
+        }
+    }
+
+    pub(super) fn system(message: impl Into<String>) -> Self {
+        Self {
+            config: false,
+            message: message.into(),
+        }
+    }
+}
+
+impl From<Errors> for Refusal {
+    fn from(errors: Errors) -> Self {
+        Self::config(errors.to_string())
+    }
+}
+
+impl From<anyhow::Error> for Refusal {
+    fn from(error: anyhow::Error) -> Self {
+        Self::system(format!("{error:#}"))
+    }
+}
+
+impl From<dataplane::Error> for Refusal {
+    fn from(error: dataplane::Error) -> Self {
+        Self::system(error.to_string())
+    }
+}
+
+/// Asks the daemon and returns its answer.
+///
+/// # Errors
+/// Its refusal, or that none runs.
+pub fn call(run_dir: &Path, request: &Request) -> Result<String, Refusal> {
+    let path = run_dir.join(SOCKET);
+    let failed = |error: std::io::Error| {
+        Refusal::system(match error.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => format!(
+                "{}: no daemon answers; start it with `octroi run --config FILE`",
+                path.display()
+            ),
+            std::io::ErrorKind::PermissionDenied => {
+                format!("{}: only root may ask the daemon; use sudo", path.display())
+            }
+            _ => format!("{}: {error}", path.display()),
+        })
+    };
+    let mut stream = StdStream::connect(&path).map_err(failed)?;
+    stream.set_read_timeout(Some(ANSWER)).map_err(failed)?;
+    let mut line = serde_json::to_string(request).map_err(anyhow::Error::from)?;
+    line.push('\n');
+    stream.write_all(line.as_bytes()).map_err(failed)?;
+    let mut answer = String::new();
+    BufReader::new(stream)
+        .read_line(&mut answer)
+        .map_err(failed)?;
+    serde_json::from_str::<Result<String, Refusal>>(&answer)
+        .map_err(|_| Refusal::system(format!("{}: the daemon broke off", path.display())))?
+}
+
+/// Serves one client: one request, one answer.
+pub(super) async fn answer(stream: UnixStream, state: Rc<RefCell<State>>) {
+    let allowed = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0);
+    let (reader, mut writer) = stream.into_split();
+    let mut line = String::new();
+    let mut reader = tokio::io::BufReader::new(reader.take(REQUEST_MAX));
+    let read = timeout(PATIENCE, reader.read_line(&mut line)).await;
+    if !matches!(read, Ok(Ok(1..))) {
+        return;
+    }
+    let result = if allowed {
+        serde_json::from_str::<Request>(&line)
+            .map_err(|error| Refusal::config(format!("not a request: {error}")))
+            .and_then(|request| state.borrow_mut().answer(request))
+    } else {
+        Err(Refusal::system("only root may ask the daemon"))
+    };
+    let mut text = serde_json::to_string(&result).unwrap_or_default();
+    text.push('\n');
+    let _ = timeout(PATIENCE, writer.write_all(text.as_bytes())).await;
+}

@@ -1,0 +1,193 @@
+//! The daemon's runtime: one thread that follows interfaces, signals and the control socket, and
+//! calls the gate. Enforcing and counting happen in the kernel and do not need it.
+
+mod clock;
+pub mod control;
+mod meter;
+mod privilege;
+mod state;
+mod translate;
+
+pub use meter::MeterStatus;
+pub use translate::{plan, policy};
+
+use crate::config;
+use anyhow::{Context as _, Result, bail};
+use dataplane::{netlink::Monitor, pins::Pins};
+use state::State;
+use std::{
+    cell::RefCell,
+    fs::{self, File},
+    os::fd::AsRawFd as _,
+    path::Path,
+    rc::Rc,
+    time::Duration,
+};
+use tokio::{
+    io::unix::AsyncFd,
+    net::UnixListener,
+    signal::unix::{SignalKind, signal},
+    time,
+};
+
+/// How often everything is looked at though no news came: news can be lost, and a foreign tcx
+/// program makes none.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Runs until SIGTERM or SIGINT. What was attached stays attached.
+///
+/// # Errors
+/// The configuration's mistakes, or what the system refused.
+pub fn run(path: &Path) -> Result<()> {
+    arm_fault();
+    let config = config::load(path)?;
+    require_root()?;
+    let run_dir = config.host.run_dir.clone();
+    fs::create_dir_all(&run_dir)
+        .with_context(|| format!("{}: name another [host] run_dir", run_dir.display()))?;
+    let _lock = lock(&run_dir)?;
+    Pins::new(&config.host.pin_dir).prepare()?;
+    privilege::keep_three()?;
+    let state = State::start(config, path)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(tokio::task::LocalSet::new().run_until(serve(state, &run_dir)))
+}
+
+async fn serve(state: State, run_dir: &Path) -> Result<()> {
+    let state = Rc::new(RefCell::new(state));
+    let socket = run_dir.join(control::SOCKET);
+    let _ = fs::remove_file(&socket);
+    let listener = UnixListener::bind(&socket)
+        .with_context(|| format!("{}: cannot listen", socket.display()))?;
+    restrict(&socket)?;
+    // SAFETY: a netlink socket is one descriptor for its whole life, and the monitor owns it.
+    let monitor = unsafe { AsyncFd::register(Monitor::new()?) }?;
+    let mut reload = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut look = time::interval(LOOK_AGAIN);
+    look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    state.borrow_mut().look();
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    eprintln!("octroi: ready; {}", state.borrow().summary());
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = reload.recv() => state.borrow_mut().reload(),
+            _ = look.tick() => {
+                state.borrow_mut().look();
+                // This tick puts the sleep below off again and again.
+                state.borrow_mut().turn();
+            }
+            () = time::sleep(state.borrow().until_turn()) => state.borrow_mut().turn(),
+            ready = monitor.readable() => {
+                let mut ready = ready?;
+                let news = ready.get_inner().drain();
+                ready.clear_ready();
+                if news {
+                    state.borrow_mut().look();
+                }
+            }
+            client = listener.accept() => {
+                if let Ok((stream, _)) = client {
+                    tokio::task::spawn_local(control::answer(stream, Rc::clone(&state)));
+                }
+            }
+        }
+        if state.borrow().detached() {
+            break;
+        }
+    }
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+    state.borrow_mut().farewell();
+    let _ = fs::remove_file(&socket);
+    if state.borrow().detached() {
+        eprintln!("octroi: detached; nothing of it is left in the kernel");
+    } else {
+        eprintln!("octroi: stopped; what was attached goes on enforcing and counting");
+    }
+    Ok(())
+}
+
+/// For the tests of crashes: `OCTROI_TEST_FAULT=NAME:COUNT` ends this process with SIGKILL when it is at
+/// that point for the COUNTth time. Who starts a daemon as root can end it anyhow.
+fn arm_fault() {
+    let Ok(text) = std::env::var("OCTROI_TEST_FAULT") else {
+        return;
+    };
+    let armed = text.split_once(':').is_some_and(|(name, count)| {
+        // SAFETY: a signal to this process, which nothing survives.
+        let end = || unsafe {
+            libc::kill(libc::getpid(), libc::SIGKILL);
+        };
+        count
+            .parse()
+            .is_ok_and(|count| dataplane_common::fault::arm(name, count, end))
+    });
+    let done = if armed { "armed" } else { "is no fault point" };
+    eprintln!("octroi: OCTROI_TEST_FAULT={text}: {done}");
+}
+
+/// Only root may talk to the daemon.
+fn restrict(socket: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("{}: cannot be restricted", socket.display()))
+}
+
+/// # Errors
+/// When this user is not root.
+fn require_root() -> Result<()> {
+    // SAFETY: takes nothing, cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        bail!("the gate needs root; run it with sudo, or as the systemd unit does");
+    }
+    Ok(())
+}
+
+/// One daemon for one run directory. The lock ends with the process, however it ends.
+fn lock(run_dir: &Path) -> Result<File> {
+    let path = run_dir.join("lock");
+    let file = File::create(&path).with_context(|| format!("{}", path.display()))?;
+    // SAFETY: the descriptor is open.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+        bail!(
+            "{}: another octroi runs here; stop it first, or use `octroi apply`",
+            path.display()
+        );
+    }
+    Ok(file)
+}
+
+/// Removes everything: through the daemon where one runs, else from the pins.
+///
+/// # Errors
+/// What the system refused.
+pub fn detach(run_dir: &Path, pin_dir: &Path, all_versions: bool) -> Result<()> {
+    require_root()?;
+    if run_dir.join(control::SOCKET).exists()
+        && let Ok(answer) = control::call(run_dir, &control::Request::Detach)
+    {
+        println!("{answer}");
+    } else {
+        let pins = Pins::new(pin_dir);
+        if pins.exist() {
+            dataplane::gate::detach_pinned(&pins)?;
+            println!("detached");
+        } else {
+            println!(
+                "nothing of octroi is attached under {}",
+                pins.root().display()
+            );
+        }
+    }
+    if all_versions {
+        Pins::new(pin_dir).remove_all_versions()?;
+    }
+    let _ = fs::remove_dir(pin_dir);
+    let _ = fs::remove_file(run_dir.join(state::DYNAMIC_PORTS));
+    Ok(())
+}

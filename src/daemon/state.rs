@@ -1,0 +1,355 @@
+//! What the daemon knows: the file's configuration, the ports that hooks added, and the gate.
+
+use super::{
+    control::{Refusal, Request},
+    meter::Meter,
+    translate,
+};
+use crate::{
+    config::{self, Config, Errors, Port},
+    status,
+};
+use anyhow::{Context as _, Result};
+use dataplane::{
+    gate::{Event, Gate, PortState},
+    pins::Pins,
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Ports that `port add` brought, kept in the run directory so that a restart adopts them.
+pub const DYNAMIC_PORTS: &str = "ports.toml";
+
+/// The daemon's state.
+pub struct State {
+    /// `None` after `detach`.
+    gate: Option<Gate>,
+    meter: Option<Meter>,
+    /// As in the file.
+    file: Config,
+    path: PathBuf,
+    /// Added by hooks.
+    dynamic: Vec<Port>,
+    /// The last thing that was said of each subject, so that it is said once.
+    said: Vec<String>,
+}
+
+impl State {
+    /// Opens or adopts the gate and puts the configuration in force.
+    ///
+    /// # Errors
+    /// What the system refused; what was enforced before stays enforced.
+    pub fn start(file: Config, path: &Path) -> Result<Self> {
+        let dynamic = read_dynamic(&file);
+        let mut gate = Gate::open(translate::plan(&file), Pins::new(&file.host.pin_dir))?;
+        if gate.adopted() {
+            eprintln!("octroi: adopted what an earlier run left");
+        }
+        let meter = Meter::start(&file, &mut gate)?;
+        let mut state = Self {
+            gate: Some(gate),
+            meter,
+            file,
+            path: path.into(),
+            dynamic,
+            said: Vec::new(),
+        };
+        let config = state.effective(&state.file, &state.dynamic)?;
+        state.enforce(&config)?;
+        Ok(state)
+    }
+
+    /// The file's ports and the hooks' together; a port that is in both is the file's.
+    fn effective(&self, file: &Config, dynamic: &[Port]) -> Result<Config, Errors> {
+        let mut config = file.clone();
+        for port in dynamic {
+            if file.port(port.name.as_str()).is_none() {
+                config = config.with_port(port.clone())?;
+            }
+        }
+        Ok(config)
+    }
+
+    fn gate(&mut self) -> Result<&mut Gate> {
+        self.gate.as_mut().context("detached")
+    }
+
+    fn enforce(&mut self, config: &Config) -> Result<u32> {
+        let (revision, events) = self.gate()?.apply(translate::policy(config))?;
+        self.tell(events);
+        // A record belongs to one policy: what tenants and zones mean may be another now.
+        self.cut_now();
+        Ok(revision)
+    }
+
+    fn cut_now(&mut self) {
+        let (Some(meter), Some(gate)) = (&mut self.meter, &mut self.gate) else {
+            return;
+        };
+        if let Some(line) = meter.cut_now(gate) {
+            self.say(line);
+        }
+    }
+
+    /// How long until [`State::turn`] may have something to do.
+    pub fn until_turn(&self) -> Duration {
+        self.meter
+            .as_ref()
+            .map_or(Duration::from_secs(3_600), Meter::wait)
+    }
+
+    /// The meter's turn.
+    pub fn turn(&mut self) {
+        let (Some(meter), Some(gate)) = (&mut self.meter, &mut self.gate) else {
+            return;
+        };
+        for line in meter.turn(gate, &self.file) {
+            eprintln!("octroi: {line}");
+        }
+    }
+
+    /// The last window of a daemon that ends.
+    pub fn farewell(&mut self) {
+        let (Some(mut meter), Some(gate)) = (self.meter.take(), &mut self.gate) else {
+            return;
+        };
+        for line in meter.farewell(gate) {
+            eprintln!("octroi: {line}");
+        }
+    }
+
+    /// Looks at interfaces and programs, and says what changed.
+    pub fn look(&mut self) {
+        let Some(gate) = self.gate.as_mut() else {
+            return;
+        };
+        match gate.reconcile() {
+            Ok(events) => self.tell(events),
+            Err(error) => self.say(format!("warning: {error}")),
+        }
+    }
+
+    fn tell(&mut self, events: Vec<Event>) {
+        let mut lines = Vec::new();
+        for event in events {
+            let (line, lasting) = match event {
+                Event::Blessed(name, on) => (format!("port {name} blessed on {on}"), false),
+                Event::Gone(name, on) => (format!("{name}: {on} is gone"), false),
+                Event::Repaired(on, program) => (
+                    format!("warning: somebody detached {program} from {on}; put back"),
+                    false,
+                ),
+                Event::Waiting(name, on) => (
+                    format!("{name} waits for {on}: it is attached as soon as {on} comes"),
+                    true,
+                ),
+                Event::Foreign(on, names) => (
+                    format!(
+                        "warning: {} came before octroi on {on}; moved",
+                        names.join(", ")
+                    ),
+                    false,
+                ),
+                Event::Failed(what, why) => (format!("warning: {what}: {why}"), true),
+            };
+            if !lasting || !self.said.contains(&line) {
+                eprintln!("octroi: {line}");
+            }
+            if lasting {
+                lines.push(line);
+            }
+        }
+        self.said = lines;
+    }
+
+    fn say(&mut self, line: String) {
+        if !self.said.contains(&line) {
+            eprintln!("octroi: {line}");
+            self.said.push(line);
+        }
+    }
+
+    /// Reads the file again, on SIGHUP. A mistake leaves everything as it was.
+    pub fn reload(&mut self) {
+        let done = config::load(&self.path)
+            .map_err(|errors| errors.to_string())
+            .and_then(|file| self.apply(file).map_err(|refusal| refusal.message));
+        match done {
+            Ok(answer) => eprintln!("octroi: {answer}"),
+            Err(message) => eprintln!("{message}\noctroi: the configuration before stays in force"),
+        }
+    }
+
+    fn apply(&mut self, file: Config) -> Result<String, Refusal> {
+        if translate::plan(&file) != translate::plan(&self.file)
+            || file.host.pin_dir != self.file.host.pin_dir
+            || file.host.run_dir != self.file.host.run_dir
+            || file.meter != self.file.meter
+        {
+            return Err(Refusal::config(
+                "[host] ports_max, zones_max, pin_dir, run_dir and [meter] are fixed while the gate stands; \
+                 leave them as they are, or run `octroi detach` and start again",
+            ));
+        }
+        let config = self.effective(&file, &self.dynamic)?;
+        let revision = self.enforce(&config)?;
+        self.file = file;
+        Ok(format!("revision {revision} in force"))
+    }
+
+    fn change_ports(&mut self, dynamic: Vec<Port>) -> Result<u32, Refusal> {
+        let config = self.effective(&self.file, &dynamic)?;
+        // Written first: a daemon that dies in between finds the port and blesses it.
+        let before = std::mem::replace(&mut self.dynamic, dynamic);
+        let revision = self.write_dynamic().and_then(|()| self.enforce(&config));
+        if revision.is_err() {
+            self.dynamic = before;
+            let _ = self.write_dynamic();
+        }
+        Ok(revision?)
+    }
+
+    fn write_dynamic(&self) -> Result<()> {
+        let mut config = self.file.clone();
+        config.ports = self.dynamic.clone();
+        let path = self.file.host.run_dir.join(DYNAMIC_PORTS);
+        let new = path.with_extension("new");
+        fs::write(&new, config.to_toml())
+            .and_then(|()| fs::rename(&new, &path))
+            .with_context(|| format!("{}: cannot be written", path.display()))
+    }
+
+    /// Answers one request of the control socket.
+    ///
+    /// # Errors
+    /// Why it was refused; nothing has changed then.
+    pub fn answer(&mut self, request: Request) -> Result<String, Refusal> {
+        match request {
+            Request::Status => {
+                let names = self.file.clone();
+                let gate = self.gate()?;
+                let mut report = status::Report::of(gate, &names)?;
+                report.meter = self.meter.as_ref().map(|meter| meter.status().clone());
+                Ok(serde_json::to_string(&report).map_err(anyhow::Error::from)?)
+            }
+            Request::Apply { config } => self.apply(config::parse(&config, "config")?),
+            Request::PortAdd { port } => {
+                let port = config::parse_port(&port, "port")?;
+                let mut dynamic = self.dynamic.clone();
+                // A hook may call twice: adding what is there already is done.
+                match self.file.port(port.name.as_str()) {
+                    Some(known) if *known != port => {
+                        return Err(self.is_in_the_file(port.name.as_str()));
+                    }
+                    None if !dynamic.contains(&port) => dynamic.push(port.clone()),
+                    _ => {}
+                }
+                self.change_ports(dynamic)?;
+                self.blessed(port.name.as_str())
+            }
+            Request::PortSet { port } => {
+                let port = config::parse_port(&port, "port")?;
+                let mut dynamic = self.dynamic.clone();
+                let place = self.dynamic_place(port.name.as_str())?;
+                dynamic[place] = port.clone();
+                self.change_ports(dynamic)?;
+                self.blessed(port.name.as_str())
+            }
+            Request::PortRemove { name } => {
+                let place = self.dynamic_place(&name)?;
+                let mut dynamic = self.dynamic.clone();
+                dynamic.remove(place);
+                let revision = self.change_ports(dynamic)?;
+                Ok(format!("port {name} removed in revision {revision}"))
+            }
+            Request::Detach => {
+                // What was counted is written while the registers are still there.
+                self.farewell();
+                if let Some(gate) = self.gate.take() {
+                    gate.detach().map_err(anyhow::Error::from)?;
+                }
+                Ok("detached".into())
+            }
+        }
+    }
+
+    fn dynamic_place(&self, name: &str) -> Result<usize, Refusal> {
+        self.dynamic
+            .iter()
+            .position(|port| port.name.as_str() == name)
+            .ok_or_else(|| {
+                if self.file.port(name).is_some() {
+                    self.is_in_the_file(name)
+                } else {
+                    Refusal::config(format!(
+                        "there is no port {name}; `octroi status` lists the ports"
+                    ))
+                }
+            })
+    }
+
+    fn is_in_the_file(&self, name: &str) -> Refusal {
+        Refusal::config(format!(
+            "port {name} is in {}; change it there and run `octroi apply`",
+            self.path.display()
+        ))
+    }
+
+    fn blessed(&mut self, name: &str) -> Result<String, Refusal> {
+        let ports = self.gate()?.ports().map_err(anyhow::Error::from)?;
+        let port = ports
+            .iter()
+            .find(|port| port.name == name && port.state != PortState::Retired);
+        match port {
+            Some(port) if port.state == PortState::Blessed => {
+                Ok(format!("port {name} blessed on {}", port.interface))
+            }
+            _ => {
+                let on = port.map_or("its interface", |port| &port.interface);
+                Err(Refusal::system(format!(
+                    "port {name} is in force, but {on} is not there yet; it is blessed as soon as \
+                     {on} comes"
+                )))
+            }
+        }
+    }
+
+    /// True after `detach`.
+    pub fn detached(&self) -> bool {
+        self.gate.is_none()
+    }
+
+    /// One line for the log.
+    pub fn summary(&self) -> String {
+        let Some(gate) = self.gate.as_ref() else {
+            return "detached".into();
+        };
+        let ports = gate.ports().unwrap_or_default();
+        let count = |state| ports.iter().filter(|port| port.state == state).count();
+        format!(
+            "{} ports blessed, {} waiting, revision {}, {}",
+            count(PortState::Blessed),
+            count(PortState::Waiting),
+            gate.epoch().map_or(0, |epoch| epoch.revision()),
+            gate.mechanism().name()
+        )
+    }
+}
+
+/// Ports that hooks added before this daemon started; what cannot be read is said and left out.
+fn read_dynamic(file: &Config) -> Vec<Port> {
+    let path = file.host.run_dir.join(DYNAMIC_PORTS);
+    if !path.exists() {
+        return Vec::new();
+    }
+    match config::load(&path) {
+        Ok(config) => config.ports,
+        Err(errors) => {
+            eprintln!("{errors}\noctroi: ports that were added by hooks are not taken over");
+            Vec::new()
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! From the configuration's words to the dataplane's.
+
+use crate::config::{Config, Limits, Port, Shape};
+use dataplane::{
+    object::Plan,
+    policy::{self, Burst, Limit, Policy, Prefix},
+};
+
+fn prefix(cidr: &crate::config::Cidr) -> Prefix {
+    Prefix {
+        address: cidr.addr(),
+        len: cidr.prefix_len(),
+    }
+}
+
+fn limit(limits: &Limits) -> Limit {
+    Limit {
+        ceiling: limits.ceiling,
+        burst: limits.burst.map(|burst| Burst::Bytes(burst.0)),
+        packet_rate: limits.packet_rate,
+    }
+}
+
+fn port(config: &Config, port: &Port) -> policy::Port {
+    policy::Port {
+        name: port.name.as_str().to_owned(),
+        tenant: config.tenant_of(port).map_or(0, |tenant| tenant.id.0),
+        interface: port.interface.as_str().to_owned(),
+        vlan: port.vlan.map(|vlan| vlan.get()),
+        macs: port.macs.iter().map(|mac| mac.octets()).collect(),
+        addresses: port.addresses.iter().map(prefix).collect(),
+        limits: [limit(&port.from_tenant), limit(&port.to_tenant)],
+    }
+}
+
+/// The policy that a configuration asks for.
+pub fn policy(config: &Config) -> Policy {
+    Policy {
+        ports: config.ports.iter().map(|one| port(config, one)).collect(),
+        zones: config
+            .zones
+            .iter()
+            .flat_map(|zone| {
+                zone.cidrs
+                    .iter()
+                    .map(|cidr| (prefix(cidr), u32::from(zone.id)))
+            })
+            .collect(),
+        uplinks: config
+            .uplinks
+            .iter()
+            .map(|uplink| (uplink.interface.as_str().to_owned(), uplink.xdp))
+            .collect(),
+        trusted: config
+            .host
+            .trusted_interfaces
+            .iter()
+            .map(|name| name.as_str().to_owned())
+            .collect(),
+        shape: match config.host.shape {
+            Shape::Auto => None,
+            Shape::Edt => Some(policy::Shape::Edt),
+            Shape::Htb => Some(policy::Shape::Htb),
+            Shape::Police => Some(policy::Shape::Police),
+        },
+    }
+}
+
+/// The table sizes that a configuration asks for.
+pub fn plan(config: &Config) -> Plan {
+    Plan::new(
+        u32::from(config.host.ports_max),
+        u32::from(config.host.zones_max),
+    )
+}

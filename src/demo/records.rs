@@ -1,0 +1,112 @@
+//! What the ledger says after the demo, against the registers that were read before the daemon ended.
+
+use super::checks::{Check, Outcome};
+use crate::status::Report;
+use anyhow::{Context as _, Result};
+use metering::{
+    ledger::{self, Filter},
+    record::{Flags, Kind, Record},
+    window::Counts,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+/// Length of a window: several in every demo.
+pub const WINDOW: &str = "1s";
+
+/// The configuration's part for the meter.
+pub fn section(ledger: &Path) -> String {
+    format!(
+        "\n[meter]\nledger = \"{}\"\nwindow = \"{WINDOW}\"\n",
+        ledger.display()
+    )
+}
+
+/// Compares all records of all ports with the registers at rest. `before` is the last report of the
+/// daemon, which has ended and written its last window since.
+pub fn compare(path: &Path, before: &Report, outcome: &mut Outcome) -> Result<()> {
+    let rows = ledger::records(path, &Filter::default())?;
+    let records: Vec<Record> = rows
+        .into_iter()
+        .collect::<Result<_, _>>()
+        .map_err(|(seq, error)| anyhow::anyhow!("record {seq}: {error}"))?;
+    let mut totals = BTreeMap::<(u64, u8), Counts>::new();
+    let mut zones = BTreeMap::<(u64, u8), Counts>::new();
+    for record in records.iter().filter(|record| record.kind == Kind::Meter) {
+        let sums = if record.zone.is_none() {
+            &mut totals
+        } else {
+            &mut zones
+        };
+        let sum = sums
+            .entry((record.incarnation, record.direction))
+            .or_default();
+        let counted = record.counted().context("a record without a reading")?;
+        *sum = sum.checked_add(counted).context("a sum past 2^64")?;
+    }
+    let (mut register_bytes, mut off, mut zones_off) = (0, [0; 2], 0);
+    for port in &before.ports {
+        for (direction, registers) in [(0, &port.from_tenant), (1, &port.to_tenant)] {
+            let key = (port.incarnation, direction);
+            let (registers, billed) = (
+                registers.total(),
+                totals.get(&key).copied().unwrap_or_default(),
+            );
+            register_bytes += registers.l2_bytes;
+            off[0] += registers.l2_bytes.abs_diff(billed.l2_bytes);
+            off[1] += registers.packets.abs_diff(billed.packets);
+            let zones = zones.get(&key).copied().unwrap_or_default();
+            zones_off += zones.l2_bytes.abs_diff(billed.l2_bytes);
+        }
+    }
+    let windows: BTreeSet<u64> = records
+        .iter()
+        .filter(|record| record.kind == Kind::Meter)
+        .map(|record| record.window_id)
+        .collect();
+    let merged = records.iter().any(|record| record.flags.has(Flags::MERGED));
+    eprintln!(
+        "demo: the ledger has {} records of {} windows, {} bytes{}",
+        records.len(),
+        windows.len(),
+        register_bytes,
+        if merged {
+            "; the window in which the daemon was killed is MERGED with the next"
+        } else {
+            ""
+        }
+    );
+    outcome.push(Check::at_least(
+        "windows in the ledger",
+        windows.len() as u64,
+        3,
+        "windows",
+    ));
+    outcome.push(Check::equal(
+        "difference: ports, all their records and their registers",
+        off[0],
+        0,
+        "bytes",
+    ));
+    outcome.push(Check::equal(
+        "difference: ports, all their records and their registers",
+        off[1],
+        0,
+        "packets",
+    ));
+    outcome.push(Check::equal(
+        "difference: ports, records by zone and records of all zones",
+        zones_off,
+        0,
+        "bytes",
+    ));
+    outcome.push(Check::at_least(
+        "bytes in the ledger",
+        register_bytes,
+        1_000_000,
+        "bytes",
+    ));
+    Ok(())
+}

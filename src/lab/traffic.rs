@@ -1,0 +1,218 @@
+//! Real traffic: TCP and UDP through sockets, bounded in bytes and time.
+
+use super::namespace::{Namespace, enter};
+use anyhow::{Context as _, Result};
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsRawFd as _,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// A socket call gives up after this: longer than TCP needs to get a SYN through a flooded ceiling.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs `work` on a thread inside a namespace that was opened before.
+pub fn inside<T: Send + 'static>(
+    namespace: File,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> thread::JoinHandle<Result<T>> {
+    thread::spawn(move || {
+        enter(&namespace)?;
+        work()
+    })
+}
+
+/// A TCP sink: takes every connection and reads until it ends.
+#[derive(Debug)]
+pub struct Sink {
+    /// Port that it listens on.
+    pub port: u16,
+    stop: std::sync::Arc<AtomicBool>,
+    received: std::sync::Arc<AtomicU64>,
+}
+
+impl Sink {
+    /// Listens on all addresses of `namespace`.
+    ///
+    /// # Errors
+    /// When it cannot listen.
+    pub fn tcp(namespace: &Namespace, port: u16) -> Result<Self> {
+        let listener = namespace.run(|| TcpListener::bind(("::", port)))??;
+        let stop = std::sync::Arc::new(AtomicBool::new(false));
+        let received = std::sync::Arc::new(AtomicU64::new(0));
+        let sink = Self {
+            port,
+            stop: stop.clone(),
+            received: received.clone(),
+        };
+        listener.set_nonblocking(true)?;
+        thread::spawn(move || {
+            while !stop.load(Relaxed) {
+                match listener.accept() {
+                    Ok((stream, _)) => drain(stream, received.clone()),
+                    Err(_) => thread::sleep(Duration::from_millis(2)),
+                }
+            }
+        });
+        Ok(sink)
+    }
+
+    /// Payload bytes that arrived.
+    pub fn received(&self) -> u64 {
+        self.received.load(Relaxed)
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+    }
+}
+
+fn drain(mut stream: TcpStream, received: std::sync::Arc<AtomicU64>) {
+    thread::spawn(move || {
+        let _ = stream.set_nonblocking(false);
+        let _ = stream.set_read_timeout(Some(PATIENCE));
+        let mut buffer = vec![0; 1 << 18];
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            received.fetch_add(count as u64, Relaxed);
+        }
+    });
+}
+
+/// Sends over TCP until `until`, in writes of `chunk` bytes, and returns the payload bytes sent.
+///
+/// # Errors
+/// When the peer cannot be reached.
+pub fn tcp_send(to: (IpAddr, u16), chunk: usize, until: Instant) -> Result<u64> {
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(to), PATIENCE)
+        .with_context(|| format!("TCP to {}", to.0))?;
+    // Short, so that a sender behind a ceiling still looks at the time.
+    stream.set_write_timeout(Some(Duration::from_millis(200)))?;
+    let buffer = vec![0x5A; chunk];
+    let mut sent = 0;
+    while Instant::now() < until {
+        match stream.write(&buffer) {
+            Ok(count) => sent += count as u64,
+            // A ceiling far below what the buffers hold: the peer is alive, only slow.
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error).context("TCP write"),
+        }
+    }
+    Ok(sent)
+}
+
+/// How UDP is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagrams {
+    /// Payload bytes of each `send`.
+    pub size: usize,
+    /// With `UDP_SEGMENT`: payload bytes of each segment.
+    pub segment: Option<u16>,
+    /// Pause after each `send`.
+    pub gap: Duration,
+}
+
+/// Sends UDP until `until` and returns the payload bytes sent. Nobody needs to listen.
+///
+/// # Errors
+/// When the socket refuses.
+pub fn udp_send(to: (IpAddr, u16), how: Datagrams, until: Instant) -> Result<u64> {
+    let from: IpAddr = if to.0.is_ipv4() {
+        [0, 0, 0, 0].into()
+    } else {
+        std::net::Ipv6Addr::UNSPECIFIED.into()
+    };
+    let socket = UdpSocket::bind((from, 0))?;
+    socket.set_broadcast(true)?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.connect(to)?;
+    if let Some(segment) = how.segment {
+        udp_segment(&socket, segment)?;
+    }
+    let buffer = vec![0xA5; how.size];
+    let mut sent = 0;
+    while Instant::now() < until {
+        // A port that is closed over there answers with ICMP: not this sender's concern.
+        if let Ok(count) = socket.send(&buffer) {
+            sent += count as u64;
+        }
+        if !how.gap.is_zero() {
+            thread::sleep(how.gap);
+        }
+    }
+    Ok(sent)
+}
+
+fn udp_segment(socket: &UdpSocket, segment: u16) -> Result<()> {
+    const UDP_SEGMENT: libc::c_int = 103;
+    let value = libc::c_int::from(segment);
+    // SAFETY: the value is an int and lives through the call.
+    let failed = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            UDP_SEGMENT,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    anyhow::ensure!(
+        failed == 0,
+        "UDP_SEGMENT: {}",
+        std::io::Error::last_os_error()
+    );
+    Ok(())
+}
+
+/// A UDP socket that takes what comes and says nothing, so that no ICMP answers.
+///
+/// # Errors
+/// When it cannot bind.
+pub fn udp_sink(namespace: &Namespace, port: u16) -> Result<UdpSocket> {
+    Ok(namespace.run(|| UdpSocket::bind(("::", port)))??)
+}
+
+/// Answers every byte that comes over TCP with a byte: the far end of [`round_trips`].
+///
+/// # Errors
+/// When it cannot listen.
+pub fn echo(namespace: &Namespace, port: u16) -> Result<()> {
+    let listener = namespace.run(|| TcpListener::bind(("::", port)))??;
+    thread::spawn(move || {
+        for stream in listener.incoming().take(64).flatten() {
+            thread::spawn(move || {
+                let mut stream = stream;
+                let _ = stream.set_nodelay(true);
+                let _ = stream.set_read_timeout(Some(PATIENCE));
+                let mut byte = [0];
+                while stream.read_exact(&mut byte).is_ok() && stream.write_all(&byte).is_ok() {}
+            });
+        }
+    });
+    Ok(())
+}
+
+/// Sends a byte and waits for it to come back, until `until`; every round trip in ns.
+///
+/// # Errors
+/// When the peer cannot be reached.
+pub fn round_trips(to: (IpAddr, u16), until: Instant) -> Result<hdrhistogram::Histogram<u64>> {
+    let mut histogram = hdrhistogram::Histogram::new_with_bounds(1, 60_000_000_000, 3)?;
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(to), PATIENCE)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut byte = [1];
+    while Instant::now() < until {
+        let begun = Instant::now();
+        stream.write_all(&byte)?;
+        stream.read_exact(&mut byte)?;
+        histogram.saturating_record(begun.elapsed().as_nanos() as u64);
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(histogram)
+}

@@ -1,0 +1,13 @@
+//! octroi: the only place where configuration, dataplane and metering meet.
+//!
+//! The binary is `main.rs`; these modules are a library so that the integration tests drive the
+//! same code.
+
+pub mod cli;
+pub mod config;
+pub mod daemon;
+pub mod demo;
+pub mod doctor;
+pub mod lab;
+mod records;
+pub mod status;

@@ -1,0 +1,7 @@
+//! The binary `octroi`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    octroi::cli::run()
+}

@@ -1,0 +1,226 @@
+//! What an operator looks at: `status`, the memory of `check`.
+
+use crate::{
+    config::{self, BUILT_IN_ZONES, Config},
+    daemon::{self, control},
+};
+use anyhow::Result;
+use dataplane::{
+    gate::{Gate, PortState, PortStatus},
+    host,
+    pins::Pins,
+    registers::Direction,
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, path::Path};
+
+/// `octroi status --json`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// A daemon runs.
+    pub daemon: bool,
+    /// How programs are attached.
+    pub mechanism: String,
+    /// Policy revision in force.
+    pub revision: u32,
+    /// Open window.
+    pub window: u32,
+    /// Names of zones by number.
+    pub zones: BTreeMap<u32, String>,
+    /// Names of tenants by number.
+    pub tenants: BTreeMap<u32, String>,
+    /// The meter; `None`: no daemon runs, or it keeps no records.
+    pub meter: Option<daemon::MeterStatus>,
+    /// Ports, retired ones too.
+    pub ports: Vec<PortStatus>,
+}
+
+impl Report {
+    /// Of a running gate.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn of(gate: &Gate, config: &Config) -> dataplane::Result<Self> {
+        let epoch = gate.epoch()?;
+        let built_in = (0u32..).zip(BUILT_IN_ZONES.map(String::from));
+        let configured = config
+            .zones
+            .iter()
+            .map(|zone| (u32::from(zone.id), zone.name.as_str().to_owned()));
+        Ok(Self {
+            daemon: true,
+            mechanism: gate.mechanism().name().into(),
+            revision: epoch.revision(),
+            window: epoch.window(),
+            zones: built_in.chain(configured).collect(),
+            tenants: config
+                .tenants
+                .iter()
+                .map(|tenant| (tenant.id.0, tenant.name.as_str().to_owned()))
+                .collect(),
+            meter: None,
+            ports: gate.ports()?,
+        })
+    }
+
+    /// From the pins alone: no daemon runs, the kernel goes on.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn of_pins(pins: &Pins) -> dataplane::Result<Self> {
+        let (epoch, ports) = dataplane::gate::read_pinned(pins)?;
+        Ok(Self {
+            daemon: false,
+            mechanism: dataplane::attach::mechanism().name().into(),
+            revision: epoch.revision(),
+            window: epoch.window(),
+            zones: (0u32..).zip(BUILT_IN_ZONES.map(String::from)).collect(),
+            tenants: BTreeMap::new(),
+            meter: None,
+            ports,
+        })
+    }
+}
+
+/// `octroi status`.
+///
+/// # Errors
+/// When neither a daemon nor pins are there.
+pub fn show(run_dir: &Path, pin_dir: &Path, json: bool) -> Result<()> {
+    let answer = control::call(run_dir, &control::Request::Status);
+    let text = match answer {
+        Ok(text) => text,
+        Err(refusal) => {
+            let pins = Pins::new(pin_dir);
+            if !pins.exist() {
+                anyhow::bail!(refusal.message);
+            }
+            let report = Report::of_pins(&pins).map_err(|error| {
+                // SAFETY: takes nothing, cannot fail.
+                if unsafe { libc::geteuid() } == 0 {
+                    return anyhow::Error::from(error);
+                }
+                anyhow::anyhow!(
+                    "{}: only root may read this gate; use sudo",
+                    pins.root().display()
+                )
+            })?;
+            serde_json::to_string(&report)?
+        }
+    };
+    if json {
+        println!("{text}");
+        return Ok(());
+    }
+    print!("{}", table(&serde_json::from_str(&text)?));
+    Ok(())
+}
+
+fn table(report: &Report) -> String {
+    use std::fmt::Write as _;
+    let mut text = format!(
+        "{}; {}; revision {}, window {}\n{:<20} {:<12} {:<16} {:<8} {:>20} {:>20} {:>12}\n",
+        if report.daemon {
+            "daemon runs"
+        } else {
+            "no daemon; the kernel goes on"
+        },
+        report.mechanism,
+        report.revision,
+        report.window,
+        "PORT",
+        "TENANT",
+        "INTERFACE",
+        "STATE",
+        "FROM TENANT, BYTES",
+        "TO TENANT, BYTES",
+        "DROPS"
+    );
+    for port in &report.ports {
+        let drops = |direction: &Direction| -> u64 {
+            direction
+                .drops
+                .iter()
+                .map(|(_, counts)| counts.packets)
+                .sum()
+        };
+        let tenant = report.tenants.get(&port.tenant).cloned();
+        let state = match port.state {
+            PortState::Blessed => "blessed",
+            PortState::Waiting => "waiting",
+            PortState::Retired => "retired",
+        };
+        let _ = writeln!(
+            text,
+            "{:<20} {:<12} {:<16} {:<8} {:>20} {:>20} {:>12}",
+            port.name,
+            tenant.unwrap_or_else(|| port.tenant.to_string()),
+            port.interface,
+            state,
+            delivered(&port.from_tenant),
+            delivered(&port.to_tenant),
+            drops(&port.from_tenant) + drops(&port.to_tenant),
+        );
+        for (direction, shape) in ["from tenant", "to tenant"].iter().zip(&port.shape) {
+            if shape.shape == "none" || port.state == PortState::Retired {
+                continue;
+            }
+            let _ = write!(text, "  {direction}: {} ({})", shape.shape, shape.reason);
+            // Billed, and then lost: never in a queue that keeps up with its limiter.
+            if shape.leaf_drops != 0 {
+                let _ = write!(
+                    text,
+                    "; ITS QUEUE DROPPED {} BILLED PACKETS",
+                    shape.leaf_drops
+                );
+            }
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// Prints what the maps of `config` take on this machine.
+pub fn print_memory(config: &Config) {
+    let cpus = host::possible_cpus();
+    let mut total = 0;
+    for (name, bytes) in daemon::plan(config).memory_bytes(cpus) {
+        total += bytes;
+        if bytes >= 1 << 16 {
+            println!("  {name:<16} {:>12} kB", bytes / 1_000);
+        }
+    }
+    println!(
+        "  {:<16} {:>12} kB of kernel memory with {cpus} possible CPUs",
+        "total",
+        total / 1_000
+    );
+}
+
+/// A direction's delivered layer-2 bytes, all zones.
+pub fn delivered(direction: &Direction) -> u64 {
+    direction.total().l2_bytes
+}
+
+/// Ports that are blessed.
+pub fn blessed(report: &Report) -> usize {
+    report
+        .ports
+        .iter()
+        .filter(|port| port.state == PortState::Blessed)
+        .count()
+}
+
+/// Zone names of a configuration, built-in ones too.
+pub fn zone_names(config: &config::Config) -> Vec<String> {
+    BUILT_IN_ZONES
+        .map(String::from)
+        .into_iter()
+        .chain(
+            config
+                .zones
+                .iter()
+                .map(|zone| zone.name.as_str().to_owned()),
+        )
+        .collect()
+}

@@ -1,0 +1,111 @@
+//! The golden layout: what the kernel and the daemon both map, written down field by field.
+
+use dataplane::pins;
+use dataplane_common::{
+    abi::{self, *},
+    reason::{DropReason, REASONS_MAX},
+    zone,
+};
+use std::fmt::Write as _;
+
+/// Bytes of the field that `pick` names.
+const fn bytes_of<T, F>(_pick: fn(&T) -> &F) -> usize {
+    size_of::<F>()
+}
+
+/// Writes each struct, field by field. A field that is left out here does not compile.
+macro_rules! layouts {
+    ($text:ident; $($name:ident { $($field:ident),+ $(,)? })+) => {$({
+        let _complete = |$name { $($field: _),+ }: $name| {};
+        let _ = writeln!($text, "\nstruct {} size {}", stringify!($name), size_of::<$name>());
+        $(let _ = writeln!(
+            $text,
+            "  {:<18} offset {:>3} size {:>3}",
+            stringify!($field),
+            core::mem::offset_of!($name, $field),
+            bytes_of(|whole: &$name| &whole.$field),
+        );)+
+    })+};
+}
+
+/// Writes constants by name.
+macro_rules! constants {
+    ($text:ident; $($value:expr),+ $(,)?) => {
+        $(let _ = writeln!($text, "  {} = {:#x}", stringify!($value), $value);)+
+    };
+}
+
+/// The whole ABI as text.
+pub fn describe() -> String {
+    let mut text = format!("ABI_VERSION {ABI_VERSION}\n");
+    layouts! { text;
+        BindingKey { ifindex, vlan }
+        Binding { slot, reserved }
+        Ipv4Net { network, mask }
+        Ipv6Net { network, mask }
+        LimitPolicy {
+            rate, origin_ns, origin_units, rate_before, horizon, slack, ns_per_unit, reserved,
+        }
+        PortPolicy {
+            flags, tenant, shape, ifb_ifindex, encryption, macs, ipv4, ipv6, limits, reserved,
+        }
+        Register { packets, l2_bytes, l3_bytes }
+        Drops { packets, l2_bytes }
+        Skbs { delivered, delivered_len, dropped, dropped_len }
+        ZoneKey { policy_set, family, reserved, address }
+        AddressKey { slot, policy_set, family, reserved, address }
+        MacKey { mac, slot, policy_set }
+        Slot {
+            state, tenant, ifindex, vlan, incarnation, since_ns, before_attach, name, interface,
+            blessed, reserved,
+        }
+        Anchor { generation, ledger, size, windows, head }
+    }
+    text.push_str("\nconstants\n");
+    constants! { text;
+        abi::FROM_TENANT, abi::TO_TENANT, abi::DIRECTIONS, BLOCK, Binding::SHARED,
+        InterfaceSlot::ENTRIES, InterfaceSlot::new(2, 3).0,
+        PortPolicy::ACTIVE, PortPolicy::MORE_MACS, PortPolicy::MORE_ADDRESSES, PortPolicy::VLAN,
+        PortPolicy::LIMITED, PortPolicy::limited(1, 1),
+        ZoneKey::PREFIX_BITS, AddressKey::PREFIX_BITS,
+        shape::POLICE, shape::EDT, shape::HTB,
+        slot_state::FREE, slot_state::PORT, slot_state::UPLINK, slot_state::RETIRED,
+        zone::OTHER, zone::INTRA_HOST, zone::GROUP, zone::LINK, zone::FIRST_CONFIGURED,
+        REASONS_MAX,
+    }
+    indices(&mut text);
+    text.push_str("\nmaps: type, key bytes, value bytes, flags\n");
+    for pins::Shape {
+        name,
+        map_type,
+        key_bytes,
+        value_bytes,
+        flags,
+    } in pins::shapes()
+    {
+        let _ = writeln!(
+            text,
+            "  {name:<16} {map_type:>3} {key_bytes:>3} {value_bytes:>4} {flags}"
+        );
+    }
+    text.push_str("\ndrop reasons\n");
+    for reason in DropReason::ALL {
+        let _ = writeln!(text, "  {:>3} {}", *reason as u32, reason.name());
+    }
+    text
+}
+
+/// Where an epoch's parts and a table's entries are: an example tells each formula from every other.
+fn indices(text: &mut String) {
+    let sizes = Sizes {
+        slots: 100,
+        zones: 10,
+    };
+    let epoch = Epoch::new(0x1234_5679, 0x9ABC_DEF0);
+    text.push_str("\nindices with 100 slots and 10 zones\n");
+    constants! { text;
+        epoch.0, epoch.bank(), epoch.policy_set(),
+        sizes.port(1, 7), sizes.register(1, 7, 1, 3), sizes.skbs(1, 7, 1),
+        sizes.drops(1, 7, 1, 5), sizes.clock(7, 1, 1),
+    }
+}

@@ -1,0 +1,312 @@
+//! Runs the benches and shows their times beside the stored ones.
+//!
+//! A time is never a reason to fail: machines differ, and neighbours are noisy. The stored results are lines
+//! of JSON, so that a diff shows what a commit costs.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::host::{self, say};
+use crate::setup::{self, Need};
+
+/// Enough to see that every bench runs, and an effect of 20 %.
+const SHORT: [&str; 6] = [
+    "--warm-up-time",
+    "0.3",
+    "--measurement-time",
+    "1",
+    "--sample-size",
+    "10",
+];
+
+/// Run the benches, and compare with the stored results.
+#[derive(Args)]
+pub struct Bench {
+    /// About two seconds a bench.
+    #[arg(long)]
+    short: bool,
+    /// Append the results to bench/results/criterion.ndjson.
+    #[arg(long)]
+    store: bool,
+    /// Handed on to criterion: a filter, or its options.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<String>,
+}
+
+/// A line of `bench/results/criterion.ndjson`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Measured {
+    commit: String,
+    kernel: String,
+    bench: String,
+    /// The median of one iteration.
+    value_ns: f64,
+}
+
+/// Criterion's `benchmark.json`.
+#[derive(Deserialize)]
+struct Benchmark {
+    full_id: String,
+}
+
+/// Criterion's `estimates.json`.
+#[derive(Deserialize)]
+struct Estimates {
+    median: Estimate,
+}
+
+#[derive(Deserialize)]
+struct Estimate {
+    point_estimate: f64,
+}
+
+impl Bench {
+    /// Runs the subcommand.
+    pub fn run(self) -> Result<ExitCode> {
+        setup::run(Need::Build)?;
+        let begin = SystemTime::now();
+        let mut cargo = host::cargo();
+        cargo.args(["bench", "--package", "bench", "--"]);
+        if self.short {
+            cargo.args(SHORT);
+        }
+        let status = cargo
+            .args(&self.args)
+            .status()
+            .context("cargo does not run")?;
+        if !status.success() {
+            anyhow::bail!("the benches do not run: {status}");
+        }
+
+        let stored = host::root().join("bench/results/criterion.ndjson");
+        let before = read(&stored)?;
+        let now = measured(&host::target_dir().join("criterion"), begin)?;
+        print!("{}{}", table(&now, &before), goals(&now));
+        if self.store {
+            append(&stored, &now)?;
+            say(format!(
+                "bench: {} results appended to {}",
+                now.len(),
+                stored.display()
+            ));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What criterion has written below `dir` since `begin`, by name.
+fn measured(dir: &Path, begin: SystemTime) -> Result<Vec<Measured>> {
+    let commit = host::commit().unwrap_or_else(|_| "unknown".into());
+    let kernel = host::kernel()?;
+    let mut reports = Vec::new();
+    find_reports(dir, &mut reports)?;
+    let mut results = Vec::new();
+    for report in reports {
+        let file = report.join("estimates.json");
+        // Results of a bench that was not run this time, or that is no more.
+        if fs::metadata(&file)?.modified()? < begin {
+            continue;
+        }
+        let estimates: Estimates = serde_json::from_slice(&fs::read(&file)?)?;
+        let benchmark: Benchmark =
+            serde_json::from_slice(&fs::read(report.join("benchmark.json"))?)?;
+        results.push(Measured {
+            commit: commit.clone(),
+            kernel: kernel.clone(),
+            bench: benchmark.full_id,
+            value_ns: (estimates.median.point_estimate * 100.0).round() / 100.0,
+        });
+    }
+    results.sort_by(|a, b| a.bench.cmp(&b.bench));
+    Ok(results)
+}
+
+/// All directories `new` with estimates in them.
+fn find_reports(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Ok(());
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if path.ends_with("new") && path.join("estimates.json").is_file() {
+            found.push(path);
+        } else if path.is_dir() {
+            find_reports(&path, found)?;
+        }
+    }
+    Ok(())
+}
+
+fn read(file: &Path) -> Result<Vec<Measured>> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    lines
+        .map(|line| {
+            serde_json::from_str(line).with_context(|| format!("{}: {line}", file.display()))
+        })
+        .collect()
+}
+
+fn append(file: &Path, results: &[Measured]) -> Result<()> {
+    fs::create_dir_all(file.parent().context("a file without a directory")?)?;
+    let mut file = OpenOptions::new().create(true).append(true).open(file)?;
+    for result in results {
+        writeln!(file, "{}", serde_json::to_string(result)?)?;
+    }
+    Ok(())
+}
+
+/// Each result beside the last stored one, of the same kernel if there is one.
+fn table(now: &[Measured], before: &[Measured]) -> String {
+    let width = now
+        .iter()
+        .map(|result| result.bench.chars().count())
+        .max()
+        .unwrap_or(5);
+    let mut table = format!(
+        "\n{:width$} {:>14} {:>14} {:>8}\n",
+        "bench", "now ns", "stored ns", "change"
+    );
+    for result in now {
+        let same_bench = || before.iter().rev().filter(|old| old.bench == result.bench);
+        let old = same_bench()
+            .find(|old| old.kernel == result.kernel)
+            .or_else(|| same_bench().next());
+        table += &format!("{:width$} {:>14.2}", result.bench, result.value_ns);
+        table += &match old {
+            None => format!(" {:>14} {:>8}\n", "-", "-"),
+            Some(old) => {
+                let change = (result.value_ns / old.value_ns - 1.0) * 100.0;
+                let kernel = if old.kernel == result.kernel {
+                    ""
+                } else {
+                    &old.kernel
+                };
+                let from = format!("({} {kernel}", old.commit);
+                format!(
+                    " {:>14.2} {change:>+7.1}% {})\n",
+                    old.value_ns,
+                    from.trim_end()
+                )
+            }
+        };
+    }
+    table
+}
+
+/// A port that is alone costs this much more than the empty program, at most, ns.
+const HOT_NS: f64 = 60.0;
+/// Zipf(1.1) over 10,000 ports costs this much of the port that is alone, at most.
+const ZIPF: f64 = 1.3;
+
+/// The gate's times against what they should be, both of this run. Nothing when it was not measured.
+fn goals(now: &[Measured]) -> String {
+    let of = |name: &str| Some(now.iter().find(|found| found.bench == name)?.value_ns);
+    let (mut text, mut met, mut all) = (String::new(), 0, 0);
+    let mut goal = |what: String, value: f64, most: f64, unit: &str| {
+        let says = if value <= most { "met" } else { "missed" };
+        met += i32::from(value <= most);
+        all += 1;
+        text += &format!("GOAL: {what}: {value:.2} {unit}, at most {most} {unit}: {says}\n");
+    };
+    for direction in ["from_tenant", "to_tenant"] {
+        for limit in ["unlimited", "below"] {
+            let cost = |spread: &str| of(&format!("gate/{direction}/{limit}/{spread}"));
+            let (Some(empty), Some(hot), Some(zipf)) =
+                (of("gate/empty"), cost("hot"), cost("zipf"))
+            else {
+                continue;
+            };
+            let port = format!("{direction}, {limit}, one port above the empty program");
+            goal(port, hot - empty, HOT_NS, "ns");
+            goal(
+                format!("{direction}, {limit}, Zipf"),
+                zipf / hot,
+                ZIPF,
+                "times",
+            );
+        }
+    }
+    if all == 0 {
+        return text;
+    }
+    format!("\n{text}GOALS: {met} of {all} met\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn result(kernel: &str, bench: &str, value_ns: f64) -> Measured {
+        Measured {
+            commit: "abc".into(),
+            kernel: kernel.into(),
+            bench: bench.into(),
+            value_ns,
+        }
+    }
+
+    #[test]
+    fn compares_with_the_last_result_of_the_same_kernel() {
+        let before = [
+            result("6.1", "gcra", 50.0),
+            result("6.18", "gcra", 40.0),
+            result("6.1", "gcra", 80.0),
+        ];
+        let table = table(
+            &[result("6.18", "gcra", 60.0), result("6.18", "new", 1.0)],
+            &before,
+        );
+        assert!(
+            table.contains("60.00          40.00   +50.0% (abc)"),
+            "{table}"
+        );
+        assert!(
+            table.lines().last().unwrap().ends_with("-        -"),
+            "{table}"
+        );
+    }
+
+    #[test]
+    fn finds_what_criterion_wrote() {
+        let dir = std::env::temp_dir().join(format!("xtask-bench-{}", std::process::id()));
+        let new = dir.join("group/bench/new");
+        fs::create_dir_all(&new).unwrap();
+        fs::write(
+            new.join("benchmark.json"),
+            r#"{"full_id":"group/bench","title":"x"}"#,
+        )
+        .unwrap();
+        fs::write(
+            new.join("estimates.json"),
+            r#"{"median":{"point_estimate":12.345}}"#,
+        )
+        .unwrap();
+        let found = measured(&dir, SystemTime::UNIX_EPOCH).unwrap();
+        let future = SystemTime::now() + std::time::Duration::from_secs(60);
+        assert!(measured(&dir, future).unwrap().is_empty());
+        fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(
+            (found[0].bench.as_str(), found[0].value_ns),
+            ("group/bench", 12.35)
+        );
+    }
+
+    #[test]
+    fn stored_results_come_back() {
+        let file = std::env::temp_dir().join(format!("xtask-{}.ndjson", std::process::id()));
+        let results = [result("6.18", "a", 1.5), result("6.18", "b", 2.0)];
+        append(&file, &results[..1]).unwrap();
+        append(&file, &results[1..]).unwrap();
+        let back = read(&file).unwrap();
+        fs::remove_file(&file).unwrap();
+        assert_eq!(back, results);
+    }
+}

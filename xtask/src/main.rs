@@ -1,0 +1,44 @@
+//! The repository's chores: `cargo xtask setup | demo | test | bench | vm | accept`.
+
+mod accept;
+mod bench;
+mod demo;
+mod host;
+mod setup;
+mod tally;
+mod test;
+mod vm;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use setup::Need;
+
+/// The chores of octroi's repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Xtask {
+    /// Install what builds and tests need: Debian packages, bpf-linker, cargo-deny.
+    Setup,
+    Demo(demo::Demo),
+    Test(test::Test),
+    Bench(bench::Bench),
+    Vm(vm::Vm),
+    Accept(accept::Accept),
+}
+
+fn main() -> ExitCode {
+    let result = match Xtask::parse() {
+        Xtask::Setup => setup::run(Need::All).map(|()| ExitCode::SUCCESS),
+        Xtask::Demo(demo) => demo.run(),
+        Xtask::Test(test) => test.run(),
+        Xtask::Bench(bench) => bench.run(),
+        Xtask::Vm(vm) => vm.run(),
+        Xtask::Accept(accept) => accept.run(),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("xtask: error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,187 @@
+//! Installs what a build and a test need, on a machine that has nothing but a stable Rust.
+//!
+//! What is here already is left alone, so that this is quick to call first in every other task. Only where
+//! something is missing does it take root and apt-get. On a distribution without apt, install the same by
+//! hand (instead of Debian's rustc for BPF: a rustup nightly with `rust-src`) and set `OCTROI_NO_SETUP`.
+
+use std::env;
+use std::ffi::OsStr;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::host::{self, find, say};
+
+/// Who asks: each needs what those before it need, too.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// Building octroi, and running its demo and benches.
+    Build,
+    /// Running the tests, virtual machines among them.
+    Test,
+    /// What CI checks besides.
+    All,
+}
+
+/// The compiler for BPF with its `core`, the LLVM of the linker, and the tools of demo and tests.
+const BUILD_PACKAGES: [&str; 11] = [
+    "rustc-web",
+    "libstd-rust-web-dev-bpf",
+    "llvm-22-dev",
+    "binutils",
+    "bpftool",
+    "ethtool",
+    "iperf3",
+    "iproute2",
+    "iputils-ping",
+    "nftables",
+    "tcpdump",
+];
+
+/// What boots another kernel, and checks what it boots from.
+const TEST_PACKAGES: [&str; 4] = ["busybox-static", "cpio", "qemu-system-x86", "xz-utils"];
+
+/// The version that toolchain and programs were tried with.
+const BPF_LINKER: &str = "0.13.0";
+
+/// The last one that a rustc 1.95 builds, for certain.
+const CARGO_DENY: &str = "0.20.2";
+
+/// Installs what is missing. Says on stderr what it does, one line per step.
+pub fn run(need: Need) -> Result<()> {
+    if env::var_os("OCTROI_NO_SETUP").is_some() {
+        say("setup: OCTROI_NO_SETUP is set, nothing is checked");
+        return Ok(());
+    }
+    packages(need)?;
+    bpf_linker()?;
+    if need >= Need::All {
+        components()?;
+        cargo_deny()?;
+    }
+    Ok(())
+}
+
+fn packages(need: Need) -> Result<()> {
+    let tests = TEST_PACKAGES.iter().filter(|_| need >= Need::Test);
+    let wanted: Vec<&str> = BUILD_PACKAGES.iter().chain(tests).copied().collect();
+    if find("apt-get").is_none() || find("dpkg-query").is_none() {
+        bail!(
+            "there is no apt-get here: install {} or the like by hand, then set OCTROI_NO_SETUP=1",
+            wanted.join(" ")
+        );
+    }
+    let missing: Vec<&str> = wanted.iter().copied().filter(|name| !has(name)).collect();
+    if missing.is_empty() {
+        say(format!("setup: {} packages are here", wanted.len()));
+        return Ok(());
+    }
+    let names = missing.join(" ");
+    if host::output(Command::new("id").arg("-u"))? != "0" {
+        bail!(
+            "packages are missing: run `cargo xtask setup` as root, or `apt-get install {names}`"
+        );
+    }
+    if let Err(error) = step("reading the package lists", apt_get().arg("update")) {
+        // A foreign source that is down does not matter as long as the packages can be had.
+        say(format!("setup: {error:#}"));
+    }
+    let mut install = apt_get();
+    install
+        .args(["install", "--yes", "--no-install-recommends"])
+        .args(&missing);
+    step(&format!("installing {names}"), &mut install)
+        .with_context(|| format!("these packages cannot be installed: {names}"))
+}
+
+fn bpf_linker() -> Result<()> {
+    let mut install = cargo_install(&format!("bpf-linker@{BPF_LINKER}"));
+    install
+        .args(["--force", "--no-default-features", "--features", "llvm-22"])
+        .env("LLVM_PREFIX", "/usr/lib/llvm-22");
+    cargo_tool("bpf-linker", BPF_LINKER, &mut install)
+}
+
+fn cargo_deny() -> Result<()> {
+    let mut install = cargo_install(&format!("cargo-deny@{CARGO_DENY}"));
+    cargo_tool("cargo-deny", CARGO_DENY, install.arg("--force"))
+}
+
+/// rustup's minimal profile comes without these.
+fn components() -> Result<()> {
+    let missing: Vec<&str> = ["clippy", "rustfmt"]
+        .into_iter()
+        .filter(|name| {
+            let tool = if *name == "clippy" { "clippy" } else { "fmt" };
+            host::output(host::cargo().args([tool, "--version"])).is_err()
+        })
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut rustup = Command::new("rustup");
+    rustup.args(["component", "add"]).args(&missing);
+    step(
+        &format!("rustup component add {}", missing.join(" ")),
+        &mut rustup,
+    )
+}
+
+/// Installs a program unless it is here in this very version.
+fn cargo_tool(name: &str, version: &str, install: &mut Command) -> Result<()> {
+    let found = find(name).and_then(|path| host::output(Command::new(path).arg("--version")).ok());
+    if found.is_some_and(|text| text.split_whitespace().any(|word| word == version)) {
+        say(format!("setup: {name} {version} is here"));
+        return Ok(());
+    }
+    step(&format!("building {name} {version}, some minutes"), install)
+}
+
+fn cargo_install(package: &str) -> Command {
+    let mut cargo = host::cargo();
+    cargo.args(["install", "--locked", "--quiet", package]);
+    // What is set for the repository's own build does not concern a tool.
+    for name in [
+        "CARGO_TARGET_DIR",
+        "CARGO_BUILD_TARGET",
+        "RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+    ] {
+        cargo.env_remove(name);
+    }
+    cargo
+}
+
+fn apt_get() -> Command {
+    let mut apt = Command::new("apt-get");
+    apt.env("DEBIAN_FRONTEND", "noninteractive")
+        // A machine that has just booted may still be updating itself.
+        .args(["--quiet", "--option", "DPkg::Lock::Timeout=300"]);
+    apt
+}
+
+/// Whether a Debian package is installed.
+fn has(package: impl AsRef<OsStr>) -> bool {
+    let mut query = Command::new("dpkg-query");
+    query.args(["--show", "--showformat=${db:Status-Status}"]);
+    host::output(query.arg(package)).is_ok_and(|status| status == "installed")
+}
+
+/// Runs a command silently, between a line that names it and, if it fails, the end of what it said.
+fn step(title: &str, command: &mut Command) -> Result<()> {
+    const TAIL: usize = 15;
+
+    say(format!("setup: {title}"));
+    let begin = Instant::now();
+    let mut log = Vec::new();
+    let status = host::stream(command, |line| log.push(line.to_owned()))?;
+    if !status.success() {
+        for line in log.iter().skip(log.len().saturating_sub(TAIL)) {
+            eprintln!("  {line}");
+        }
+        bail!("{title}: {status}");
+    }
+    say(format!("setup: done in {} s", begin.elapsed().as_secs()));
+    Ok(())
+}

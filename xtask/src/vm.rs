@@ -1,0 +1,229 @@
+//! Runs a command on another kernel: one of Debian's, under QEMU's software emulation.
+//!
+//! The machine has the kernel's modules and a handful of the host's programs in an initramfs, and no disk.
+//! What the command prints comes back as it was written, and its exit status is handed on.
+
+mod apt;
+mod initramfs;
+mod kernel;
+mod newc;
+
+use std::fs;
+use std::path::{Path, PathBuf, absolute};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
+
+use crate::host::{self, say};
+use crate::setup::{self, Need};
+
+/// What `init.sh` prints before the command's exit status.
+const MARKER: &str = "OCTROI-VM-EXIT:";
+
+/// The exit status of what could not run here, as automake and others have it.
+pub const SKIPPED: u8 = 77;
+
+/// Run a command on another kernel, under QEMU.
+#[derive(Args)]
+pub struct Vm {
+    /// The kernel: 6.1, 6.12, 7.x (the newest 7 there is).
+    #[arg(long, default_value = "6.1")]
+    kernel: String,
+    /// Another program to take along, with its libraries. May be repeated.
+    #[arg(long = "binary", value_name = "PATH")]
+    binaries: Vec<PathBuf>,
+    /// Another file or directory to take along. May be repeated.
+    #[arg(long = "file", value_name = "PATH")]
+    files: Vec<PathBuf>,
+    /// Seconds after which the machine is switched off.
+    #[arg(long, default_value_t = 300)]
+    timeout: u64,
+    /// The command: a line for the shell.
+    #[arg(last = true)]
+    command: Vec<String>,
+}
+
+impl Vm {
+    /// Runs the subcommand.
+    pub fn run(self) -> Result<ExitCode> {
+        setup::run(Need::Test)?;
+        let command = match self.command.join(" ") {
+            command if command.is_empty() => DEFAULT_COMMAND.to_owned(),
+            command => command,
+        };
+        let machine = match Machine::new(&self.kernel) {
+            Ok(machine) => machine,
+            Err(reason) => {
+                println!("SKIPPED: vm {}: {reason:#}", self.kernel);
+                return Ok(SKIPPED.into());
+            }
+        };
+        let job = Job {
+            programs: self.binaries,
+            files: self.files,
+            command,
+            limit: Duration::from_secs(self.timeout),
+        };
+        let status = machine.run(job, |line| println!("{line}"))?;
+        Ok(u8::try_from(status).unwrap_or(1).into())
+    }
+}
+
+/// What a machine does when it is told nothing else.
+pub const DEFAULT_COMMAND: &str = "octroi demo --seconds 12 --json";
+
+/// What a machine is to do. octroi, if it is built, is always there.
+pub struct Job {
+    /// Programs to take along.
+    pub programs: Vec<PathBuf>,
+    /// Files and directories to take along.
+    pub files: Vec<PathBuf>,
+    /// A script for the shell, run at the root of the repository.
+    pub command: String,
+    /// The time it may take, booting included.
+    pub limit: Duration,
+}
+
+/// A machine that could be booted.
+pub struct Machine {
+    kernel: kernel::Kernel,
+    cache: PathBuf,
+}
+
+impl Machine {
+    /// # Errors
+    /// The reason why this kernel cannot be had here.
+    pub fn new(series: &str) -> Result<Self> {
+        let valid = |c: char| c.is_ascii_alphanumeric() || c == '.';
+        ensure!(
+            series.chars().all(valid),
+            "{series:?} is not a kernel's version"
+        );
+        ensure!(cfg!(target_arch = "x86_64"), "only x86-64 is supported");
+        host::find("qemu-system-x86_64").context("qemu-system-x86_64 is not installed")?;
+        let cache = host::target_dir().join("vm").join(series);
+        let kernel = kernel::fetch(series, &cache)?;
+        Ok(Self { kernel, cache })
+    }
+
+    /// Boots, runs the job and returns its exit status. `on_line` gets what the job prints.
+    ///
+    /// # Errors
+    /// When the machine did not come to the end of the job: it hung, crashed or was too slow.
+    pub fn run(&self, job: Job, mut on_line: impl FnMut(&str)) -> Result<i32> {
+        let mut programs = Vec::new();
+        for program in &job.programs {
+            programs.push(absolute(program)?);
+        }
+        let octroi = host::target_dir().join("release/octroi");
+        programs.extend(Some(octroi).filter(|octroi| octroi.is_file()));
+        let mut files = Vec::new();
+        for file in &job.files {
+            files.push(absolute(file)?);
+        }
+        let content = initramfs::Content {
+            programs: &programs,
+            files: &files,
+            script: &script(&job.command),
+        };
+        let initramfs = self.cache.join("initramfs");
+        fs::write(
+            &initramfs,
+            initramfs::build(&self.kernel, &content, &self.cache)?,
+        )?;
+
+        say(format!("vm: booting {}", self.kernel.release));
+        let begin = Instant::now();
+        let console = self.cache.join("console.log");
+        let mut exit = None;
+        let status = host::stream(&mut self.qemu(&initramfs, &console, job.limit), |line| {
+            let (output, marker) = line
+                .split_once(MARKER)
+                .map_or((line, None), |(a, b)| (a, Some(b)));
+            if marker.is_none() || !output.is_empty() {
+                on_line(output);
+            }
+            if let Some(marker) = marker {
+                exit = marker.trim().parse().ok();
+            }
+        })?;
+        if let Some(exit) = exit {
+            say(format!(
+                "vm: exit status {exit} after {} s",
+                begin.elapsed().as_secs()
+            ));
+            return Ok(exit);
+        }
+        show_tail(&console);
+        if host::timed_out(status) {
+            bail!(
+                "the machine was switched off after {} s",
+                job.limit.as_secs()
+            );
+        }
+        bail!("the machine ended without an exit status ({status}): see the console above")
+    }
+
+    fn qemu(&self, initramfs: &Path, console: &Path, limit: Duration) -> std::process::Command {
+        // An oops must end the machine, or a broken kernel would pass for a working one.
+        const APPEND: &str = "console=ttyS0 panic=-1 oops=panic quiet mitigations=off";
+
+        let mut qemu = host::with_time_limit(limit, "qemu-system-x86_64");
+        qemu.args([
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max",
+            "-smp",
+            "2",
+            "-m",
+            "2G",
+        ])
+        .args(["-nodefaults", "-display", "none", "-no-reboot"])
+        .args(["-serial", &format!("file:{}", console.display())])
+        .args(["-serial", "stdio"])
+        .arg("-kernel")
+        .arg(&self.kernel.image)
+        .arg("-initrd")
+        .arg(initramfs)
+        .args(["-append", APPEND]);
+        qemu
+    }
+}
+
+/// The job's command with the variables that octroi's tests read, and from where `cargo test` would call it.
+fn script(command: &str) -> String {
+    let mut script = format!("cd {}\n", quoted(&host::root().to_string_lossy()));
+    for (name, value) in std::env::vars().filter(|(name, _)| name.starts_with("OCTROI_")) {
+        script += &format!("export {name}={}\n", quoted(&value));
+    }
+    script + command + "\n"
+}
+
+/// A word for the shell.
+pub fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+fn show_tail(console: &Path) {
+    const TAIL: usize = 60;
+
+    let log = fs::read(console).unwrap_or_default();
+    let lines: Vec<_> = log.split(|byte| *byte == b'\n').collect();
+    for line in &lines[lines.len().saturating_sub(TAIL)..] {
+        eprintln!("  {}", String::from_utf8_lossy(line).trim_end());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn quotes_for_the_shell() {
+        assert_eq!(quoted("a b"), "'a b'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+    }
+}

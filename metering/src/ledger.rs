@@ -130,6 +130,8 @@ pub struct Committed {
     pub closed: Vec<u64>,
     /// To be remembered.
     pub anchor: Anchor,
+    /// What an operator has to be told.
+    pub alarms: Vec<String>,
 }
 
 impl Ledger {
@@ -230,6 +232,7 @@ impl Ledger {
             records: count,
             closed: outcome.closed,
             anchor,
+            alarms: outcome.alarms,
         })
     }
 

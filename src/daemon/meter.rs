@@ -289,6 +289,8 @@ impl Meter {
                 }
                 self.status.committed_window = Some(committed.window);
                 self.status.windows += 1;
+                let alarms = committed.alarms.iter();
+                said.extend(alarms.map(|alarm| format!("ALARM: {alarm}")));
                 said.extend(self.anchor(gate, committed.anchor));
                 fault::reach(Point::Anchored);
             }
@@ -395,6 +397,7 @@ fn owner(owned: Owned) -> Owner {
         live: owned.live,
         since_ns: owned.since_ns,
         directions: owned.directions.map(|both| both.map(sums)),
+        ..Owner::default()
     }
 }
 

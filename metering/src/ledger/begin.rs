@@ -160,7 +160,7 @@ fn make(
     let outcome = Outcome {
         records: vec![first],
         state: state.clone(),
-        closed: Vec::new(),
+        ..Outcome::default()
     };
     let anchor = ledger.write(outcome, None)?.anchor;
     // Closing empties the journal into the file, so that one name is all of it.

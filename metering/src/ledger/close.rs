@@ -58,6 +58,7 @@ impl Ledger {
                 live: false,
                 since_ns: seen.since_ns,
                 directions: Some(seen.directions.clone()),
+                ..Owner::default()
             };
             match owners
                 .iter_mut()
@@ -108,5 +109,6 @@ fn standing((incarnation, known): (&u64, &OwnerState)) -> Owner {
         live: false,
         since_ns: 0,
         directions: Some(known.directions.clone()),
+        ..Owner::default()
     }
 }

@@ -165,6 +165,7 @@ impl Host {
             live: true,
             since_ns: self.identity.now.boot_ns,
             directions: Some([sums(), sums()]),
+            ..Owner::default()
         });
     }
 

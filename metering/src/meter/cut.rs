@@ -1,6 +1,10 @@
 //! What a cut found: registers, owners and clocks, as the daemon hands them over.
 
-use crate::{record::Clock, window::Counts};
+use crate::{
+    flow::{Detail, FlowDelta},
+    record::Clock,
+    window::Counts,
+};
 use serde::{Deserialize, Serialize};
 
 /// Registers of one direction of an owner, since it began.
@@ -16,12 +20,12 @@ pub struct Sums {
 
 impl Sums {
     /// All zones together; `None` past 2^64.
-    pub(super) fn total(&self) -> Option<Counts> {
+    pub(crate) fn total(&self) -> Option<Counts> {
         let mut zones = self.zones.iter();
         zones.try_fold(Counts::default(), |sum, zone| sum.checked_add(*zone))
     }
 
-    pub(super) fn zone(&self, zone: usize) -> Counts {
+    pub(crate) fn zone(&self, zone: usize) -> Counts {
         self.zones.get(zone).copied().unwrap_or_default()
     }
 
@@ -47,7 +51,7 @@ impl Sums {
 }
 
 /// Whose registers they are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owner {
     /// Unique under these maps.
     pub incarnation: u64,
@@ -61,6 +65,10 @@ pub struct Owner {
     pub since_ns: u64,
     /// From the tenant, to the tenant; `None`: they cannot be right.
     pub directions: Option<[Sums; 2]>,
+    /// What its flows gained in this window; empty where nobody kept flows.
+    pub flows: Vec<FlowDelta>,
+    /// What of that its tenant lets the operator keep.
+    pub detail: Detail,
 }
 
 /// Clocks at a cut.

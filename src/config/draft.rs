@@ -130,12 +130,16 @@ pub(super) struct DraftHost {
     pub shape: Field<Shape>,
     pub ports_max: Field<u16>,
     pub zones_max: Field<u8>,
+    pub flows_max: Field<u32>,
 }
 
 /// `[meter]`.
 pub(super) struct DraftMeter {
     pub ledger: Field<PathBuf>,
     pub window_ns: Field<u64>,
+    pub tenant_flows_max: Field<u32>,
+    pub flow_idle_ns: Field<u64>,
+    pub flow_active_ns: Field<u64>,
 }
 
 /// One `[[uplink]]`.
@@ -200,6 +204,9 @@ impl From<&Config> for Draft {
         let meter = config.meter.as_ref().map(|meter| DraftMeter {
             ledger: Field::of(meter.ledger.clone()),
             window_ns: Field::of(meter.window_ns),
+            tenant_flows_max: Field::of(meter.tenant_flows_max),
+            flow_idle_ns: Field::of(meter.flow_idle_ns),
+            flow_active_ns: Field::of(meter.flow_active_ns),
         });
         let uplinks = config.uplinks.iter().map(|uplink| DraftUplink {
             interface: Field::of(uplink.interface.clone()),
@@ -227,6 +234,7 @@ impl From<&Config> for Draft {
                 shape: Field::of(host.shape),
                 ports_max: Field::of(host.ports_max),
                 zones_max: Field::of(host.zones_max),
+                flows_max: Field::of(host.flows_max),
             },
             uplinks: uplinks.collect(),
             zones: zones.collect(),

@@ -57,13 +57,17 @@ const TRUSTED: Key = key("trusted_interfaces", "[\"br-mgmt\"]");
 const SHAPE: Key = key("shape", "\"auto\"");
 const PORTS_MAX: Key = key("ports_max", "1024");
 const ZONES_MAX: Key = key("zones_max", "16");
-const HOST_KEYS: [Key; 7] = [
-    HOST_NAME, PIN_DIR, RUN_DIR, TRUSTED, SHAPE, PORTS_MAX, ZONES_MAX,
+const FLOWS_MAX: Key = key("flows_max", "262144");
+const HOST_KEYS: [Key; 8] = [
+    HOST_NAME, PIN_DIR, RUN_DIR, TRUSTED, SHAPE, PORTS_MAX, ZONES_MAX, FLOWS_MAX,
 ];
 
 const LEDGER: Key = key("ledger", "\"/var/lib/octroi/ledger.db\"");
 const WINDOW: Key = key("window", "\"60s\"");
-const METER_KEYS: [Key; 2] = [LEDGER, WINDOW];
+const TENANT_FLOWS_MAX: Key = key("tenant_flows_max", "65536");
+const FLOW_IDLE: Key = key("flow_idle", "\"60s\"");
+const FLOW_ACTIVE: Key = key("flow_active", "\"1800s\"");
+const METER_KEYS: [Key; 5] = [LEDGER, WINDOW, TENANT_FLOWS_MAX, FLOW_IDLE, FLOW_ACTIVE];
 
 const UPLINK_INTERFACE: Key = key("interface", "\"eth0\"");
 const CAPACITY: Key = key("capacity", "\"10Gbit/s\"");
@@ -231,6 +235,7 @@ fn read_host(root: &mut Reader<'_, '_, '_>) -> DraftHost {
         shape: host.text(SHAPE, shape),
         ports_max: host.integer(PORTS_MAX, 1..=65_535),
         zones_max: host.integer(ZONES_MAX, 8..=64),
+        flows_max: host.integer(FLOWS_MAX, 16..=4_194_304),
     }
 }
 
@@ -239,6 +244,9 @@ fn read_meter(root: &mut Reader<'_, '_, '_>) -> Option<DraftMeter> {
     let bad = DraftMeter {
         ledger: Field::Bad,
         window_ns: Field::Bad,
+        tenant_flows_max: Field::Bad,
+        flow_idle_ns: Field::Bad,
+        flow_active_ns: Field::Bad,
     };
     let table = match root.table(METER) {
         Ok(None) => return None,
@@ -250,6 +258,9 @@ fn read_meter(root: &mut Reader<'_, '_, '_>) -> Option<DraftMeter> {
     Some(DraftMeter {
         ledger: meter.required(LEDGER, ledger),
         window_ns: meter.text(WINDOW, window_ns),
+        tenant_flows_max: meter.integer(TENANT_FLOWS_MAX, 0..=4_194_304),
+        flow_idle_ns: meter.text(FLOW_IDLE, flow_time_ns),
+        flow_active_ns: meter.text(FLOW_ACTIVE, flow_time_ns),
     })
 }
 
@@ -263,6 +274,18 @@ fn window_ns(text: &str) -> Result<u64, ValueError> {
         )));
     }
     Ok(window_ns)
+}
+
+/// How long a flow may be quiet, or last.
+fn flow_time_ns(text: &str) -> Result<u64, ValueError> {
+    let time_ns = parse_time(text)?;
+    if !Meter::FLOW_NS.contains(&time_ns) {
+        return Err(ValueError(format!(
+            "{} is out of range; write 1s to 86400s",
+            shown(text)
+        )));
+    }
+    Ok(time_ns)
 }
 
 /// An absolute file.

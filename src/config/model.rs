@@ -63,6 +63,8 @@ pub struct Host {
     pub ports_max: u16,
     /// Zones, the built-in ones included, 8..=64.
     pub zones_max: u8,
+    /// Flows that are counted one by one at the same time, 16..=4,194,304.
+    pub flows_max: u32,
 }
 
 impl Host {
@@ -74,6 +76,8 @@ impl Host {
     pub const PORTS_MAX: u16 = 1_024;
     /// `zones_max` of a file that names none.
     pub const ZONES_MAX: u8 = 16;
+    /// `flows_max` of a file that names none.
+    pub const FLOWS_MAX: u32 = 262_144;
 }
 
 /// `[meter]`: how counts become records.
@@ -83,6 +87,12 @@ pub struct Meter {
     pub ledger: PathBuf,
     /// Length of a window, ns: a divisor of 300 s, at least 50 ms.
     pub window_ns: u64,
+    /// Flows that one tenant may have at once, 0..=4,194,304: others keep their detail.
+    pub tenant_flows_max: u32,
+    /// A flow without a packet for so long ends, ns, within [`Meter::FLOW_NS`].
+    pub flow_idle_ns: u64,
+    /// A flow that began so long ago begins anew, ns, likewise.
+    pub flow_active_ns: u64,
 }
 
 impl Meter {
@@ -90,6 +100,14 @@ impl Meter {
     pub const LEDGER: &str = "/var/lib/octroi/ledger.db";
     /// `window` of a file that names none: 60 s.
     pub const WINDOW_NS: u64 = 60_000_000_000;
+    /// `tenant_flows_max` of a file that names none.
+    pub const TENANT_FLOWS_MAX: u32 = 65_536;
+    /// `flow_idle` of a file that names none: 60 s.
+    pub const FLOW_IDLE_NS: u64 = 60_000_000_000;
+    /// `flow_active` of a file that names none: 30 minutes.
+    pub const FLOW_ACTIVE_NS: u64 = 1_800_000_000_000;
+    /// What both may be: 1 s to a day.
+    pub const FLOW_NS: std::ops::RangeInclusive<u64> = 1_000_000_000..=86_400_000_000_000;
     /// Every window is a part of this: 300 s, the slot of a 95th percentile.
     pub const SLOT_NS: u64 = 300_000_000_000;
     /// The shortest: a cut waits for a grace period of the kernel, 10 to 40 ms.

@@ -15,6 +15,9 @@ pub(super) fn to_toml(config: &Config) -> String {
         out.line("\n[meter]");
         out.key("ledger", text(meter.ledger.display()));
         out.key("window", text(time(meter.window_ns)));
+        out.key("tenant_flows_max", meter.tenant_flows_max);
+        out.key("flow_idle", text(time(meter.flow_idle_ns)));
+        out.key("flow_active", text(time(meter.flow_active_ns)));
     }
     for item in &config.uplinks {
         uplink(&mut out, item);
@@ -83,6 +86,7 @@ fn host(out: &mut Out, host: &Host) {
     out.key("shape", text(host.shape.as_str()));
     out.key("ports_max", host.ports_max);
     out.key("zones_max", host.zones_max);
+    out.key("flows_max", host.flows_max);
 }
 
 fn uplink(out: &mut Out, uplink: &Uplink) {

@@ -3,22 +3,22 @@
 //! Between the two are bounded queues. When the disk is slow or full, the daemon does not wait: the
 //! open window grows, and the next record covers it.
 
-use super::clock;
+use super::{
+    clock,
+    owed::Owed,
+    reading::{alarms, owner, timeouts},
+};
 use crate::config::{Config, Limits};
 use anyhow::Result;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
-use dataplane::{
-    gate::{Gate, Owned},
-    registers::Both,
-};
+use dataplane::gate::Gate;
 use dataplane_common::{
     abi,
     fault::{self, Point},
 };
 use metering::{
     ledger::{Anchor, Checkpoint, CheckpointOwner, Committed, Identity, Ledger},
-    meter::{Cut, Epoch, Owner, State, Sums},
-    window::Counts,
+    meter::{Cut, Epoch, State},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -88,7 +88,7 @@ impl Meter {
             eprintln!("octroi: there is no [meter]: bytes are counted, and no record is kept");
             return Ok(None);
         };
-        gate.meter();
+        gate.meter(timeouts(meter))?;
         let mut anchor = gate.anchor()?;
         if anchor.generation == [0; 16] {
             getrandom::fill(&mut anchor.generation)
@@ -110,6 +110,7 @@ impl Meter {
             },
             memory: None,
             ledger: None,
+            owed: Owed::default(),
         };
         let (jobs, inbox) = bounded(1);
         let (outbox, done) = unbounded();
@@ -166,40 +167,44 @@ impl Meter {
     }
 
     /// Cuts now, because something happened.
-    pub fn cut_now(&mut self, gate: &mut Gate) -> Option<String> {
+    pub fn cut_now(&mut self, gate: &mut Gate) -> Vec<String> {
         self.cut(gate, None)
     }
 
-    fn cut(&mut self, gate: &mut Gate, nominal_ns: Option<i64>) -> Option<String> {
+    fn cut(&mut self, gate: &mut Gate, nominal_ns: Option<i64>) -> Vec<String> {
         // The ledger is still writing: the open window grows.
         if self.under_way != 0 {
-            return None;
+            return Vec::new();
         }
         match gate.seal() {
-            Ok(reading) => {
+            Ok(mut reading) => {
+                let mut said = alarms(&mut reading);
+                let time = clock::now();
+                let suspended_ns = time.boot_ns.saturating_sub(time.mono_ns);
+                let owners = reading.owners.into_iter();
                 let cut = Cut {
                     window: u64::from(reading.window),
                     revision: reading.revision,
-                    time: clock::now(),
+                    time,
                     nominal_ns,
                     window_ns: self.window_ns,
                     clock: clock::state(),
-                    owners: reading.owners.into_iter().map(owner).collect(),
+                    owners: owners.map(|owned| owner(owned, suspended_ns)).collect(),
                 };
                 let broken = cut.owners.iter().filter(|owner| owner.directions.is_none());
                 let broken: Vec<&str> = broken.map(|owner| owner.name.as_str()).collect();
-                let alarm = (!broken.is_empty()).then(|| {
-                    format!(
+                if !broken.is_empty() {
+                    said.push(format!(
                         "ALARM: registers of {} went back: somebody wrote to octroi's maps",
                         broken.join(", ")
-                    )
-                });
+                    ));
+                }
                 self.send(Job::Cut(Box::new(cut)));
                 fault::reach(Point::HandedOver);
                 self.checkpointed = Instant::now();
-                alarm
+                said
             }
-            Err(error) => Some(format!("warning: the window could not be cut: {error}")),
+            Err(error) => vec![format!("warning: the window could not be cut: {error}")],
         }
     }
 
@@ -220,7 +225,7 @@ impl Meter {
             })
             .collect();
         let owners = registers.into_iter().map(|owned| {
-            let owner = owner(owned);
+            let owner = owner(owned, 0);
             CheckpointOwner {
                 incarnation: owner.incarnation,
                 ceilings: ceilings
@@ -376,31 +381,6 @@ fn most(limits: &Limits) -> Option<(u64, u64)> {
     Some((bits, burst))
 }
 
-fn sums(both: Both) -> Sums {
-    let counts = |[packets, l2_bytes, l3_bytes]: [u64; 3]| Counts {
-        packets,
-        l2_bytes,
-        l3_bytes,
-    };
-    Sums {
-        zones: both.zones.into_iter().map(counts).collect(),
-        drops: both.drops,
-        skbs: both.skbs,
-    }
-}
-
-fn owner(owned: Owned) -> Owner {
-    Owner {
-        incarnation: owned.incarnation,
-        name: owned.name,
-        tenant: owned.tenant,
-        live: owned.live,
-        since_ns: owned.since_ns,
-        directions: owned.directions.map(|both| both.map(sums)),
-        ..Owner::default()
-    }
-}
-
 /// The thread that has the ledger.
 struct Writer {
     path: PathBuf,
@@ -409,12 +389,20 @@ struct Writer {
     /// What this process last committed: a ledger that is lost later loses nothing.
     memory: Option<State>,
     ledger: Option<Ledger>,
+    /// Flows of windows that are not in it yet.
+    owed: Owed,
 }
 
 impl Writer {
     fn work(mut self, jobs: &Receiver<Job>, done: &Sender<Done>) {
-        for job in jobs {
-            let answer = self.open(done).and_then(|()| self.run(job));
+        for mut job in jobs {
+            if let Job::Cut(cut) = &mut job {
+                self.owed.join(cut);
+            }
+            let answer = self.open(done).and_then(|()| self.run(&job));
+            if let (Err(_), Job::Cut(cut)) = (&answer, job) {
+                self.owed.keep(*cut);
+            }
             let answer = answer.unwrap_or_else(|error| {
                 // Opened again for the next job: whatever it was may be over then.
                 self.forget();
@@ -452,18 +440,18 @@ impl Writer {
         Ok(())
     }
 
-    fn run(&mut self, job: Job) -> Result<Done, String> {
+    fn run(&mut self, job: &Job) -> Result<Done, String> {
         let ledger = self.ledger.as_mut().ok_or("the ledger is not open")?;
         match job {
             Job::Cut(cut) => {
                 let committed = ledger
-                    .commit(&cut, None)
+                    .commit(cut, None)
                     .map_err(|error| error.to_string())?;
                 self.remembered = committed.anchor;
                 Ok(Done::Committed(committed))
             }
             Job::Checkpoint(checkpoint) => ledger
-                .checkpoint(&checkpoint)
+                .checkpoint(checkpoint)
                 .map(|()| Done::Noted)
                 .map_err(|error| error.to_string()),
         }

@@ -4,7 +4,9 @@
 mod clock;
 pub mod control;
 mod meter;
+mod owed;
 mod privilege;
+mod reading;
 mod state;
 mod translate;
 

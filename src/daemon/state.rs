@@ -89,7 +89,7 @@ impl State {
         let (Some(meter), Some(gate)) = (&mut self.meter, &mut self.gate) else {
             return;
         };
-        if let Some(line) = meter.cut_now(gate) {
+        for line in meter.cut_now(gate) {
             self.say(line);
         }
     }
@@ -190,7 +190,7 @@ impl State {
             || file.meter != self.file.meter
         {
             return Err(Refusal::config(
-                "[host] ports_max, zones_max, pin_dir, run_dir and [meter] are fixed while the gate stands; \
+                "[host] ports_max, zones_max, flows_max, pin_dir, run_dir and [meter] are fixed while the gate stands; \
                  leave them as they are, or run `octroi detach` and start again",
             ));
         }

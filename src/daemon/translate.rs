@@ -30,6 +30,8 @@ fn port(config: &Config, port: &Port) -> policy::Port {
         macs: port.macs.iter().map(|mac| mac.octets()).collect(),
         addresses: port.addresses.iter().map(prefix).collect(),
         limits: [limit(&port.from_tenant), limit(&port.to_tenant)],
+        // Nobody reads the flows of a gate that keeps no records.
+        flows: config.meter.as_ref().map(|meter| meter.tenant_flows_max),
     }
 }
 
@@ -72,4 +74,5 @@ pub fn plan(config: &Config) -> Plan {
         u32::from(config.host.ports_max),
         u32::from(config.host.zones_max),
     )
+    .with_flows(config.host.flows_max)
 }

@@ -1,19 +1,20 @@
 //! What the meter needs of the gate: a cut with the registers of every owner of a slot as they were
 //! sealed, and the promise that a slot has no new owner before its last window is committed.
 
-use super::Gate;
+use super::{Gate, conservation};
 use crate::{
     Error, Result,
     cut::{self, Barrier},
+    flows::{Fill, Flows, Gain, Timeouts},
     maps::Raw,
-    registers::{self, Both, Reader},
+    registers::{self, Bank, Both, Reader},
     slots::text,
 };
 use dataplane_common::{
     abi::{Anchor, Slot, slot_state},
     fault::{self, Point},
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// The registers of one owner of a slot, since it began.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct Owned {
     /// From the tenant, to the tenant. `None` when a register stands below what it stood at when the
     /// owner began: somebody wrote to the map.
     pub directions: Option<[Both; 2]>,
+    /// What its flows gained in the window. What they did not is unattributed.
+    pub flows: Vec<Gain>,
 }
 
 /// What a cut found.
@@ -44,6 +47,11 @@ pub struct Reading {
     pub barrier: Duration,
     /// Everybody who can have been booked to in it.
     pub owners: Vec<Owned>,
+    /// Names of ports whose flows and unattributed rest are not what their registers gained: a mistake of
+    /// this program, or somebody wrote to the maps.
+    pub unbalanced: Vec<String>,
+    /// Why flows could not be read or ended.
+    pub flows_failed: Option<String>,
 }
 
 fn owned(book: &Slot, directions: Option<[Both; 2]>) -> Owned {
@@ -54,15 +62,65 @@ fn owned(book: &Slot, directions: Option<[Both; 2]>) -> Owned {
         live: book.state != slot_state::RETIRED,
         since_ns: book.since_ns,
         directions,
+        flows: Vec::new(),
     }
 }
 
 impl Gate {
-    /// From now on the slot of a port that went is given to nobody before [`Gate::settle`].
-    pub fn meter(&mut self) {
+    /// From now on the slot of a port that went is given to nobody before [`Gate::settle`], and flows are
+    /// read and ended.
+    ///
+    /// # Errors
+    /// [`Error::Map`] when the flow table cannot be mapped.
+    pub fn meter(&mut self, timeouts: Timeouts) -> Result<()> {
         let retired = |slot: &u32| self.slots.get(*slot).state == slot_state::RETIRED;
         let all = 0..self.plan.sizes.slots;
         self.unsettled = Some(all.filter(retired).collect());
+        self.flows = Some(Flows::open(&mut self.maps, &self.plan, timeouts)?);
+        // What flows gained before this process knew them is in none of its readings.
+        self.conservation.unsure();
+        Ok(())
+    }
+
+    /// How full the flow table is; `None`: nobody meters.
+    pub fn flows(&self) -> Option<Fill> {
+        self.flows.as_ref().map(Flows::fill)
+    }
+
+    /// Reads the flows of a sealed bank. Also what does not add up, and what failed.
+    fn drain(
+        &mut self,
+        sealed: &cut::Sealed,
+        slots: &[u32],
+        banks: &[[Bank; 2]],
+    ) -> (Vec<Gain>, Vec<String>, Option<String>) {
+        let Some(flows) = &mut self.flows else {
+            return Default::default();
+        };
+        let book = &self.slots;
+        let gone = |slot| book.get(slot).state != slot_state::PORT;
+        let (gains, failed) = flows.drain(&mut self.maps, sealed.bank, gone);
+        let keeps = |slot: u32| {
+            let name = text(&book.get(slot).name);
+            let port = self.policy.ports.iter().find(|port| port.name == name);
+            !gone(slot) && port.is_some_and(|port| port.flows.is_some())
+        };
+        let wrong = self.conservation.check(
+            &conservation::Sealed {
+                bank: sealed.bank,
+                sizes: &self.plan.sizes,
+                registers: slots.iter().copied().zip(banks).collect(),
+                flows,
+                gains: &gains,
+            },
+            keeps,
+        );
+        let names = wrong.iter().map(|slot| text(&book.get(*slot).name));
+        (
+            gains,
+            names.collect(),
+            failed.map(|error| error.to_string()),
+        )
     }
 
     /// Closes the open window and reads what everybody stands at.
@@ -97,6 +155,11 @@ impl Gate {
         .read(&self.maps, &self.plan.sizes, &slots)?;
         let sealed = cut::cut(&mut self.maps, Barrier::Wait)?;
         let banks = sealed.read(&self.maps, &self.plan.sizes, &slots)?;
+        let (gains, unbalanced, flows_failed) = self.drain(&sealed, &slots, &banks);
+        let mut by_slot = BTreeMap::<u32, Vec<Gain>>::new();
+        for gain in gains {
+            by_slot.entry(gain.key.slot.into()).or_default().push(gain);
+        }
         fault::reach(Point::Drained);
 
         let mut owners = Vec::with_capacity(slots.len());
@@ -106,13 +169,18 @@ impl Gate {
                 let (_, base) = self.bases.get(&slot)?;
                 Both::of(&other[at], &bank[at], &base[at])
             };
-            owners.push(owned(book, both(0).zip(both(1)).map(Into::into)));
+            owners.push(Owned {
+                flows: by_slot.remove(&slot).unwrap_or_default(),
+                ..owned(book, both(0).zip(both(1)).map(Into::into))
+            });
         }
         Ok(Reading {
             window: sealed.window,
             revision: epoch.revision(),
             barrier: sealed.barrier,
             owners,
+            unbalanced,
+            flows_failed,
         })
     }
 

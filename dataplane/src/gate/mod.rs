@@ -7,6 +7,7 @@
 //! - The uplinks' guard is attached before any port.
 //! - Every public function can be interrupted anywhere (kill -9) and called again.
 
+mod conservation;
 mod follow;
 mod meter;
 mod publish;
@@ -19,6 +20,7 @@ use crate::{
     Result,
     attach::{self, Mechanism},
     cut::{self, Barrier, Sealed},
+    flows::Flows,
     maps::Maps,
     netlink,
     object::{self, Plan},
@@ -29,6 +31,7 @@ use crate::{
     slots::Slots,
 };
 use aya::Ebpf;
+use conservation::Conservation;
 use dataplane_common::abi::{Epoch, slot_state};
 use follow::shape_events;
 use std::{
@@ -53,6 +56,12 @@ pub struct Gate {
     unsettled: Option<BTreeSet<u32>>,
     /// By slot: an incarnation, and what its registers stood at when it began.
     bases: BTreeMap<u32, (u64, [Both; 2])>,
+    /// By tenant: the entry of `FLOW_USE` that its flows are counted in.
+    accounts: BTreeMap<u32, u32>,
+    /// The flow table; `None`: nobody meters.
+    flows: Option<Flows>,
+    /// Whether the last sealed windows add up.
+    conservation: Conservation,
 }
 
 /// Something that an operator wants to know about.
@@ -99,6 +108,9 @@ impl Gate {
             held: BTreeSet::new(),
             unsettled: None,
             bases: BTreeMap::new(),
+            accounts: BTreeMap::new(),
+            flows: None,
+            conservation: Conservation::default(),
         })
     }
 

@@ -89,7 +89,7 @@ impl Time {
 }
 
 /// What a cut found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cut {
     /// The window that was closed.
     pub window: u64,

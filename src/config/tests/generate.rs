@@ -27,6 +27,7 @@ pub(super) fn config(random: &mut Random) -> Config {
         shape: *random.pick(&Shape::ALL),
         ports_max: random.magnitude(8, 65_535) as u16,
         zones_max: 8 + random.below(57) as u8,
+        flows_max: random.magnitude(16, 4_194_304) as u32,
     };
     let meter = random.one_in(2).then(|| Meter {
         ledger: PathBuf::from(*random.pick(&["/var/lib/octroi/ledger.db", "/l", "/a 'b/\"ü\""])),
@@ -37,6 +38,9 @@ pub(super) fn config(random: &mut Random) -> Config {
             60_000_000_000,
             300_000_000_000,
         ]),
+        tenant_flows_max: random.below(4_194_305) as u32,
+        flow_idle_ns: *random.pick(&[1_000_000_000, 1_500_000_000, 86_400_000_000_000]),
+        flow_active_ns: *random.pick(&[1_000_000_001, 2_000_000_000, 86_400_000_000_000]),
     });
     let uplinks = (0..random.below(3))
         .map(|_| Uplink {

@@ -246,6 +246,9 @@ fn build(draft: Draft) -> Option<Config> {
         Some(meter) => Some(Meter {
             ledger: meter.ledger.required()?,
             window_ns: meter.window_ns.or(Meter::WINDOW_NS)?,
+            tenant_flows_max: meter.tenant_flows_max.or(Meter::TENANT_FLOWS_MAX)?,
+            flow_idle_ns: meter.flow_idle_ns.or(Meter::FLOW_IDLE_NS)?,
+            flow_active_ns: meter.flow_active_ns.or(Meter::FLOW_ACTIVE_NS)?,
         }),
     };
     let host = draft.host;
@@ -257,6 +260,7 @@ fn build(draft: Draft) -> Option<Config> {
         shape: host.shape.or_default()?,
         ports_max: host.ports_max.or(Host::PORTS_MAX)?,
         zones_max: host.zones_max.or(Host::ZONES_MAX)?,
+        flows_max: host.flows_max.or(Host::FLOWS_MAX)?,
     };
     let uplink = |uplink: DraftUplink| {
         Some(Uplink {

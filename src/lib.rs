@@ -8,6 +8,7 @@ pub mod config;
 pub mod daemon;
 pub mod demo;
 pub mod doctor;
+mod flows;
 pub mod lab;
 mod records;
 pub mod status;

@@ -26,7 +26,7 @@ pub struct At {
 }
 
 impl At {
-    fn path(&self) -> Result<PathBuf> {
+    pub(crate) fn path(&self) -> Result<PathBuf> {
         let Some(file) = &self.config else {
             return Ok(self.ledger.clone());
         };
@@ -38,7 +38,7 @@ impl At {
 
 /// How records are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(crate) enum Format {
     /// For people.
     Table,
     /// A JSON object in each line; numbers of 64 bits are strings.
@@ -114,7 +114,8 @@ struct Line {
     cause: String,
 }
 
-fn time(utc_ns: i64) -> String {
+/// A time as it is shown.
+pub(crate) fn time(utc_ns: i64) -> String {
     Timestamp::from_nanosecond(i128::from(utc_ns))
         .map_or_else(|_| utc_ns.to_string(), |time| format!("{time:.3}"))
 }
@@ -160,6 +161,16 @@ impl Line {
     }
 }
 
+/// The number of a direction.
+pub(crate) fn direction(word: Option<&str>) -> Result<Option<u8>> {
+    match word {
+        None => Ok(None),
+        Some("from") => Ok(Some(0)),
+        Some("to") => Ok(Some(1)),
+        Some(other) => bail!("--direction {other}: write from or to"),
+    }
+}
+
 fn filter(options: &Options) -> Result<Filter> {
     let zone = match options.zone.as_deref() {
         None => None,
@@ -168,12 +179,7 @@ fn filter(options: &Options) -> Result<Filter> {
             format!("--zone {number}: write the number of a zone, or '*'")
         })?)),
     };
-    let direction = match options.direction.as_deref() {
-        None => None,
-        Some("from") => Some(0),
-        Some("to") => Some(1),
-        Some(other) => bail!("--direction {other}: write from or to"),
-    };
+    let direction = direction(options.direction.as_deref())?;
     let utc_ns = |time: &Timestamp| i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX);
     Ok(Filter {
         tenant: options.tenant,

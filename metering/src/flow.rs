@@ -1,4 +1,4 @@
-//! Flows: what they gained in a window, and what of that is kept.
+//! Flows: what they gained in a window, and what of that is kept: `docs/METERING.md`, M-13.
 //!
 //! Invariants
 //! - Bills need no flows. Whatever is wrong with them, the registers are billed, and the difference is
@@ -6,6 +6,14 @@
 //! - Σ flows + `unattributed` = what was counted, in each owner's direction and window.
 //!
 //! What it is not: it has no flow table (the kernel has) and keeps no file (the ledger does).
+
+mod keep;
+mod policy;
+mod row;
+
+pub(crate) use keep::rows;
+pub use policy::Details;
+pub use row::{ENCODED_BYTES_MAX, KIND, Root, Row, VERSION};
 
 use crate::{
     meter::{Owner, Sums},
@@ -116,3 +124,6 @@ pub(crate) fn unattributed(
 fn delta(before: Option<Counts>, now: Option<Counts>) -> Option<Counts> {
     now?.checked_sub(before?)
 }
+
+#[cfg(test)]
+mod tests;

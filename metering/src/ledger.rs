@@ -14,11 +14,16 @@
 
 mod begin;
 mod close;
+mod days;
+mod flows;
 mod keep;
+mod look;
 mod open;
 mod query;
 mod schema;
 
+pub use flows::FlowError;
+pub use look::{FlowFault, FlowFilter, FlowLine, Look, Network, enter, flows, looks};
 pub use open::{Begun, Checkpoint, CheckpointOwner, Identity};
 pub use query::{Filter, Row, Summary, records, summary};
 
@@ -27,6 +32,7 @@ use crate::{
     record::{self, Kind, Record, RecordError},
 };
 use dataplane_common::fault::{self, Point};
+use flows::FlowFiles;
 use rusqlite::{Connection, Transaction, params};
 use std::{
     fs, io,
@@ -117,6 +123,7 @@ pub struct Ledger {
     epoch: Epoch,
     state: State,
     anchor: Anchor,
+    detail: FlowFiles,
 }
 
 /// What was committed.
@@ -204,7 +211,14 @@ impl Ledger {
         }
     }
 
-    fn write(&mut self, outcome: Outcome, window: Option<u64>) -> Result<Committed, LedgerError> {
+    fn write(
+        &mut self,
+        mut outcome: Outcome,
+        window: Option<u64>,
+    ) -> Result<Committed, LedgerError> {
+        // Detail is durable before the root that stands for it.
+        self.detail.keep(self.id, self.anchor.size, &mut outcome);
+        fault::reach(Point::FlowsWritten);
         let storage = Self::storage(&self.path);
         let mut anchor = self.anchor;
         anchor.windows = window.map_or(anchor.windows, |window| window + 1);

@@ -109,6 +109,8 @@ pub struct Outcome {
     pub state: State,
     /// Owners whose last record this is.
     pub closed: Vec<u64>,
+    /// Flow detail that is kept: of which of the records, and its rows without salts.
+    pub flows: Vec<(usize, Vec<flow::Row>)>,
     /// What an operator has to be told of this window.
     pub alarms: Vec<String>,
 }
@@ -355,12 +357,20 @@ impl Window<'_> {
             now.total().unwrap_or_default(),
         );
         let counted = end.checked_sub(start).unwrap_or_default();
-        let unattributed = flow::unattributed(self.owner, direction, before, now);
-        let unattributed = unattributed.unwrap_or_else(|why| {
-            // Bills need no flows: nothing is attributed, and everything is billed.
-            outcome.alarms.push(why);
-            counted
-        });
+        let unattributed = match flow::unattributed(self.owner, direction, before, now) {
+            Ok(unattributed) => {
+                let rows = flow::rows(&self.owner.flows, direction, self.owner.detail);
+                if !rows.is_empty() {
+                    outcome.flows.push((outcome.records.len(), rows));
+                }
+                unattributed
+            }
+            Err(why) => {
+                // Bills need no flows: nothing is attributed, and everything is billed.
+                outcome.alarms.push(why);
+                counted
+            }
+        };
         let drops = (1..now.drops.len()).filter_map(|reason| {
             let (old, now) = (before.drop(reason), now.drop(reason));
             let packets = now[0] - old[0];

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use dataplane_common::units::{BitsPerSecond, PacketsPerSecond};
+use metering::flow::Detail;
 
 use super::errors::{At, Located};
 use super::model::{Config, Limits, Port, Shape};
@@ -113,6 +114,7 @@ impl<T: Clone> List<T> {
 pub(super) struct Draft {
     pub host: DraftHost,
     pub meter: Option<DraftMeter>,
+    pub retention: DraftRetention,
     pub uplinks: Vec<DraftUplink>,
     pub zones: Vec<DraftZone>,
     pub tenants: Vec<DraftTenant>,
@@ -142,6 +144,13 @@ pub(super) struct DraftMeter {
     pub flow_active_ns: Field<u64>,
 }
 
+/// `[retention]`, in days.
+pub(super) struct DraftRetention {
+    pub flows: Field<u32>,
+    pub records: Field<u32>,
+    pub rollups: Field<u32>,
+}
+
 /// One `[[uplink]]`.
 pub(super) struct DraftUplink {
     pub interface: Field<InterfaceName>,
@@ -162,6 +171,7 @@ pub(super) struct DraftZone {
 pub(super) struct DraftTenant {
     pub name: Field<Name>,
     pub id: Field<u32>,
+    pub flow_detail: Field<Detail>,
 }
 
 /// One `[[port]]`.
@@ -223,9 +233,15 @@ impl From<&Config> for Draft {
         let tenants = config.tenants.iter().map(|tenant| DraftTenant {
             name: Field::of(tenant.name.clone()),
             id: Field::of(tenant.id.0),
+            flow_detail: Field::of(tenant.flow_detail),
         });
         Self {
             meter,
+            retention: DraftRetention {
+                flows: Field::of(config.retention.flows_days),
+                records: Field::of(config.retention.records_days),
+                rollups: Field::of(config.retention.rollups_days),
+            },
             host: DraftHost {
                 name: Field::of(host.name.clone()),
                 pin_dir: Field::of(host.pin_dir.clone()),

@@ -3,16 +3,17 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use metering::flow::Detail;
 use toml::de::DeTable;
 
 use super::draft::{
-    Draft, DraftHost, DraftLimits, DraftMeter, DraftPort, DraftTenant, DraftUplink, DraftZone,
-    Field,
+    Draft, DraftHost, DraftLimits, DraftMeter, DraftPort, DraftRetention, DraftTenant, DraftUplink,
+    DraftZone, Field,
 };
 use super::errors::{At, Faults};
 use super::model::{Meter, Shape, ZONE_ID_FIRST};
 use super::reader::{Key, Reader};
-use super::units::{parse_burst, parse_packet_rate, parse_rate, parse_time};
+use super::units::{parse_burst, parse_days, parse_packet_rate, parse_rate, parse_time};
 use super::values::{Cidr, InterfaceName, Mac, Name, ValueError, shown};
 
 /// A control socket's path has to fit into `sockaddr_un`, 108 bytes.
@@ -48,7 +49,8 @@ const ZONE: Key = header("zone", "[[zone]]");
 const TENANT: Key = header("tenant", "[[tenant]]");
 const PORT: Key = header("port", "[[port]]");
 const METER: Key = header("meter", "[meter]");
-const SECTIONS: [Key; 6] = [HOST, METER, UPLINK, ZONE, TENANT, PORT];
+const RETENTION: Key = header("retention", "[retention]");
+const SECTIONS: [Key; 7] = [HOST, METER, RETENTION, UPLINK, ZONE, TENANT, PORT];
 
 const HOST_NAME: Key = key("name", "\"host-1\"");
 const PIN_DIR: Key = key("pin_dir", "\"/sys/fs/bpf/octroi\"");
@@ -69,6 +71,11 @@ const FLOW_IDLE: Key = key("flow_idle", "\"60s\"");
 const FLOW_ACTIVE: Key = key("flow_active", "\"1800s\"");
 const METER_KEYS: [Key; 5] = [LEDGER, WINDOW, TENANT_FLOWS_MAX, FLOW_IDLE, FLOW_ACTIVE];
 
+const FLOWS: Key = key("flows", "\"7d\"");
+const RECORDS: Key = key("records", "\"13mo\"");
+const ROLLUPS: Key = key("rollups", "\"10y\"");
+const RETENTION_KEYS: [Key; 3] = [FLOWS, RECORDS, ROLLUPS];
+
 const UPLINK_INTERFACE: Key = key("interface", "\"eth0\"");
 const CAPACITY: Key = key("capacity", "\"10Gbit/s\"");
 const OVERHEAD: Key = key("overhead_bytes", "24");
@@ -82,7 +89,8 @@ const ZONE_KEYS: [Key; 3] = [ZONE_NAME, ZONE_ID, CIDRS];
 
 const TENANT_NAME: Key = key("name", "\"acme\"");
 const TENANT_ID: Key = key("id", "17");
-const TENANT_KEYS: [Key; 2] = [TENANT_NAME, TENANT_ID];
+const FLOW_DETAIL: Key = key("flow_detail", "\"prefix\"");
+const TENANT_KEYS: [Key; 3] = [TENANT_NAME, TENANT_ID, FLOW_DETAIL];
 
 const PORT_NAME: Key = key("name", "\"acme-vm1\"");
 const PORT_TENANT: Key = key("tenant", "\"acme\"");
@@ -123,9 +131,11 @@ pub(super) fn read_config(text: &str, faults: &mut Faults<'_>) -> Option<Draft> 
     let (ports, _) = root.sections(PORT);
     let host = read_host(&mut root);
     let meter = read_meter(&mut root);
+    let retention = read_retention(&mut root);
     Some(Draft {
         host,
         meter,
+        retention,
         uplinks: uplinks
             .into_iter()
             .map(|table| read_uplink(table, faults))
@@ -264,6 +274,27 @@ fn read_meter(root: &mut Reader<'_, '_, '_>) -> Option<DraftMeter> {
     })
 }
 
+fn read_retention(root: &mut Reader<'_, '_, '_>) -> DraftRetention {
+    let table = match root.table(RETENTION) {
+        Ok(Some(table)) => table,
+        absent => {
+            let field = || absent.as_ref().map_or(Field::Bad, |_| Field::Missing);
+            return DraftRetention {
+                flows: field(),
+                records: field(),
+                rollups: field(),
+            };
+        }
+    };
+    let header = ("retention", "[retention]");
+    let mut retention = Reader::open(table, header, &RETENTION_KEYS, root.faults());
+    DraftRetention {
+        flows: retention.text(FLOWS, parse_days),
+        records: retention.text(RECORDS, parse_days),
+        rollups: retention.text(ROLLUPS, parse_days),
+    }
+}
+
 fn window_ns(text: &str) -> Result<u64, ValueError> {
     let window_ns = parse_time(text)?;
     if window_ns < Meter::WINDOW_NS_MIN || !Meter::SLOT_NS.is_multiple_of(window_ns) {
@@ -335,6 +366,17 @@ fn shape(text: &str) -> Result<Shape, ValueError> {
     })
 }
 
+fn flow_detail(text: &str) -> Result<Detail, ValueError> {
+    let mut details = Detail::ALL.into_iter();
+    let detail = details.find(|detail| detail.as_str() == text);
+    detail.ok_or_else(|| {
+        ValueError(format!(
+            "there is no detail {}; write off, prefix or full",
+            shown(text)
+        ))
+    })
+}
+
 fn read_uplink(table: (&DeTable<'_>, At), faults: &mut Faults<'_>) -> DraftUplink {
     let mut uplink = Reader::open(table, ("uplink", "[[uplink]]"), &UPLINK_KEYS, faults);
     let interface = uplink.text(UPLINK_INTERFACE, InterfaceName::from_str);
@@ -364,6 +406,7 @@ fn read_tenant(table: (&DeTable<'_>, At), faults: &mut Faults<'_>) -> DraftTenan
     DraftTenant {
         name: tenant.required(TENANT_NAME, name),
         id: tenant.required(TENANT_ID, id),
+        flow_detail: tenant.text(FLOW_DETAIL, flow_detail),
     }
 }
 

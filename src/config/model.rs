@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use dataplane_common::units::{BitsPerSecond, Bytes, PacketsPerSecond, TenantId};
+use metering::flow::Detail;
 
 use super::values::{Cidr, InterfaceName, Mac, Name, Vlan};
 
@@ -22,6 +23,8 @@ pub struct Config {
     pub host: Host,
     /// Where records go; `None`: bytes are counted, and no record is kept.
     pub meter: Option<Meter>,
+    /// How long what the meter wrote is kept.
+    pub retention: Retention,
     /// The links by which packets leave the host; may be empty.
     pub uplinks: Vec<Uplink>,
     /// The zones of the file, in file order, without the built-in ones.
@@ -114,6 +117,37 @@ impl Meter {
     pub const WINDOW_NS_MIN: u64 = 50_000_000;
 }
 
+/// `[retention]`: how long what the meter wrote is kept, in whole days, at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Flow detail.
+    pub flows_days: u32,
+    /// Meter records.
+    pub records_days: u32,
+    /// Roll-ups, statements and heads.
+    pub rollups_days: u32,
+}
+
+impl Default for Retention {
+    /// 7 days, 13 months and 10 years.
+    fn default() -> Self {
+        Self {
+            flows_days: 7,
+            records_days: 13 * Self::MONTH_DAYS,
+            rollups_days: 10 * Self::YEAR_DAYS,
+        }
+    }
+}
+
+impl Retention {
+    /// The longest month: nothing goes too early.
+    pub const MONTH_DAYS: u32 = 31;
+    /// The longest year.
+    pub const YEAR_DAYS: u32 = 366;
+    /// The longest time, 100 years.
+    pub const DAYS_MAX: u32 = 100 * Self::YEAR_DAYS;
+}
+
 /// How ceilings are held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Shape {
@@ -179,6 +213,8 @@ pub struct Tenant {
     pub name: Name,
     /// The tenant's number in records, at least 1.
     pub id: TenantId,
+    /// What is kept of its flows.
+    pub flow_detail: Detail,
 }
 
 /// `[[port]]`: an interface, or one VLAN of it, by which a tenant is connected.

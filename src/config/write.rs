@@ -19,6 +19,11 @@ pub(super) fn to_toml(config: &Config) -> String {
         out.key("flow_idle", text(time(meter.flow_idle_ns)));
         out.key("flow_active", text(time(meter.flow_active_ns)));
     }
+    let kept = config.retention;
+    out.line("\n[retention]");
+    out.key("flows", text(days(kept.flows_days)));
+    out.key("records", text(days(kept.records_days)));
+    out.key("rollups", text(days(kept.rollups_days)));
     for item in &config.uplinks {
         uplink(&mut out, item);
     }
@@ -29,6 +34,7 @@ pub(super) fn to_toml(config: &Config) -> String {
         out.line("\n[[tenant]]");
         out.key("name", text(&tenant.name));
         out.key("id", tenant.id.0);
+        out.key("flow_detail", text(tenant.flow_detail.as_str()));
     }
     for item in &config.ports {
         port(&mut out, item);
@@ -63,6 +69,10 @@ fn time(nanos: u64) -> String {
         _ if nanos.is_multiple_of(1_000_000) => format!("{}ms", nanos / 1_000_000),
         _ => format!("{nanos}ns"),
     }
+}
+
+fn days(days: u32) -> String {
+    format!("{days}d")
 }
 
 /// A TOML list of strings, each on its line if there are several.

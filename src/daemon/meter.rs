@@ -17,8 +17,9 @@ use dataplane_common::{
     fault::{self, Point},
 };
 use metering::{
+    flow::Details,
     ledger::{Anchor, Checkpoint, CheckpointOwner, Committed, Identity, Ledger},
-    meter::{Cut, Epoch, State},
+    meter::{Cut, Epoch, Owner, State},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -75,6 +76,7 @@ pub struct Meter {
     /// Jobs whose end is not known.
     under_way: u32,
     generation: [u8; 16],
+    details: Details,
     status: MeterStatus,
 }
 
@@ -117,7 +119,7 @@ impl Meter {
         let thread = thread::Builder::new()
             .name("ledger".into())
             .spawn(move || writer.work(&inbox, &outbox))?;
-        Ok(Some(Self {
+        let mut started = Self {
             jobs: Some(jobs),
             done,
             thread: Some(thread),
@@ -130,7 +132,20 @@ impl Meter {
                 ledger: meter.ledger.clone(),
                 ..MeterStatus::default()
             },
-        }))
+            details: Details::default(),
+        };
+        started.configure(config);
+        Ok(Some(started))
+    }
+
+    /// Another configuration is in force.
+    pub fn configure(&mut self, config: &Config) {
+        let details = config.tenants.iter();
+        self.details.set(
+            details
+                .map(|tenant| (tenant.id.0, tenant.flow_detail))
+                .collect(),
+        );
     }
 
     /// How long until there may be something to do. A step of the wall clock is noticed within a second.
@@ -189,7 +204,12 @@ impl Meter {
                     nominal_ns,
                     window_ns: self.window_ns,
                     clock: clock::state(),
-                    owners: owners.map(|owned| owner(owned, suspended_ns)).collect(),
+                    owners: owners
+                        .map(|owned| Owner {
+                            detail: self.details.of(owned.tenant),
+                            ..owner(owned, suspended_ns)
+                        })
+                        .collect(),
                 };
                 let broken = cut.owners.iter().filter(|owner| owner.directions.is_none());
                 let broken: Vec<&str> = broken.map(|owner| owner.name.as_str()).collect();
@@ -200,6 +220,7 @@ impl Meter {
                     ));
                 }
                 self.send(Job::Cut(Box::new(cut)));
+                self.details.cut();
                 fault::reach(Point::HandedOver);
                 self.checkpointed = Instant::now();
                 said

@@ -80,6 +80,9 @@ impl State {
     fn enforce(&mut self, config: &Config) -> Result<u32> {
         let (revision, events) = self.gate()?.apply(translate::policy(config))?;
         self.tell(events);
+        if let Some(meter) = &mut self.meter {
+            meter.configure(config);
+        }
         // A record belongs to one policy: what tenants and zones mean may be another now.
         self.cut_now();
         Ok(revision)

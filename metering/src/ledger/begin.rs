@@ -1,6 +1,6 @@
 //! A new ledger: made beside its place, and moved there when it is whole.
 
-use super::{Anchor, Begun, Identity, Ledger, LedgerError, inode, schema};
+use super::{Anchor, Begun, Identity, Ledger, LedgerError, flows::FlowFiles, inode, schema};
 use crate::{
     meter::{Lost, Outcome, State},
     record::{Kind, Record, Supersedes, TEXT_BYTES_MAX},
@@ -90,6 +90,7 @@ impl Ledger {
                 epoch: identity.epoch.clone(),
                 state,
                 anchor,
+                detail: FlowFiles::of(path),
             },
             superseded: before.map(|before| before.why),
             recovered: None,
@@ -146,6 +147,7 @@ fn make(
             ledger_id: id,
             ..Anchor::default()
         },
+        detail: FlowFiles::of(path),
     };
     let first = Record {
         kind: Kind::Begin,

@@ -3,6 +3,7 @@
 use super::{
     Anchor, Committed, Ledger, LedgerError,
     begin::{Before, beside, free_name},
+    flows::FlowFiles,
     inode, schema,
 };
 use crate::{
@@ -139,8 +140,10 @@ impl Ledger {
             secret: found.secret,
             epoch: found.epoch,
             state: found.state,
+            detail: FlowFiles::of(path),
             anchor: found.anchor,
         };
+        ledger.detail.discard(ledger.id, ledger.anchor.size);
         let recovered = if same_registers {
             None
         } else {

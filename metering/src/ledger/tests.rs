@@ -2,6 +2,7 @@
 //! everything that was ever committed, by whatever file.
 
 mod audit;
+mod detail;
 mod faults;
 mod forks;
 mod model;
@@ -352,7 +353,10 @@ impl Host {
         let is_ledger = |path: &PathBuf| {
             let name = path.to_string_lossy();
             // A journal whose file was deleted has nothing to look at.
-            !name.ends_with("-wal") && !name.ends_with("-shm") && !name.ends_with(".new")
+            !name.ends_with("-wal")
+                && !name.ends_with("-shm")
+                && !name.ends_with(".new")
+                && !name.contains(".flows-")
         };
         paths.filter(is_ledger).collect()
     }

@@ -1,8 +1,8 @@
 //! A record's bytes: a map from the keys of `rules::key`, in ascending order, to the fields.
 
 use super::{
-    Clock, Correction, Dropped, Flags, HOST_BYTES_MAX, Kind, PORT_BYTES_MAX, Reading, Record,
-    RecordError, Supersedes, TEXT_BYTES_MAX, Total, VERSION,
+    Clock, Correction, Dropped, Flags, Flows, HOST_BYTES_MAX, Kind, PORT_BYTES_MAX, Reading,
+    Record, RecordError, Supersedes, TEXT_BYTES_MAX, Total, VERSION,
     cbor::{Reader, Writer},
     rules::{self, Keys, READING, TOTAL, bit, key},
 };
@@ -114,11 +114,17 @@ fn write_remarks(writer: &mut Writer, key: u64, record: &Record) {
             writer.signed(correction.l3_bytes);
             writer.text(&correction.reason);
         }
-        _ => {
+        key::SUPERSEDES => {
             let supersedes = record.supersedes.unwrap_or_default();
             writer.array(2);
             writer.bytes(&supersedes.ledger_id);
             writer.unsigned(supersedes.last_seq);
+        }
+        _ => {
+            let flows = record.flows.unwrap_or_default();
+            writer.array(2);
+            writer.unsigned(flows.rows);
+            writer.bytes(&flows.root);
         }
     }
 }
@@ -316,12 +322,23 @@ fn read_remarks(reader: &mut Reader<'_>, record: &mut Record) -> Result<(), Reco
                 reason: reader.text(1, TEXT_BYTES_MAX)?,
             });
         }
-        _ => {
+        key::SUPERSEDES => {
             reader.tuple(2)?;
             record.supersedes = Some(Supersedes {
                 ledger_id: reader.bytes()?,
                 last_seq: reader.unsigned()?,
             });
+        }
+        _ => {
+            reader.tuple(2)?;
+            let flows = Flows {
+                rows: reader.unsigned()?,
+                root: reader.bytes()?,
+            };
+            if flows.rows == 0 {
+                return Err(reader.range());
+            }
+            record.flows = Some(flows);
         }
     }
     Ok(())

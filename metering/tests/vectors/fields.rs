@@ -98,6 +98,9 @@ pub fn of(record: &Record) -> Value {
     fields.may("supersedes", record.supersedes, |old| {
         json!([hex(&old.ledger_id), number(old.last_seq)])
     });
+    fields.may("flows", record.flows, |flows| {
+        json!([number(flows.rows), hex(&flows.root)])
+    });
     fields.0.into()
 }
 

@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use dataplane_common::units::{BitsPerSecond, Bytes, PacketsPerSecond, TenantId};
+use metering::flow::Detail;
 
 use super::Random;
 use crate::config::model::BUILT_IN_ZONES;
 use crate::config::{
-    Cidr, Config, Host, InterfaceName, Limits, Mac, Meter, Name, Port, Shape, Tenant, Uplink,
-    ZONE_ID_FIRST, Zone,
+    Cidr, Config, Host, InterfaceName, Limits, Mac, Meter, Name, Port, Retention, Shape, Tenant,
+    Uplink, ZONE_ID_FIRST, Zone,
 };
 
 /// One configuration.
@@ -42,6 +43,12 @@ pub(super) fn config(random: &mut Random) -> Config {
         flow_idle_ns: *random.pick(&[1_000_000_000, 1_500_000_000, 86_400_000_000_000]),
         flow_active_ns: *random.pick(&[1_000_000_001, 2_000_000_000, 86_400_000_000_000]),
     });
+    let mut days = || 1 + random.below(Retention::DAYS_MAX as usize) as u32;
+    let retention = Retention {
+        flows_days: days(),
+        records_days: days(),
+        rollups_days: days(),
+    };
     let uplinks = (0..random.below(3))
         .map(|_| Uplink {
             interface: interface(random, &mut interfaces),
@@ -56,6 +63,7 @@ pub(super) fn config(random: &mut Random) -> Config {
         ports: ports(random, &tenants, &mut interfaces),
         host,
         meter,
+        retention,
         uplinks,
         tenants,
     }
@@ -95,6 +103,7 @@ fn tenants(random: &mut Random) -> Vec<Tenant> {
             tenants.push(Tenant {
                 name: name(random, &mut names),
                 id: TenantId(id),
+                flow_detail: *random.pick(&Detail::ALL),
             });
         }
     }

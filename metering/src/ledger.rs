@@ -12,6 +12,7 @@
 //!
 //! What it is not: it does not cut and does not reckon (`meter` does).
 
+mod backup;
 mod begin;
 mod close;
 mod days;
@@ -20,12 +21,15 @@ mod keep;
 mod look;
 mod open;
 mod query;
+mod retention;
 mod schema;
 
+pub use backup::{BackupError, Copied, backup, restore};
 pub use flows::FlowError;
 pub use look::{FlowFault, FlowFilter, FlowLine, Look, Network, enter, flows, looks};
 pub use open::{Begun, Checkpoint, CheckpointOwner, Identity};
 pub use query::{Filter, Row, Summary, records, summary};
+pub use retention::{Keep, Kept, Retained, kept};
 
 use crate::{
     meter::{self, Cut, Epoch, Gap, Outcome, State},
@@ -211,6 +215,10 @@ impl Ledger {
         }
     }
 
+    fn note_journal(&mut self) {
+        self.journal = inode(&begin::beside(&self.path, "wal")).ok();
+    }
+
     fn write(
         &mut self,
         mut outcome: Outcome,
@@ -240,7 +248,7 @@ impl Ledger {
         fault::reach(Point::Committed);
         self.state = outcome.state;
         self.anchor = anchor;
-        self.journal = inode(&begin::beside(&self.path, "wal")).ok();
+        self.note_journal();
         Ok(Committed {
             window: window.unwrap_or_default(),
             records: count,
@@ -262,7 +270,7 @@ impl Ledger {
         self.db
             .execute(set, [text])
             .map_err(Self::storage(&self.path))?;
-        self.journal = inode(&begin::beside(&self.path, "wal")).ok();
+        self.note_journal();
         fault::reach(Point::Noted);
         Ok(())
     }

@@ -7,7 +7,7 @@
 //!
 //! What it is not: evidence of a bill. A file that is gone takes nothing from a sum.
 
-use super::{days, inode};
+use super::{begin::beside, days, inode};
 use crate::{
     flow::{Root, Row},
     meter::Outcome,
@@ -190,6 +190,28 @@ impl FlowFiles {
         Ok(roots)
     }
 
+    /// Removes the files of days that ended at or before this time, and says how many they were.
+    pub(super) fn remove(&mut self, before: i64) -> io::Result<u64> {
+        let mut removed = 0;
+        for (day, path) in days::files(&self.ledger)? {
+            if day.saturating_add(1).saturating_mul(days::DAY_NS) > before {
+                continue;
+            }
+            if self.day.as_ref().is_some_and(|open| open.path == path) {
+                self.day = None;
+            }
+            // The file last: while it is there, whatever is left is found again.
+            for suffix in ["wal", "shm", ""] {
+                match fs::remove_file(beside(&path, suffix)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
     /// The file of a day, which is open, or opened, or made.
     fn open_day(&mut self, day: i64) -> Result<&mut Day, FlowError> {
         let path = days::name(&self.ledger, day);
@@ -228,11 +250,22 @@ fn create(path: &Path) -> Result<Connection, FlowError> {
     );
     db.execute_batch(&make).map_err(storage(path))?;
     // The journal's name is in the directory by now, and so is the file's.
-    let directory = path.parent().filter(|found| !found.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))
-        .and_then(|directory| directory.sync_all())
-        .map_err(system(path))?;
+    sync_directory(path).map_err(system(path))?;
     Ok(db)
+}
+
+/// Makes the names in the directory of `path` durable.
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
+    let directory = path.parent().filter(|found| !found.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Bytes of a day's file and its journal.
+pub(super) fn length(path: &Path) -> u64 {
+    ["", "wal"]
+        .iter()
+        .map(|suffix| fs::metadata(beside(path, suffix)).map_or(0, |found| found.len()))
+        .sum()
 }
 
 fn connect(path: &Path) -> Result<Connection, FlowError> {

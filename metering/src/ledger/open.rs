@@ -4,7 +4,7 @@ use super::{
     Anchor, Committed, Ledger, LedgerError,
     begin::{Before, beside, free_name},
     flows::FlowFiles,
-    inode, schema,
+    inode, retention, schema,
 };
 use crate::{
     meter::{Epoch, State, Sums, Time},
@@ -209,14 +209,7 @@ fn refuse(
     let Some(last) = remembered.size.checked_sub(1) else {
         return Ok(None);
     };
-    let leaf: Option<[u8; 32]> = found
-        .db
-        .query_row(
-            "SELECT leaf FROM record WHERE seq = ?1",
-            [last as i64],
-            |row| row.get(0),
-        )
-        .optional()?;
+    let leaf = retention::leaf(&found.db, last)?;
     if leaf == Some(remembered.head) {
         Ok(None)
     } else {

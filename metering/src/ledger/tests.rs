@@ -7,6 +7,7 @@ mod faults;
 mod forks;
 mod model;
 mod restart;
+mod retain;
 
 use super::*;
 use crate::{

@@ -20,9 +20,11 @@ mod flows;
 mod keep;
 mod look;
 mod open;
+mod owed;
 mod query;
 mod retention;
 mod schema;
+mod writer;
 
 pub use backup::{BackupError, Copied, backup, restore};
 pub use flows::FlowError;
@@ -30,6 +32,7 @@ pub use look::{FlowFault, FlowFilter, FlowLine, Look, Network, enter, flows, loo
 pub use open::{Begun, Checkpoint, CheckpointOwner, Identity};
 pub use query::{Filter, Row, Summary, records, summary};
 pub use retention::{Keep, Kept, Retained, kept};
+pub use writer::{Done, Job, Writer};
 
 use crate::{
     meter::{self, Cut, Epoch, Gap, Outcome, State},

@@ -13,8 +13,10 @@
 
 mod cut;
 mod label;
+mod pace;
 
 pub use cut::{Cut, Owner, Sums, Time};
+pub use pace::{CHECKPOINT_NS, MOMENT_NS, Next, Pace};
 
 use crate::{
     flow,
@@ -72,6 +74,9 @@ pub struct Last {
     pub time: Time,
     /// The end of its label, UTC, ns since 1970.
     pub window_end: i64,
+    /// The beginning of the next one's, UTC, ns since 1970, where it is not that end (M-4.4).
+    #[serde(default)]
+    pub next_start: Option<i64>,
     /// Length of a window then, ns; 0: any.
     #[serde(default)]
     pub window_ns: u64,
@@ -158,6 +163,7 @@ pub fn records(epoch: &Epoch, state: &State, cut: &Cut, gap: Option<&Gap>) -> Ou
                 revision: cut.revision,
                 time: cut.time,
                 window_end: label.end,
+                next_start: Some(cut.nominal_ns.unwrap_or(cut.time.utc_ns)),
                 window_ns: cut.window_ns,
             }),
             lost: None,

@@ -4,7 +4,6 @@
 mod clock;
 pub mod control;
 mod meter;
-mod owed;
 mod privilege;
 mod reading;
 mod state;

@@ -1,17 +1,19 @@
 //! From the gate's words to the meter's: what a cut found, and what is wrong with it.
 
-use crate::config;
+use super::clock;
+use crate::config::{self, Config, Limits};
 use dataplane::{
     flows::{Gain, Timeouts},
-    gate::{Owned, Reading},
+    gate::{Gate, Owned, Reading},
     registers::Both,
 };
 use metering::{
     flow::FlowDelta,
+    ledger::{Checkpoint, CheckpointOwner},
     meter::{Owner, Sums},
     window::Counts,
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// When flows end.
 pub(super) fn timeouts(meter: &config::Meter) -> Timeouts {
@@ -97,4 +99,49 @@ fn flow(gain: &Gain, suspended_ns: u64) -> FlowDelta {
         drop_reasons: gain.reasons,
         drop_packets: gain.refused.into(),
     }
+}
+
+/// What everybody stands at without a cut (`docs/METERING.md`, M-9); `None`: it cannot be read now.
+pub(super) fn checkpoint(gate: &Gate, config: &Config) -> Option<Checkpoint> {
+    // M-9.3: when the reading began.
+    let time = clock::now();
+    let (Ok(registers), Ok(epoch)) = (gate.look_at_registers(), gate.epoch()) else {
+        return None;
+    };
+    let ceilings: BTreeMap<&str, [Option<(u64, u64)>; 2]> = config
+        .ports
+        .iter()
+        .map(|port| {
+            let bits = [port.from_tenant, port.to_tenant].map(|limit| most(&limit));
+            (port.name.as_str(), bits)
+        })
+        .collect();
+    let owners = registers.into_iter().map(|owned| {
+        let owner = owner(owned, 0);
+        CheckpointOwner {
+            incarnation: owner.incarnation,
+            ceilings: ceilings
+                .get(owner.name.as_str())
+                .copied()
+                .unwrap_or_default(),
+            name: owner.name,
+            tenant: owner.tenant,
+            since_ns: owner.since_ns,
+            directions: owner.directions.unwrap_or_default(),
+        }
+    });
+    Some(Checkpoint {
+        window: u64::from(epoch.window()),
+        revision: epoch.revision(),
+        owners: owners.collect(),
+        time,
+    })
+}
+
+/// What a ceiling lets through: bits/s, and bytes at once.
+fn most(limits: &Limits) -> Option<(u64, u64)> {
+    let bits = limits.ceiling?.0;
+    // The longest of the limiter's own bursts: 250 ms.
+    let burst = limits.burst.map_or(bits / 32, |burst| burst.0);
+    Some((bits, burst))
 }

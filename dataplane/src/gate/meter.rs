@@ -189,9 +189,13 @@ impl Gate {
     /// # Errors
     /// [`Error::Map`].
     pub fn look_at_registers(&self) -> Result<Vec<Owned>> {
-        let live = |state| matches!(state, slot_state::PORT | slot_state::UPLINK);
         let mut reader = Reader::new(&self.maps, &self.plan.sizes);
-        let owners = self.slots.iter().filter(|(_, book)| live(book.state));
+        // Owners that went and whose last window is not committed, too: their counts are in no record.
+        let owners = self.slots.iter().filter(|(slot, book)| match book.state {
+            slot_state::PORT | slot_state::UPLINK => true,
+            slot_state::RETIRED => self.is_unsettled(*slot),
+            _ => false,
+        });
         owners
             .map(|(slot, book)| {
                 let both = [reader.since_base(slot, 0)?, reader.since_base(slot, 1)?];

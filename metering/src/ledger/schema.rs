@@ -106,6 +106,11 @@ pub(super) fn open(path: &Path, create: bool) -> Result<Connection, LedgerError>
         });
     }
     journal()?;
+    // After a sync that failed, the page cache may hold commits that the disk will never get, and a later
+    // sync says nothing of them: everything behind them would be lost with the power. So what is in the
+    // journal is written anew, into the file. Somebody who reads may put it off, which is no error.
+    db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        .map_err(&storage)?;
     Ok(db)
 }
 

@@ -3,7 +3,7 @@
 //! Bounded: when the disk is away for long, detail is lost, and the record says how much by what is
 //! unattributed. Bytes are not kept here, the registers have them.
 
-use metering::{flow::FlowDelta, meter::Cut, window::Counts};
+use crate::{flow::FlowDelta, meter::Cut, window::Counts};
 use std::collections::HashMap;
 
 /// So many flows are kept at most.
@@ -87,7 +87,7 @@ fn joined(one: FlowDelta, other: FlowDelta) -> FlowDelta {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use metering::meter::Owner;
+    use crate::meter::Owner;
 
     fn cut(flows: &[(u16, u64)]) -> Cut {
         let flow = |(port, packets): &(u16, u64)| FlowDelta {

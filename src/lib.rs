@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod demo;
 pub mod doctor;
 mod flows;
+mod keeping;
 pub mod lab;
 mod records;
 pub mod status;

@@ -1,6 +1,9 @@
 //! Looking into a ledger: `octroi records` and `octroi ledger status`.
 
-use crate::config::{self, Meter};
+use crate::{
+    config::{self, Config, Meter},
+    keeping,
+};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
@@ -26,6 +29,11 @@ pub struct At {
 }
 
 impl At {
+    /// The configuration, where one is named.
+    pub(crate) fn config(&self) -> Result<Option<Config>> {
+        Ok(self.config.as_deref().map(config::load).transpose()?)
+    }
+
     pub(crate) fn path(&self) -> Result<PathBuf> {
         let Some(file) = &self.config else {
             return Ok(self.ledger.clone());
@@ -80,6 +88,28 @@ pub struct Options {
 /// `octroi ledger`.
 #[derive(Debug, Subcommand)]
 pub enum LedgerAction {
+    /// Copy the ledger, also while the daemon writes it. Flow detail is in no copy.
+    Backup {
+        #[command(flatten)]
+        at: At,
+        /// The copy; nothing may have this name.
+        file: PathBuf,
+    },
+    /// Put a copy where the ledger belongs. No daemon may run, and the old ledger must be moved away.
+    Restore {
+        #[command(flatten)]
+        at: At,
+        /// The daemon's run directory; with --config that of the configuration.
+        #[arg(long, default_value = config::Host::RUN_DIR, value_name = "DIR", conflicts_with = "config")]
+        run_dir: PathBuf,
+        /// The copy.
+        file: PathBuf,
+    },
+    /// Who looked at flow detail, and at what.
+    Looks {
+        #[command(flatten)]
+        at: At,
+    },
     /// What is in it, and since when.
     Status {
         #[command(flatten)]
@@ -307,18 +337,27 @@ fn seconds_between(start: &str, end: &str) -> String {
 /// `octroi ledger …`.
 ///
 /// # Errors
-/// When the ledger cannot be read.
+/// When the ledger cannot be read, or the copy not be made.
 pub fn ledger(action: &LedgerAction) -> Result<()> {
-    let LedgerAction::Status { at, json } = action;
+    match action {
+        LedgerAction::Status { at, json } => status(at, *json),
+        LedgerAction::Backup { at, file } => keeping::backup(at, file),
+        LedgerAction::Restore { at, run_dir, file } => keeping::restore(at, run_dir, file),
+        LedgerAction::Looks { at } => keeping::looks(at),
+    }
+}
+
+fn status(at: &At, json: bool) -> Result<()> {
     let path = at.path()?;
+    let kept = keeping::kept(at)?;
     let summary = ledger::summary(&path)?;
     let id: String = summary
         .ledger_id
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    if *json {
-        let object = serde_json::json!({
+    if json {
+        let mut object = serde_json::json!({
             "ledger": path,
             "ledger_id": id,
             "host": summary.host,
@@ -327,6 +366,7 @@ pub fn ledger(action: &LedgerAction) -> Result<()> {
             "last_window_end": summary.last.map(time),
             "file_bytes": summary.file_bytes.to_string(),
         });
+        keeping::add(&mut object, &kept);
         println!("{object}");
         return Ok(());
     }
@@ -338,5 +378,6 @@ pub fn ledger(action: &LedgerAction) -> Result<()> {
     if let (Some(first), Some(last)) = (summary.first, summary.last) {
         println!("windows from {} to {}", time(first), time(last));
     }
+    keeping::tell(&kept);
     Ok(())
 }

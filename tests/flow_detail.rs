@@ -377,3 +377,66 @@ fn octroi_flows_shows_rows_and_enters_who_looked_first() {
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(said.contains("cannot be entered"), "{said}");
 }
+
+#[test]
+fn a_copy_is_made_and_put_back_by_the_command_and_the_status_says_what_goes_when() {
+    let dir = Dir::new("copy");
+    let path = dir.ledger();
+    write(&path, 3);
+    let (file, copy) = (path.display().to_string(), dir.0.join("copy.db"));
+    let copy = copy.display().to_string();
+    let made = octroi(&["ledger", "backup", "--ledger", &file, &copy]);
+    assert!(made.status.success(), "{made:?}");
+    let again = octroi(&["ledger", "backup", "--ledger", &file, &copy]);
+    let said = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(
+        !again.status.success() && said.contains("this exists"),
+        "{said}"
+    );
+    // With a daemon's lock held, and with a ledger in the place, nothing is put back.
+    let run = dir.0.join("run");
+    fs::create_dir(&run).expect("a run directory");
+    let run_dir = run.display().to_string();
+    let restore = || {
+        octroi(&[
+            "ledger",
+            "restore",
+            "--ledger",
+            &file,
+            "--run-dir",
+            &run_dir,
+            &copy,
+        ])
+    };
+    assert!(!restore().status.success());
+    for suffix in ["", "-wal", "-shm"] {
+        // Looking at a ledger leaves a journal, which is moved away with it.
+        let _ = fs::rename(format!("{file}{suffix}"), format!("{file}.old{suffix}"));
+    }
+    let lock = fs::File::create(run.join("lock")).expect("the lock");
+    lock.lock().expect("nobody has it");
+    let refused = restore();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && said.contains("no daemon"),
+        "{said}"
+    );
+    assert!(!path.exists());
+    drop(lock);
+    let restored = restore();
+    assert!(restored.status.success(), "{restored:?}");
+    whole(&path);
+    let shown = octroi(&["flows", "--ledger", &file, "--limit", "1"]);
+    assert!(shown.status.success(), "{shown:?}");
+    let status = octroi(&["ledger", "status", "--ledger", &file, "--json"]);
+    let status: Value = serde_json::from_slice(&status.stdout).expect("JSON");
+    assert_eq!(status["looks"], "1");
+    assert_eq!(status["pruned"], "0");
+    assert_eq!(status["flow_files"], "1");
+    // The file of 2026-11-24, seven days after its end; 13 months after the first window's end.
+    assert_eq!(status["oldest_flow_file_goes"], "2026-12-02T00:00:00.000Z");
+    assert_eq!(status["oldest_record_goes"], "2028-01-01T23:31:00.000Z");
+    let looks = octroi(&["ledger", "looks", "--ledger", &file]);
+    let looks = String::from_utf8_lossy(&looks.stdout).into_owned();
+    assert!(looks.trim_end().ends_with(": flows --limit 1"), "{looks}");
+}

@@ -7,7 +7,7 @@ use super::{
     clock,
     reading::{alarms, checkpoint, owner, timeouts},
 };
-use crate::config::Config;
+use crate::config::{Config, Retention};
 use anyhow::Result;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
 use dataplane::gate::Gate;
@@ -17,7 +17,7 @@ use dataplane_common::{
 };
 use metering::{
     flow::Details,
-    ledger::{Anchor, Done, Job, Writer},
+    ledger::{Anchor, Done, Job, Keep, Writer},
     meter::{Cut, Epoch, Next, Owner, Pace},
 };
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// How often what is too old is removed; its first time is with the first window.
+const RETAIN: Duration = Duration::from_secs(86_400);
+/// How soon it is tried again after it failed, or while the clock was not to be believed.
+const RETAIN_AGAIN: Duration = Duration::from_secs(3_600);
+/// So long before a cut nothing is removed: the cut would have to wait, ns.
+const RETAIN_CLEAR_NS: u64 = 2_000_000_000;
 /// How long a daemon that ends waits for its last window to be durable.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -56,6 +62,8 @@ pub struct Meter {
     pace: Pace,
     /// What of each tenant's flows may be kept.
     details: Details,
+    /// When to look for what is too old.
+    retain_at: Instant,
     generation: [u8; 16],
     status: MeterStatus,
 }
@@ -107,6 +115,7 @@ impl Meter {
             window_ns: meter.window_ns,
             pace: Pace::new(meter.window_ns, &clock::now()),
             details: Details::default(),
+            retain_at: Instant::now(),
             generation: anchor.generation,
             status: MeterStatus {
                 ledger: meter.ledger.clone(),
@@ -144,7 +153,7 @@ impl Meter {
         match self.pace.turn(&clock::now()) {
             Next::Cut { nominal_ns } => said.extend(self.cut(gate, nominal_ns)),
             Next::Checkpoint => self.checkpoint(gate, config),
-            Next::Wait => {}
+            Next::Wait => self.retain(config),
         }
         said
     }
@@ -203,15 +212,33 @@ impl Meter {
         }
     }
 
+    /// Removes what is too old, when nothing else is to be done.
+    fn retain(&mut self, config: &Config) {
+        let now = clock::now();
+        let clear_ns = RETAIN_CLEAR_NS.min(self.window_ns / 2);
+        if self.retain_at <= Instant::now()
+            && !self.pace.is_busy()
+            && self.status.windows != 0
+            && self.pace.until_cut_ns(&now) > clear_ns
+        {
+            self.retain_at = Instant::now() + RETAIN_AGAIN;
+            self.send(Job::Retain(keep(&config.retention), now.utc_ns));
+        }
+    }
+
     fn send(&mut self, job: Job) {
         let read = match &job {
-            Job::Cut(cut) => cut.time,
-            Job::Checkpoint(checkpoint) => checkpoint.time,
+            Job::Cut(cut) => Some(cut.time),
+            Job::Checkpoint(checkpoint) => Some(checkpoint.time),
+            Job::Retain(..) => None,
         };
         if let Some(jobs) = &self.jobs
             && jobs.try_send(job).is_ok()
         {
-            self.pace.handed_over(&read);
+            match read {
+                Some(read) => self.pace.handed_over(&read),
+                None => self.pace.handed_over_other(),
+            }
         }
     }
 
@@ -271,6 +298,19 @@ impl Meter {
                 }
                 self.status.error = Some(why);
             }
+            Done::Retained(retained) => {
+                if retained.more {
+                    self.retain_at = Instant::now();
+                } else if clock::state().synchronised {
+                    self.retain_at = Instant::now() + RETAIN;
+                }
+                if retained.pruned + retained.flow_files != 0 {
+                    said.push(format!(
+                        "retention: {} records pruned, {} flow files removed",
+                        retained.pruned, retained.flow_files
+                    ));
+                }
+            }
             Done::Noted => {}
         }
         said
@@ -329,5 +369,16 @@ impl Drop for Meter {
         {
             let _ = thread.join();
         }
+    }
+}
+
+/// What is kept, now. There are no sinks, so that none has left something unconfirmed.
+pub fn keep(retention: &Retention) -> Keep {
+    Keep {
+        flows_days: retention.flows_days,
+        records_days: retention.records_days,
+        rollups_days: retention.rollups_days,
+        unconfirmed: u64::MAX,
+        clock_is_sound: clock::state().synchronised,
     }
 }

@@ -9,7 +9,7 @@ mod reading;
 mod state;
 mod translate;
 
-pub use meter::MeterStatus;
+pub use meter::{MeterStatus, keep};
 pub use translate::{plan, policy};
 
 use crate::config;
@@ -150,7 +150,7 @@ fn require_root() -> Result<()> {
 }
 
 /// One daemon for one run directory. The lock ends with the process, however it ends.
-fn lock(run_dir: &Path) -> Result<File> {
+pub(crate) fn lock(run_dir: &Path) -> Result<File> {
     let path = run_dir.join("lock");
     let file = File::create(&path).with_context(|| format!("{}", path.display()))?;
     // SAFETY: the descriptor is open.

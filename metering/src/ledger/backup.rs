@@ -2,8 +2,9 @@
 //!
 //! Invariants
 //! - A copy is whole and checked before it has its name, and takes nobody else's.
-//! - A ledger that was restored is behind the kernel's anchor: the daemon begins a new one that supersedes
-//!   it (`docs/METERING.md`, M-7.17 and M-7.18), and nothing is billed twice.
+//! - A ledger that was restored is behind the kernel's anchor, or says that it was where there is none: the
+//!   daemon begins a new one that supersedes it (`docs/METERING.md`, M-7.17 and M-7.18), and nothing is
+//!   billed twice. One that lacks nothing is continued.
 //!
 //! What it is not: a copy of flow detail. That goes after some days, and copies of it would not.
 
@@ -112,10 +113,21 @@ pub fn restore(from: &Path, path: &Path) -> Result<Copied, BackupError> {
         // Copying took the mode of the other file.
         let mode = fs::Permissions::from_mode(0o600);
         fs::set_permissions(&new, mode).map_err(storage(&new))?;
+        mark(&new)?;
         name(&new, path)
     });
     let _ = fs::remove_file(&new);
     done
+}
+
+/// Notes in a copy that it is one, for a daemon that finds no anchor.
+fn mark(new: &Path) -> Result<(), BackupError> {
+    let db = Connection::open(new).map_err(storage::<rusqlite::Error>(new))?;
+    let set = "INSERT OR REPLACE INTO about (key, value) VALUES ('restored', 'from a copy')";
+    db.execute(set, [])
+        .map_err(storage::<rusqlite::Error>(new))?;
+    db.close()
+        .map_err(|(_, error)| storage::<rusqlite::Error>(new)(error))
 }
 
 fn refuse_existing(path: &Path) -> Result<(), BackupError> {

@@ -34,6 +34,7 @@ pub(super) fn save(
     about(transaction, "map_generation", Some(epoch.map_generation))?;
     about(transaction, "last", now.last.as_ref().map(text))?;
     about(transaction, "lost", now.lost.as_ref().map(text))?;
+    about(transaction, "restored", None::<String>)?;
     // One that was noted before these records says nothing any more, least of all in another boot.
     about(transaction, "checkpoint", None::<String>)
 }

@@ -75,6 +75,8 @@ struct Found {
     state: State,
     checkpoint: Option<Checkpoint>,
     anchor: Anchor,
+    /// Put back from a copy, and not continued since.
+    restored: bool,
 }
 
 impl Ledger {
@@ -190,7 +192,9 @@ fn refuse(
         return Ok(Some("this ledger was begun on another machine"));
     }
     if remembered.ledger_id == [0; 16] {
-        return Ok(None);
+        // Its numbers after the copy may have been given to other records.
+        let why = "this ledger was put back from a copy, and nobody knows how far it had come";
+        return Ok(found.restored.then_some(why));
     }
     if remembered.ledger_id != found.id {
         // The crash was between its first commit and the anchor.
@@ -292,6 +296,7 @@ fn read(path: &Path, epoch: &Epoch) -> Result<Found, LedgerError> {
             boot_id: sixteen("boot_id")?,
             map_generation: sixteen("map_generation")?,
         },
+        restored: text("restored")?.is_some(),
         checkpoint: text("checkpoint")?.and_then(|text| serde_json::from_str(&text).ok()),
         anchor: Anchor {
             ledger_id: id,

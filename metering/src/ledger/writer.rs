@@ -2,13 +2,14 @@
 //! after a failure.
 //!
 //! Invariants (`tests/simulation.rs`)
-//! - Every job is answered by exactly one of [`Done::Committed`], [`Done::Noted`] and [`Done::Failed`].
+//! - Every job is answered by exactly one of [`Done::Committed`], [`Done::Noted`], [`Done::Retained`] and
+//!   [`Done::Failed`].
 //! - After a failure the file is opened anew for the next job: whatever it was may be over then. What this
 //!   process has committed it remembers.
 //!
 //! What it is not: no thread and no queue; the daemon has those, and the simulation has none.
 
-use super::{Anchor, Checkpoint, Committed, Identity, Ledger, owed::Owed};
+use super::{Anchor, Checkpoint, Committed, Identity, Keep, Ledger, Retained, owed::Owed};
 use crate::meter::{Cut, Epoch, State, Time};
 use std::path::PathBuf;
 
@@ -19,6 +20,8 @@ pub enum Job {
     Cut(Box<Cut>),
     /// What the registers stand at.
     Checkpoint(Box<Checkpoint>),
+    /// What is too old goes, by this wall clock: UTC, ns since 1970.
+    Retain(Keep, i64),
 }
 
 /// What was done.
@@ -37,6 +40,8 @@ pub enum Done {
     Committed(Committed),
     /// A checkpoint is.
     Noted,
+    /// What was too old is gone, or some of it.
+    Retained(Retained),
     /// The job is not done, and nothing of it is written.
     Failed(String),
 }
@@ -46,7 +51,7 @@ impl Done {
     pub fn ends(&self) -> Option<bool> {
         match self {
             Self::Begun { .. } => None,
-            Self::Committed(_) | Self::Noted => Some(true),
+            Self::Committed(_) | Self::Noted | Self::Retained(_) => Some(true),
             Self::Failed(_) => Some(false),
         }
     }
@@ -133,6 +138,10 @@ impl Writer {
             Job::Checkpoint(checkpoint) => ledger
                 .checkpoint(checkpoint)
                 .map(|()| Done::Noted)
+                .map_err(|error| error.to_string()),
+            Job::Retain(keep, now) => ledger
+                .retain(keep, *now)
+                .map(Done::Retained)
                 .map_err(|error| error.to_string()),
         }
     }

@@ -69,7 +69,7 @@ impl Pace {
 
     /// How long until [`Pace::turn`] may have something to say, ns; at most a second.
     pub fn wait_ns(&self, now: &Time) -> u64 {
-        let due = self.due_ns.saturating_sub(now.utc_ns).max(0).unsigned_abs();
+        let due = self.until_cut_ns(now);
         let noted = self.note_ns().saturating_sub(now.mono_ns);
         let wanted = self.caused_ns.filter(|_| self.wanted);
         let wanted = wanted.map(|caused| (caused + MOMENT_NS).saturating_sub(now.mono_ns));
@@ -126,6 +126,16 @@ impl Pace {
     pub fn handed_over(&mut self, read: &Time) {
         self.under_way = Some(read.mono_ns);
         self.tried_ns = read.mono_ns;
+    }
+
+    /// Something that is no reading was handed to the ledger.
+    pub fn handed_over_other(&mut self) {
+        self.under_way = Some(self.durable_ns);
+    }
+
+    /// How long until the next nominal cut, ns.
+    pub fn until_cut_ns(&self, now: &Time) -> u64 {
+        self.due_ns.saturating_sub(now.utc_ns).max(0).unsigned_abs()
     }
 
     /// Is something with the ledger?

@@ -412,7 +412,7 @@ impl World {
                 assert!(why.contains(&path) && !why.contains('\n'), "{why}");
                 assert!(disk::has_failed() || why.contains("replaced"), "{why}");
             }
-            Done::Noted => {}
+            Done::Noted | Done::Retained(_) => {}
         }
     }
 
@@ -448,7 +448,7 @@ impl World {
                     }
                     self.set_anchor(committed.anchor);
                 }
-                Done::Failed(_) | Done::Noted => {}
+                Done::Failed(_) | Done::Noted | Done::Retained(_) => {}
             }
         }
         Ok(())

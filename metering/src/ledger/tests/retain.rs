@@ -260,6 +260,35 @@ fn a_ledger_that_comes_back_from_a_copy_is_superseded_and_bills_nothing_twice() 
 }
 
 #[test]
+fn a_copy_that_lacks_nothing_is_continued_and_one_without_an_anchor_is_not() {
+    let mut host = Host::new();
+    windows(&mut host, 3);
+    let copy = host.dir.0.join("copy.db");
+    backup(&host.path, &copy).expect("it is copied");
+    host.crash();
+    host.delete(true);
+    restore(&copy, &host.path).expect("it comes back");
+    windows(&mut host, 2);
+    assert_eq!(host.superseded, [""; 0]);
+    // It is the ledger again: the next boot goes on with it, and so does the one after.
+    host.restart(true);
+    host.come();
+    windows(&mut host, 1);
+    assert_eq!(host.superseded, [""; 0]);
+    host.audit();
+    // But a copy of before, after a reboot that nobody remembers a ledger over, is not what it was.
+    host.crash();
+    host.delete(true);
+    restore(&copy, &host.path).expect("it comes back");
+    host.restart(true);
+    host.come();
+    windows(&mut host, 1);
+    assert_eq!(host.superseded.len(), 1);
+    assert!(host.superseded[0].contains("put back from a copy"));
+    assert!(host.begin_record().supersedes.is_some());
+}
+
+#[test]
 fn what_is_no_whole_ledger_is_no_copy_of_one_and_no_name_is_taken() {
     let mut host = Host::new();
     windows(&mut host, 30);

@@ -97,6 +97,7 @@ impl Host {
             window_ns: MINUTE_NS,
             clock: Clock::default(),
             owners: self.owners.clone(),
+            ..Cut::default()
         };
         self.window += 1;
         self.flows += 1;

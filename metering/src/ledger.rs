@@ -142,6 +142,8 @@ pub struct Committed {
     pub records: u64,
     /// Owners whose last record is among them: their slots may be given away.
     pub closed: Vec<u64>,
+    /// Where an interface carried what was not counted, for people.
+    pub unmetered: Vec<String>,
     /// To be remembered.
     pub anchor: Anchor,
     /// What an operator has to be told.
@@ -256,6 +258,7 @@ impl Ledger {
             window: window.unwrap_or_default(),
             records: count,
             closed: outcome.closed,
+            unmetered: outcome.unmetered,
             anchor,
             alarms: outcome.alarms,
         })

@@ -11,10 +11,12 @@
 //!
 //! What it is not: it reads no register and no clock, and it does not know what a disk is.
 
+mod audit;
 mod cut;
 mod label;
 mod pace;
 
+pub use audit::{Brackets, Interface, Side};
 pub use cut::{Cut, Owner, Sums, Time};
 pub use pace::{CHECKPOINT_NS, MOMENT_NS, Next, Pace};
 
@@ -23,7 +25,6 @@ use crate::{
     record::{Dropped, Flags, Kind, NOT_CLASSIFIED, Reading, Record, Total},
     window::Counts,
 };
-use dataplane_common::abi::Skbs;
 use label::Label;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +43,8 @@ pub struct State {
     pub closed: BTreeSet<u64>,
     /// The ledger that metered these registers was lost, and nothing was committed since.
     pub lost: Option<Lost>,
+    /// What the interfaces stood at.
+    pub brackets: Brackets,
 }
 
 impl State {
@@ -118,6 +121,8 @@ pub struct Outcome {
     pub flows: Vec<(usize, Vec<flow::Row>)>,
     /// What an operator has to be told of this window.
     pub alarms: Vec<String>,
+    /// For people: where an interface carried what was not counted.
+    pub unmetered: Vec<String>,
 }
 
 /// What was not seen before this window, for all its owners.
@@ -190,6 +195,7 @@ pub fn records(epoch: &Epoch, state: &State, cut: &Cut, gap: Option<&Gap>) -> Ou
     if let Some(lost) = &state.lost {
         gone(epoch, state, cut, &label, lost, &mut outcome);
     }
+    audit::audit(state, cut, &mut outcome);
     outcome
 }
 
@@ -389,8 +395,8 @@ impl Window<'_> {
         let mut all = Record {
             reading: Some(self.reading(start, end)),
             total: Some(Total {
-                skbs_start: skbs(before.skbs),
-                skbs_end: skbs(now.skbs),
+                skbs_start: before.raw(),
+                skbs_end: now.raw(),
                 drops: drops.collect(),
                 unattributed,
                 clock: self.cut.clock,
@@ -458,15 +464,6 @@ impl Window<'_> {
         record.bytes_min = Some(0);
         record.cause = Some(cause.into());
         record
-    }
-}
-
-fn skbs([delivered, delivered_len, dropped, dropped_len]: [u64; 4]) -> Skbs {
-    Skbs {
-        delivered,
-        delivered_len,
-        dropped,
-        dropped_len,
     }
 }
 

@@ -4,6 +4,7 @@
 //! open window grows, and the next record covers it.
 
 use super::{
+    audit::{self, AuditStatus},
     clock,
     reading::{alarms, checkpoint, owner, timeouts},
 };
@@ -51,6 +52,8 @@ pub struct MeterStatus {
     pub windows: u64,
     /// Why the last window is not committed yet; counting goes on.
     pub error: Option<String>,
+    /// What the interfaces' own counters said.
+    pub audit: AuditStatus,
 }
 
 /// The meter.
@@ -136,7 +139,7 @@ impl Meter {
         );
     }
 
-    /// How long until there may be something to do. A step of the wall clock is noticed within a second.
+    /// How long until there may be something to do.
     pub fn wait(&self) -> Duration {
         Duration::from_nanos(self.pace.wait_ns(&clock::now()))
     }
@@ -156,6 +159,11 @@ impl Meter {
             Next::Wait => self.retain(config),
         }
         said
+    }
+
+    /// The wall clock was set: the open window ends now, or as soon as the ledger is free.
+    pub fn clock_was_set(&mut self) {
+        self.pace.want();
     }
 
     /// Cuts because something happened: now, or as soon as the ledger is free, once a second at most.
@@ -188,7 +196,9 @@ impl Meter {
                             ..owner(owned, suspended_ns)
                         })
                         .collect(),
+                    interfaces: reading.witnesses.map(audit::interfaces),
                 };
+                self.status.audit.look(gate);
                 let broken = cut.owners.iter().filter(|owner| owner.directions.is_none());
                 let broken: Vec<&str> = broken.map(|owner| owner.name.as_str()).collect();
                 if !broken.is_empty() {
@@ -285,6 +295,7 @@ impl Meter {
                     gate.settle(*incarnation);
                     fault::reach(Point::Released);
                 }
+                said.extend(self.status.audit.take(&committed.unmetered));
                 self.status.committed_window = Some(committed.window);
                 self.status.windows += 1;
                 let alarms = committed.alarms.iter();

@@ -1,6 +1,7 @@
 //! The daemon's runtime: one thread that follows interfaces, signals and the control socket, and
 //! calls the gate. Enforcing and counting happen in the kernel and do not need it.
 
+mod audit;
 mod clock;
 pub mod control;
 mod meter;
@@ -8,7 +9,9 @@ mod privilege;
 mod reading;
 mod state;
 mod translate;
+mod wall_clock;
 
+pub use audit::AuditStatus;
 pub use meter::{MeterStatus, keep};
 pub use translate::{plan, policy};
 
@@ -65,6 +68,8 @@ async fn serve(state: State, run_dir: &Path) -> Result<()> {
     restrict(&socket)?;
     // SAFETY: a netlink socket is one descriptor for its whole life, and the monitor owns it.
     let monitor = unsafe { AsyncFd::register(Monitor::new()?) }?;
+    // SAFETY: a timerfd is one descriptor for its whole life, and the watch owns it.
+    let wall_clock = unsafe { AsyncFd::register(wall_clock::Watch::new()?) }?;
     let mut reload = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -90,6 +95,14 @@ async fn serve(state: State, run_dir: &Path) -> Result<()> {
                 ready.clear_ready();
                 if news {
                     state.borrow_mut().look();
+                }
+            }
+            ready = wall_clock.readable() => {
+                let mut ready = ready?;
+                let was_set = ready.get_inner().was_set();
+                ready.clear_ready();
+                if was_set {
+                    state.borrow_mut().clock_was_set();
                 }
             }
             client = listener.accept() => {

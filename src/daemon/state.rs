@@ -114,6 +114,15 @@ impl State {
         }
     }
 
+    /// The wall clock was set: the window ends now.
+    pub fn clock_was_set(&mut self) {
+        if let Some(meter) = &mut self.meter {
+            eprintln!("octroi: the wall clock was set");
+            meter.clock_was_set();
+        }
+        self.turn();
+    }
+
     /// The last window of a daemon that ends.
     pub fn farewell(&mut self) {
         let (Some(mut meter), Some(gate)) = (self.meter.take(), &mut self.gate) else {

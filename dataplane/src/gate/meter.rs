@@ -1,7 +1,7 @@
 //! What the meter needs of the gate: a cut with the registers of every owner of a slot as they were
 //! sealed, and the promise that a slot has no new owner before its last window is committed.
 
-use super::{Gate, conservation};
+use super::{Gate, Witness, conservation};
 use crate::{
     Error, Result,
     cut::{self, Barrier},
@@ -52,6 +52,8 @@ pub struct Reading {
     pub unbalanced: Vec<String>,
     /// Why flows could not be read or ended.
     pub flows_failed: Option<String>,
+    /// What their interfaces say; `None`: they could not be asked.
+    pub witnesses: Option<Vec<Witness>>,
 }
 
 fn owned(book: &Slot, directions: Option<[Both; 2]>) -> Owned {
@@ -144,6 +146,7 @@ impl Gate {
         for slot in &slots {
             self.learn_base(*slot)?;
         }
+        let witness = self.witness_before().ok();
         // The bank of the window before has been still since its own cut, and is written again as
         // soon as the open window closes. So it is read first.
         let epoch = self.epoch()?;
@@ -155,6 +158,7 @@ impl Gate {
         .read(&self.maps, &self.plan.sizes, &slots)?;
         let sealed = cut::cut(&mut self.maps, Barrier::Wait)?;
         let banks = sealed.read(&self.maps, &self.plan.sizes, &slots)?;
+        let witnesses = witness.and_then(|before| self.witness_after(&before, &slots).ok());
         let (gains, unbalanced, flows_failed) = self.drain(&sealed, &slots, &banks);
         let mut by_slot = BTreeMap::<u32, Vec<Gain>>::new();
         for gain in gains {
@@ -181,6 +185,7 @@ impl Gate {
             owners,
             unbalanced,
             flows_failed,
+            witnesses,
         })
     }
 

@@ -12,9 +12,11 @@ mod follow;
 mod meter;
 mod publish;
 mod report;
+mod witness;
 
 pub use meter::{Owned, Reading};
 pub use report::{PortState, PortStatus, detach_pinned, read_pinned};
+pub use witness::{Side, Witness};
 
 use crate::{
     Result,

@@ -81,6 +81,7 @@ impl Ledger {
             window_ns: last.map_or(0, |last| last.window_ns),
             clock: Clock::default(),
             owners,
+            interfaces: None,
         };
         let gap = Gap {
             cause: "the registers are gone: the host restarted, or octroi was detached".into(),

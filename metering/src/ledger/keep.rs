@@ -35,6 +35,8 @@ pub(super) fn save(
     about(transaction, "last", now.last.as_ref().map(text))?;
     about(transaction, "lost", now.lost.as_ref().map(text))?;
     about(transaction, "restored", None::<String>)?;
+    let brackets = (!now.brackets.is_empty()).then(|| text(&now.brackets));
+    about(transaction, "brackets", brackets)?;
     // One that was noted before these records says nothing any more, least of all in another boot.
     about(transaction, "checkpoint", None::<String>)
 }

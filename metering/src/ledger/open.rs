@@ -258,6 +258,10 @@ fn read(path: &Path, epoch: &Epoch) -> Result<Found, LedgerError> {
     if let Some(lost) = text("lost")? {
         state.lost = Some(serde_json::from_str(&lost).map_err(|_| unreadable())?);
     }
+    // The audit of an earlier octroi, or none: it begins anew.
+    if let Some(brackets) = text("brackets")? {
+        state.brackets = serde_json::from_str(&brackets).unwrap_or_default();
+    }
     let mut owners = db
         .prepare("SELECT incarnation, state FROM owner")
         .map_err(&storage)?;

@@ -240,6 +240,7 @@ impl Host {
             window_ns: MINUTE_NS,
             clock: Clock::default(),
             owners: self.owners.clone(),
+            interfaces: None,
         };
         self.window += 1;
         self.open()?;

@@ -1,10 +1,12 @@
 //! What a cut found: registers, owners and clocks, as the daemon hands them over.
 
+use super::Interface;
 use crate::{
     flow::{Detail, FlowDelta},
     record::Clock,
     window::Counts,
 };
+use dataplane_common::abi::Skbs;
 use serde::{Deserialize, Serialize};
 
 /// Registers of one direction of an owner, since it began.
@@ -31,6 +33,17 @@ impl Sums {
 
     pub(super) fn drop(&self, reason: usize) -> [u64; 2] {
         self.drops.get(reason).copied().unwrap_or_default()
+    }
+
+    /// Raw skbs, as a record has them.
+    pub(super) fn raw(&self) -> Skbs {
+        let [delivered, delivered_len, dropped, dropped_len] = self.skbs;
+        Skbs {
+            delivered,
+            delivered_len,
+            dropped,
+            dropped_len,
+        }
     }
 
     /// Is nothing of this below `before`?
@@ -105,4 +118,6 @@ pub struct Cut {
     pub clock: Clock,
     /// Everybody who can have been booked to.
     pub owners: Vec<Owner>,
+    /// What the ports' interfaces say; `None`: they could not be asked.
+    pub interfaces: Option<Vec<Interface>>,
 }

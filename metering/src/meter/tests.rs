@@ -134,6 +134,7 @@ fn check(steps: &[Step]) -> Result<u64, TestCaseError> {
                     window_ns: 0,
                     clock: Clock::default(),
                     owners: kernel.owners.clone(),
+                    interfaces: None,
                 };
                 kernel.window += 1;
                 let outcome = records(&epoch(), &state, &cut, None);
@@ -266,6 +267,7 @@ fn a_register_that_goes_back_is_its_owners_nodata_and_nobody_elses() {
         window_ns: 0,
         clock: Clock::default(),
         owners,
+        interfaces: None,
     };
     let first = records(
         &epoch(),
@@ -321,6 +323,7 @@ fn a_gap_is_said_with_its_bounds() {
         window_ns: 0,
         clock: Clock::default(),
         owners: vec![owner],
+        interfaces: None,
     };
     let gap = Gap {
         cause: "the host crashed".into(),

@@ -42,6 +42,7 @@ use dataplane_common::fault::{self, Point};
 use flows::FlowFiles;
 use rusqlite::{Connection, Transaction, params};
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -117,6 +118,12 @@ pub struct Anchor {
     pub head: [u8; 32],
 }
 
+/// What a ceiling lets through at most: bits/s, and bytes at once.
+pub type Ceiling = (u64, u64);
+
+/// Ceilings by incarnation: from the tenant, to the tenant; `None`: no ceiling.
+pub type Ceilings = BTreeMap<u64, [Option<Ceiling>; 2]>;
+
 /// An open ledger.
 pub struct Ledger {
     path: PathBuf,
@@ -131,6 +138,9 @@ pub struct Ledger {
     state: State,
     anchor: Anchor,
     detail: FlowFiles,
+    ceilings: Ceilings,
+    /// The ceilings that are in the file.
+    noted: Ceilings,
 }
 
 /// What was committed.
@@ -191,6 +201,12 @@ impl Ledger {
         self.anchor
     }
 
+    /// These ceilings are in force: they bound what is unseen when the host crashes. The next commit notes
+    /// them.
+    pub fn follow(&mut self, ceilings: Ceilings) {
+        self.ceilings = ceilings;
+    }
+
     /// Writes the records of a window, and returns when they are durable.
     ///
     /// # Errors
@@ -248,11 +264,15 @@ impl Ledger {
             anchor.size += 1;
         }
         keep::save(&transaction, &self.epoch, &self.state, &outcome.state).map_err(&storage)?;
+        if self.ceilings != self.noted {
+            keep::note_ceilings(&transaction, &self.ceilings).map_err(&storage)?;
+        }
         fault::reach(Point::Written);
         transaction.commit().map_err(&storage)?;
         fault::reach(Point::Committed);
         self.state = outcome.state;
         self.anchor = anchor;
+        self.noted.clone_from(&self.ceilings);
         self.note_journal();
         Ok(Committed {
             window: window.unwrap_or_default(),

@@ -6,7 +6,7 @@
 use super::{
     audit::{self, AuditStatus},
     clock,
-    reading::{alarms, checkpoint, owner, timeouts},
+    reading::{alarms, ceilings, checkpoint, owner, timeouts},
 };
 use crate::config::{Config, Retention};
 use anyhow::Result;
@@ -18,11 +18,12 @@ use dataplane_common::{
 };
 use metering::{
     flow::Details,
-    ledger::{Anchor, Done, Job, Keep, Writer},
+    ledger::{Anchor, Ceiling, Done, Job, Keep, Writer},
     meter::{Cut, Epoch, Next, Owner, Pace},
 };
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -68,6 +69,10 @@ pub struct Meter {
     /// When to look for what is too old.
     retain_at: Instant,
     generation: [u8; 16],
+    /// By port: from the tenant, to the tenant.
+    ceilings: BTreeMap<String, [Option<Ceiling>; 2]>,
+    /// The gate is being taken down: each owner's next record is its last.
+    ending: bool,
     status: MeterStatus,
 }
 
@@ -120,6 +125,8 @@ impl Meter {
             details: Details::default(),
             retain_at: Instant::now(),
             generation: anchor.generation,
+            ceilings: BTreeMap::new(),
+            ending: false,
             status: MeterStatus {
                 ledger: meter.ledger.clone(),
                 ..MeterStatus::default()
@@ -137,6 +144,7 @@ impl Meter {
                 .map(|tenant| (tenant.id.0, tenant.flow_detail))
                 .collect(),
         );
+        self.ceilings = ceilings(config);
     }
 
     /// How long until there may be something to do.
@@ -149,13 +157,18 @@ impl Meter {
         &self.status
     }
 
+    /// The gate is taken down on purpose: the records of [`Meter::farewell`] are the last ones.
+    pub fn end(&mut self) {
+        self.ending = true;
+    }
+
     /// Cuts when it is time, notes the registers, and hears what the ledger did. Returns what there is to
     /// say to an operator.
     pub fn turn(&mut self, gate: &mut Gate, config: &Config) -> Vec<String> {
         let mut said = self.hear(gate);
         match self.pace.turn(&clock::now()) {
             Next::Cut { nominal_ns } => said.extend(self.cut(gate, nominal_ns)),
-            Next::Checkpoint => self.checkpoint(gate, config),
+            Next::Checkpoint => self.checkpoint(gate),
             Next::Wait => self.retain(config),
         }
         said
@@ -183,7 +196,7 @@ impl Meter {
                 let mut said = alarms(&mut reading);
                 let suspended_ns = time.boot_ns.saturating_sub(time.mono_ns);
                 let owners = reading.owners.into_iter();
-                let cut = Cut {
+                let mut cut = Cut {
                     window: u64::from(reading.window),
                     revision: reading.revision,
                     time,
@@ -197,8 +210,15 @@ impl Meter {
                         })
                         .collect(),
                     interfaces: reading.witnesses.map(audit::interfaces),
+                    ceilings: BTreeMap::new(),
                 };
                 self.status.audit.look(gate);
+                for owner in &mut cut.owners {
+                    owner.live &= !self.ending;
+                    if let Some(ceilings) = self.ceilings.get(&owner.name) {
+                        cut.ceilings.insert(owner.incarnation, *ceilings);
+                    }
+                }
                 let broken = cut.owners.iter().filter(|owner| owner.directions.is_none());
                 let broken: Vec<&str> = broken.map(|owner| owner.name.as_str()).collect();
                 if !broken.is_empty() {
@@ -216,8 +236,8 @@ impl Meter {
         }
     }
 
-    fn checkpoint(&mut self, gate: &Gate, config: &Config) {
-        if let Some(checkpoint) = checkpoint(gate, config) {
+    fn checkpoint(&mut self, gate: &Gate) {
+        if let Some(checkpoint) = checkpoint(gate, &self.ceilings) {
             self.send(Job::Checkpoint(Box::new(checkpoint)));
         }
     }

@@ -9,7 +9,7 @@ use dataplane::{
 };
 use metering::{
     flow::FlowDelta,
-    ledger::{Checkpoint, CheckpointOwner},
+    ledger::{Ceiling, Checkpoint, CheckpointOwner},
     meter::{Owner, Sums},
     window::Counts,
 };
@@ -102,28 +102,20 @@ fn flow(gain: &Gain, suspended_ns: u64) -> FlowDelta {
 }
 
 /// What everybody stands at without a cut (`docs/METERING.md`, M-9); `None`: it cannot be read now.
-pub(super) fn checkpoint(gate: &Gate, config: &Config) -> Option<Checkpoint> {
+pub(super) fn checkpoint(
+    gate: &Gate,
+    ceilings: &BTreeMap<String, [Option<Ceiling>; 2]>,
+) -> Option<Checkpoint> {
     // M-9.3: when the reading began.
     let time = clock::now();
     let (Ok(registers), Ok(epoch)) = (gate.look_at_registers(), gate.epoch()) else {
         return None;
     };
-    let ceilings: BTreeMap<&str, [Option<(u64, u64)>; 2]> = config
-        .ports
-        .iter()
-        .map(|port| {
-            let bits = [port.from_tenant, port.to_tenant].map(|limit| most(&limit));
-            (port.name.as_str(), bits)
-        })
-        .collect();
     let owners = registers.into_iter().map(|owned| {
         let owner = owner(owned, 0);
         CheckpointOwner {
             incarnation: owner.incarnation,
-            ceilings: ceilings
-                .get(owner.name.as_str())
-                .copied()
-                .unwrap_or_default(),
+            ceilings: ceilings.get(&owner.name).copied().unwrap_or_default(),
             name: owner.name,
             tenant: owner.tenant,
             since_ns: owner.since_ns,
@@ -138,8 +130,17 @@ pub(super) fn checkpoint(gate: &Gate, config: &Config) -> Option<Checkpoint> {
     })
 }
 
+/// By port: from the tenant, to the tenant.
+pub(super) fn ceilings(config: &Config) -> BTreeMap<String, [Option<Ceiling>; 2]> {
+    let ports = config.ports.iter().map(|port| {
+        let both = [port.from_tenant, port.to_tenant].map(|limit| most(&limit));
+        (port.name.as_str().to_owned(), both)
+    });
+    ports.collect()
+}
+
 /// What a ceiling lets through: bits/s, and bytes at once.
-fn most(limits: &Limits) -> Option<(u64, u64)> {
+fn most(limits: &Limits) -> Option<Ceiling> {
     let bits = limits.ceiling?.0;
     // The longest of the limiter's own bursts: 250 ms.
     let burst = limits.burst.map_or(bits / 32, |burst| burst.0);

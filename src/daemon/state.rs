@@ -278,7 +278,13 @@ impl State {
                 Ok(format!("port {name} removed in revision {revision}"))
             }
             Request::Detach => {
-                // What was counted is written while the registers are still there.
+                // What was counted is written while the registers are still there; nothing more is.
+                if let Some(gate) = &mut self.gate {
+                    gate.retire_all().map_err(anyhow::Error::from)?;
+                }
+                if let Some(meter) = &mut self.meter {
+                    meter.end();
+                }
                 self.farewell();
                 if let Some(gate) = self.gate.take() {
                     gate.detach().map_err(anyhow::Error::from)?;

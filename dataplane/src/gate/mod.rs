@@ -189,11 +189,12 @@ impl Gate {
         )
     }
 
-    /// Takes everything that octroi put into the kernel out of it.
+    /// Takes all programs off: from now on nothing is checked, limited or counted. What was counted stays
+    /// readable.
     ///
     /// # Errors
-    /// [`crate::Error::Pin`].
-    pub fn detach(mut self) -> Result<()> {
+    /// [`crate::Error::Map`].
+    pub fn retire_all(&mut self) -> Result<()> {
         let live: Vec<u32> = self
             .slots
             .iter()
@@ -203,6 +204,15 @@ impl Gate {
         for slot in live {
             self.retire(slot)?;
         }
+        Ok(())
+    }
+
+    /// Takes everything that octroi put into the kernel out of it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Pin`].
+    pub fn detach(mut self) -> Result<()> {
+        self.retire_all()?;
         shaping::remove_all()?;
         self.pins.remove()
     }

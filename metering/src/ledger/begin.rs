@@ -1,6 +1,8 @@
 //! A new ledger: made beside its place, and moved there when it is whole.
 
-use super::{Anchor, Begun, Identity, Ledger, LedgerError, flows::FlowFiles, inode, schema};
+use super::{
+    Anchor, Begun, Ceilings, Identity, Ledger, LedgerError, flows::FlowFiles, inode, schema,
+};
 use crate::{
     meter::{Lost, Outcome, State},
     record::{Kind, Record, Supersedes, TEXT_BYTES_MAX},
@@ -91,6 +93,8 @@ impl Ledger {
                 state,
                 anchor,
                 detail: FlowFiles::of(path),
+                ceilings: Ceilings::new(),
+                noted: Ceilings::new(),
             },
             superseded: before.map(|before| before.why),
             recovered: None,
@@ -148,6 +152,8 @@ fn make(
             ..Anchor::default()
         },
         detail: FlowFiles::of(path),
+        ceilings: Ceilings::new(),
+        noted: Ceilings::new(),
     };
     let first = Record {
         kind: Kind::Begin,

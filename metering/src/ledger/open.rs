@@ -1,7 +1,7 @@
 //! May this file be continued? And if not: what takes its place, and what is said of the time between.
 
 use super::{
-    Anchor, Committed, Ledger, LedgerError,
+    Anchor, Ceiling, Ceilings, Committed, Ledger, LedgerError,
     begin::{Before, beside, free_name},
     flows::FlowFiles,
     inode, retention, schema,
@@ -51,8 +51,8 @@ pub struct CheckpointOwner {
     pub since_ns: u64,
     /// Its registers.
     pub directions: [Sums; 2],
-    /// What its ceilings let through at most: bits/s, and bytes at once.
-    pub ceilings: [Option<(u64, u64)>; 2],
+    /// Its ceilings.
+    pub ceilings: [Option<Ceiling>; 2],
 }
 
 /// A ledger that can be written.
@@ -74,6 +74,7 @@ struct Found {
     epoch: Epoch,
     state: State,
     checkpoint: Option<Checkpoint>,
+    ceilings: Ceilings,
     anchor: Anchor,
     /// Put back from a copy, and not continued since.
     restored: bool,
@@ -144,6 +145,8 @@ impl Ledger {
             state: found.state,
             detail: FlowFiles::of(path),
             anchor: found.anchor,
+            noted: found.ceilings.clone(),
+            ceilings: found.ceilings,
         };
         ledger.detail.discard(ledger.id, ledger.anchor.size);
         let recovered = if same_registers {
@@ -301,6 +304,9 @@ fn read(path: &Path, epoch: &Epoch) -> Result<Found, LedgerError> {
             map_generation: sixteen("map_generation")?,
         },
         restored: text("restored")?.is_some(),
+        ceilings: text("ceilings")?
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or_default(),
         checkpoint: text("checkpoint")?.and_then(|text| serde_json::from_str(&text).ok()),
         anchor: Anchor {
             ledger_id: id,

@@ -241,6 +241,7 @@ impl Host {
             clock: Clock::default(),
             owners: self.owners.clone(),
             interfaces: None,
+            ..Cut::default()
         };
         self.window += 1;
         self.open()?;

@@ -129,6 +129,7 @@ impl Writer {
         let ledger = self.ledger.as_mut().ok_or("the ledger is not open")?;
         match job {
             Job::Cut(cut) => {
+                ledger.follow(cut.ceilings.clone());
                 let committed = ledger
                     .commit(cut, None)
                     .map_err(|error| error.to_string())?;

@@ -8,6 +8,7 @@ use crate::{
 };
 use dataplane_common::abi::Skbs;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Registers of one direction of an owner, since it began.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +119,9 @@ pub struct Cut {
     pub clock: Clock,
     /// Everybody who can have been booked to.
     pub owners: Vec<Owner>,
+    /// By incarnation and direction, what its ceiling lets through: bits/s, and bytes at once. For the day the
+    /// host crashes.
+    pub ceilings: BTreeMap<u64, [Option<(u64, u64)>; 2]>,
     /// What the ports' interfaces say; `None`: they could not be asked.
     pub interfaces: Option<Vec<Interface>>,
 }

@@ -12,8 +12,9 @@
 
 use super::{MISALIGNED_NS, Time};
 
-/// So much of the registers may be unseen when the host crashes, ns.
-pub const CHECKPOINT_NS: u64 = 10_000_000_000;
+/// How often the registers are noted for the day the host crashes, ns: two seconds below what METERING.md grants,
+/// for a turn that is late and a disk that is slow.
+pub const CHECKPOINT_NS: u64 = 8_000_000_000;
 /// Cuts for a cause are this far apart, checkpoints that fail as well, and so late may a step of the wall
 /// clock be noticed, ns.
 pub const MOMENT_NS: u64 = 1_000_000_000;

@@ -135,6 +135,7 @@ fn check(steps: &[Step]) -> Result<u64, TestCaseError> {
                     clock: Clock::default(),
                     owners: kernel.owners.clone(),
                     interfaces: None,
+                    ..Cut::default()
                 };
                 kernel.window += 1;
                 let outcome = records(&epoch(), &state, &cut, None);
@@ -268,6 +269,7 @@ fn a_register_that_goes_back_is_its_owners_nodata_and_nobody_elses() {
         clock: Clock::default(),
         owners,
         interfaces: None,
+        ..Cut::default()
     };
     let first = records(
         &epoch(),
@@ -324,6 +326,7 @@ fn a_gap_is_said_with_its_bounds() {
         clock: Clock::default(),
         owners: vec![owner],
         interfaces: None,
+        ..Cut::default()
     };
     let gap = Gap {
         cause: "the host crashed".into(),
@@ -379,6 +382,7 @@ fn what_no_flow_accounts_for_is_unattributed_and_flows_beyond_the_registers_attr
             window_ns: 0,
             clock: Clock::default(),
             owners: vec![owner],
+            ..Cut::default()
         };
         let outcome = records(&epoch(), &State::default(), &cut, None);
         let totals = outcome.records.iter().filter_map(|record| {

@@ -301,6 +301,7 @@ impl World {
             window_ns: self.window_ns,
             clock: self.clock.state(),
             owners,
+            ..Cut::default()
         };
         self.hand_over(Job::Cut(Box::new(cut)), &time);
         self.count("cuts");

@@ -98,10 +98,14 @@ fn a_checkpoint_is_billed_and_the_time_behind_it_is_bounded() {
 }
 
 #[test]
-fn without_a_checkpoint_nothing_is_billed_and_nothing_bounds_it() {
+fn without_a_checkpoint_nothing_is_billed_and_the_ceilings_of_the_last_commit_bound_it() {
     // An older one says nothing.
-    for older in [false, true] {
+    for (older, ceilings) in [(false, false), (true, false), (false, true)] {
         let mut host = Host::new();
+        host.open().expect("the disk works");
+        if let Some(ledger) = host.ledger.as_mut().filter(|_| ceilings) {
+            ledger.follow([(1, [Some((BITS, BURST)), None])].into());
+        }
         carry(&mut host, 0, 10);
         host.wait(MINUTE_NS);
         if older {
@@ -116,11 +120,12 @@ fn without_a_checkpoint_nothing_is_billed_and_nothing_bounds_it() {
         host.restart(true);
         host.open().expect("it is continued");
         host.audit();
-        for record in closing(&mut host, from, 1) {
+        let unseen = ceilings.then_some(bound(300 * MINUTE_NS));
+        for (record, unseen) in closing(&mut host, from, 1).iter().zip([unseen, None]) {
             let reading = record.reading.expect("a reading");
             assert_eq!(reading.register_start, reading.register_end);
             assert_eq!((reading.cut_start_ns, reading.cut_end_ns), (cut_ns, cut_ns));
-            assert_eq!((record.bytes_min, record.bytes_max), (Some(0), None));
+            assert_eq!((record.bytes_min, record.bytes_max), (Some(0), unseen));
             assert!(
                 record.flags.has(Flags::MERGED),
                 "it is longer than a window"

@@ -215,6 +215,7 @@ fn run(direction: usize, steps: &[Step]) -> Verdict {
                 live: true,
                 since_ns: 0,
                 directions: Some(directions),
+                ..Owner::default()
             }],
             interfaces: Some(vec![Interface {
                 index: 7,
@@ -222,6 +223,7 @@ fn run(direction: usize, steps: &[Step]) -> Verdict {
                 owners: vec![1],
                 sides,
             }]),
+            ..Cut::default()
         };
         let epoch = Epoch {
             host: "h".into(),

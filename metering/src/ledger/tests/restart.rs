@@ -112,6 +112,7 @@ fn without_a_checkpoint_nothing_is_billed_and_the_ceilings_of_the_last_commit_bo
             host.checkpoint().expect("the disk works");
         }
         host.cut(true).expect("the disk works");
+        let cut_utc_ns = host.identity.now.utc_ns;
         host.audit();
         carry(&mut host, 0, 9);
         host.wait(300 * MINUTE_NS);
@@ -120,7 +121,9 @@ fn without_a_checkpoint_nothing_is_billed_and_the_ceilings_of_the_last_commit_bo
         host.restart(true);
         host.open().expect("it is continued");
         host.audit();
-        let unseen = ceilings.then_some(bound(300 * MINUTE_NS));
+        let now = host.identity.now;
+        let unseen_ns = now.utc_ns - now.boot_ns as i64 - cut_utc_ns;
+        let unseen = ceilings.then_some(bound(unseen_ns as u64));
         for (record, unseen) in closing(&mut host, from, 1).iter().zip([unseen, None]) {
             let reading = record.reading.expect("a reading");
             assert_eq!(reading.register_start, reading.register_end);

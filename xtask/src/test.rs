@@ -331,10 +331,10 @@ fn run_in_vm(binaries: &[Binary], level: Level, recorder: &mut Recorder) -> Resu
         let name = format!("kernel {OLDEST_KERNEL}: {}", binary.name());
         recorder.heading(&name);
         recorder.tally.begin(&name);
-        let executable = vm::quoted(&binary.executable.to_string_lossy());
         let command = format!(
-            "export CARGO_MANIFEST_DIR=$PWD OCTROI_TEST_LEVEL={}\n{executable} --show-output --test-threads=1",
-            level.name()
+            "export OCTROI_TEST_LEVEL={}\n{}",
+            level.name(),
+            command(&binary.executable, "--show-output")
         );
         let job = Job {
             programs: vec![binary.executable.clone()],
@@ -415,8 +415,14 @@ fn vm_tests(key: &str) -> Result<Vec<String>> {
     Ok(names.map(str::to_owned).collect())
 }
 
+/// Runs a test binary, as a line for the shell at the root of the repository.
+pub fn command(executable: &Path, option: &str) -> String {
+    let executable = vm::quoted(&executable.to_string_lossy());
+    format!("export CARGO_MANIFEST_DIR=$PWD\n{executable} {option} --test-threads=1")
+}
+
 /// What lies beside the tests, but for the fuzz targets: they have a build directory of their own.
-fn fixtures(tests: &Path) -> Result<Vec<PathBuf>> {
+pub fn fixtures(tests: &Path) -> Result<Vec<PathBuf>> {
     let mut fixtures = Vec::new();
     for entry in fs::read_dir(tests)? {
         let path = entry?.path();

@@ -18,6 +18,7 @@ use clap::Args;
 
 use crate::host::{self, say};
 use crate::setup::{self, Need};
+use crate::test;
 
 /// What `init.sh` prints before the command's exit status.
 const MARKER: &str = "OCTROI-VM-EXIT:";
@@ -34,6 +35,9 @@ pub struct Vm {
     /// The kernel: 6.1, 6.12, 7.x (the newest 7 there is).
     #[arg(long, default_value = "6.1")]
     kernel: String,
+    /// A test of the root package: it is built, taken along with its fixtures, and run.
+    #[arg(long, value_name = "NAME", conflicts_with = "command")]
+    test: Option<String>,
     /// Another program to take along, with its libraries. May be repeated.
     #[arg(long = "binary", value_name = "PATH")]
     binaries: Vec<PathBuf>,
@@ -50,8 +54,15 @@ pub struct Vm {
 
 impl Vm {
     /// Runs the subcommand.
-    pub fn run(self) -> Result<ExitCode> {
+    pub fn run(mut self) -> Result<ExitCode> {
         setup::run(Need::Test)?;
+        if let Some(name) = &self.test {
+            let executable = test::build_one(name)?;
+            self.command = vec![test::command(&executable, "--nocapture")];
+            self.binaries.push(executable);
+            self.files
+                .extend(test::fixtures(&host::root().join("tests"))?);
+        }
         let command = match self.command.join(" ") {
             command if command.is_empty() => DEFAULT_COMMAND.to_owned(),
             command => command,

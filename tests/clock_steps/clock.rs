@@ -65,21 +65,35 @@ pub fn before_midnight() -> Result<()> {
     set((now.div_euclid(DAY) + 1) * DAY - 3 * SECOND)
 }
 
+/// CLOCK_BOOTTIME before and after something, ns.
+pub type Between = (i64, i64);
+
+/// Does it, and says when.
+pub fn timed(act: impl FnOnce() -> Result<()>) -> Result<Between> {
+    let begun = clock_ns(libc::CLOCK_BOOTTIME);
+    act()?;
+    Ok((begun, clock_ns(libc::CLOCK_BOOTTIME)))
+}
+
 /// A leap second (`STA_INS` or `STA_DEL`) at the next midnight. Returns when it is over.
-pub fn leap(status: i32) -> Result<()> {
+pub fn leap(status: i32) -> Result<Between> {
     // Twice: the kernel takes a new wish when it has forgotten the one before.
     adjust(libc::ADJ_STATUS, |timex| timex.status = 0)?;
     adjust(libc::ADJ_STATUS, |timex| timex.status = status)?;
-    let begun = Instant::now();
-    // TIME_WAIT: it has happened.
-    while adjust(0, |_| ())? != libc::TIME_WAIT {
+    let (begun, before) = (Instant::now(), offset_ns());
+    let mut last = clock_ns(libc::CLOCK_BOOTTIME);
+    // What adjtimex returns says nothing of a clock that nobody synchronises.
+    while (offset_ns() - before).abs() < SECOND / 2 {
         ensure!(
             begun.elapsed() < Duration::from_secs(20),
             "the leap second never came"
         );
+        last = clock_ns(libc::CLOCK_BOOTTIME);
         std::thread::sleep(Duration::from_millis(20));
     }
-    adjust(libc::ADJ_STATUS, |timex| timex.status = 0).map(drop)
+    let between = (last, clock_ns(libc::CLOCK_BOOTTIME));
+    adjust(libc::ADJ_STATUS, |timex| timex.status = 0)?;
+    Ok(between)
 }
 
 /// The clock runs this much faster, in units of 1/10,000; 0: as before.

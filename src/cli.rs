@@ -3,8 +3,9 @@
 
 use crate::{
     config::{self, Config},
+    correct,
     daemon::{self, control},
-    demo, doctor, flows, records, status,
+    demo, doctor, flows, records, status, usage,
 };
 use clap::{Args, Parser, Subcommand};
 use std::{
@@ -71,6 +72,10 @@ enum Command {
     Records(records::Options),
     /// Flow detail: where bytes went. Who looks is in the ledger.
     Flows(flows::Options),
+    /// Totals, roll-ups by hour and day, 95th percentiles: what a bill is made of.
+    Usage(usage::Options),
+    /// Adds a correction to the ledger: signed, with a reason, and nothing is changed.
+    Correct(correct::Options),
     /// The file that the records are in.
     Ledger {
         #[command(subcommand)]
@@ -164,6 +169,8 @@ pub fn run() -> ExitCode {
         }
         Command::Records(options) => records::show(&options).map_err(Failure::from),
         Command::Flows(options) => flows::show(&options).map_err(Failure::from),
+        Command::Usage(options) => usage::show(&options).map_err(Failure::from),
+        Command::Correct(options) => correct::run(&options).map_err(Failure::from),
         Command::Ledger { action } => records::ledger(&action).map_err(Failure::from),
         Command::Demo(options) => return demo::run(&options),
     };

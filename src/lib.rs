@@ -5,11 +5,14 @@
 
 pub mod cli;
 pub mod config;
+mod correct;
 pub mod daemon;
 pub mod demo;
 pub mod doctor;
 mod flows;
 mod keeping;
 pub mod lab;
+pub mod period;
 mod records;
 pub mod status;
+mod usage;

@@ -34,7 +34,11 @@ impl At {
         Ok(self.config.as_deref().map(config::load).transpose()?)
     }
 
-    pub(crate) fn path(&self) -> Result<PathBuf> {
+    /// Its path.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read, or has none.
+    pub fn path(&self) -> Result<PathBuf> {
         let Some(file) = &self.config else {
             return Ok(self.ledger.clone());
         };

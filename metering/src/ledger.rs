@@ -15,6 +15,7 @@
 mod backup;
 mod begin;
 mod close;
+mod correct;
 mod days;
 mod flows;
 mod keep;
@@ -22,15 +23,18 @@ mod look;
 mod open;
 mod owed;
 mod query;
+mod reader;
 mod retention;
 mod schema;
 mod writer;
 
 pub use backup::{BackupError, Copied, backup, restore};
+pub use correct::{Correct, CorrectError, correct};
 pub use flows::FlowError;
 pub use look::{FlowFault, FlowFilter, FlowLine, Look, Network, enter, flows, looks};
 pub use open::{Begun, Checkpoint, CheckpointOwner, Identity};
 pub use query::{Filter, Row, Summary, records, summary};
+pub use reader::Reader;
 pub use retention::{Keep, Kept, Retained, kept};
 pub use writer::{Done, Job, Writer};
 
@@ -240,6 +244,16 @@ impl Ledger {
         self.journal = inode(&begin::beside(&self.path, "wal")).ok();
     }
 
+    /// Writes one record that belongs to no window: what the meter goes on from stays as it is.
+    fn add(&mut self, record: Record) -> Result<Committed, LedgerError> {
+        let outcome = Outcome {
+            records: vec![record],
+            state: self.state.clone(),
+            ..Outcome::default()
+        };
+        self.transact(outcome, None, false)
+    }
+
     fn write(
         &mut self,
         mut outcome: Outcome,
@@ -248,6 +262,15 @@ impl Ledger {
         // Detail is durable before the root that stands for it.
         self.detail.keep(self.id, self.anchor.size, &mut outcome);
         fault::reach(Point::FlowsWritten);
+        self.transact(outcome, window, true)
+    }
+
+    fn transact(
+        &mut self,
+        outcome: Outcome,
+        window: Option<u64>,
+        saves: bool,
+    ) -> Result<Committed, LedgerError> {
         let storage = Self::storage(&self.path);
         let mut anchor = self.anchor;
         anchor.windows = window.map_or(anchor.windows, |window| window + 1);
@@ -263,7 +286,9 @@ impl Ledger {
             anchor.head = insert(&transaction, &record).map_err(&storage)?;
             anchor.size += 1;
         }
-        keep::save(&transaction, &self.epoch, &self.state, &outcome.state).map_err(&storage)?;
+        if saves {
+            keep::save(&transaction, &self.epoch, &self.state, &outcome.state).map_err(&storage)?;
+        }
         if self.ceilings != self.noted {
             keep::note_ceilings(&transaction, &self.ceilings).map_err(&storage)?;
         }

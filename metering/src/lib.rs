@@ -13,4 +13,5 @@ pub mod flow;
 pub mod ledger;
 pub mod meter;
 pub mod record;
+pub mod usage;
 pub mod window;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use dataplane_common::units::{BitsPerSecond, PacketsPerSecond};
 use metering::flow::Detail;
 
+use super::billing::{ChargeChange, ChargeClass, Zone};
 use super::errors::{At, Located};
 use super::model::{Config, Limits, Port, Shape};
 use super::units::Burst;
@@ -115,6 +116,7 @@ pub(super) struct Draft {
     pub host: DraftHost,
     pub meter: Option<DraftMeter>,
     pub retention: DraftRetention,
+    pub timezone: Field<Zone>,
     pub uplinks: Vec<DraftUplink>,
     pub zones: Vec<DraftZone>,
     pub tenants: Vec<DraftTenant>,
@@ -172,6 +174,8 @@ pub(super) struct DraftTenant {
     pub name: Field<Name>,
     pub id: Field<u32>,
     pub flow_detail: Field<Detail>,
+    pub charge_class: Field<ChargeClass>,
+    pub charge_changes: List<ChargeChange>,
 }
 
 /// One `[[port]]`.
@@ -234,6 +238,8 @@ impl From<&Config> for Draft {
             name: Field::of(tenant.name.clone()),
             id: Field::of(tenant.id.0),
             flow_detail: Field::of(tenant.flow_detail),
+            charge_class: Field::of(tenant.charge_class),
+            charge_changes: List::of(&tenant.charge_changes),
         });
         Self {
             meter,
@@ -242,6 +248,7 @@ impl From<&Config> for Draft {
                 records: Field::of(config.retention.records_days),
                 rollups: Field::of(config.retention.rollups_days),
             },
+            timezone: Field::of(config.billing.timezone.clone()),
             host: DraftHost {
                 name: Field::of(host.name.clone()),
                 pin_dir: Field::of(host.pin_dir.clone()),

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use metering::flow::Detail;
 use toml::de::DeTable;
 
+use super::billing::{ChargeChange, ChargeClass, Zone};
 use super::draft::{
     Draft, DraftHost, DraftLimits, DraftMeter, DraftPort, DraftRetention, DraftTenant, DraftUplink,
     DraftZone, Field,
@@ -50,7 +51,8 @@ const TENANT: Key = header("tenant", "[[tenant]]");
 const PORT: Key = header("port", "[[port]]");
 const METER: Key = header("meter", "[meter]");
 const RETENTION: Key = header("retention", "[retention]");
-const SECTIONS: [Key; 7] = [HOST, METER, RETENTION, UPLINK, ZONE, TENANT, PORT];
+const BILLING: Key = header("billing", "[billing]");
+const SECTIONS: [Key; 8] = [HOST, METER, RETENTION, BILLING, UPLINK, ZONE, TENANT, PORT];
 
 const HOST_NAME: Key = key("name", "\"host-1\"");
 const PIN_DIR: Key = key("pin_dir", "\"/sys/fs/bpf/octroi\"");
@@ -76,6 +78,8 @@ const RECORDS: Key = key("records", "\"13mo\"");
 const ROLLUPS: Key = key("rollups", "\"10y\"");
 const RETENTION_KEYS: [Key; 3] = [FLOWS, RECORDS, ROLLUPS];
 
+const TIMEZONE: Key = key("timezone", "\"Europe/Paris\"");
+
 const UPLINK_INTERFACE: Key = key("interface", "\"eth0\"");
 const CAPACITY: Key = key("capacity", "\"10Gbit/s\"");
 const OVERHEAD: Key = key("overhead_bytes", "24");
@@ -90,7 +94,15 @@ const ZONE_KEYS: [Key; 3] = [ZONE_NAME, ZONE_ID, CIDRS];
 const TENANT_NAME: Key = key("name", "\"acme\"");
 const TENANT_ID: Key = key("id", "17");
 const FLOW_DETAIL: Key = key("flow_detail", "\"prefix\"");
-const TENANT_KEYS: [Key; 3] = [TENANT_NAME, TENANT_ID, FLOW_DETAIL];
+const CHARGE_CLASS: Key = key("charge_class", "\"standard\"");
+const CHARGE_CHANGES: Key = key("charge_changes", "[\"2027-01-12 switching\"]");
+const TENANT_KEYS: [Key; 5] = [
+    TENANT_NAME,
+    TENANT_ID,
+    FLOW_DETAIL,
+    CHARGE_CLASS,
+    CHARGE_CHANGES,
+];
 
 const PORT_NAME: Key = key("name", "\"acme-vm1\"");
 const PORT_TENANT: Key = key("tenant", "\"acme\"");
@@ -132,10 +144,12 @@ pub(super) fn read_config(text: &str, faults: &mut Faults<'_>) -> Option<Draft> 
     let host = read_host(&mut root);
     let meter = read_meter(&mut root);
     let retention = read_retention(&mut root);
+    let timezone = read_billing(&mut root);
     Some(Draft {
         host,
         meter,
         retention,
+        timezone,
         uplinks: uplinks
             .into_iter()
             .map(|table| read_uplink(table, faults))
@@ -295,6 +309,17 @@ fn read_retention(root: &mut Reader<'_, '_, '_>) -> DraftRetention {
     }
 }
 
+/// `[billing]`: its time zone.
+fn read_billing(root: &mut Reader<'_, '_, '_>) -> Field<Zone> {
+    let table = match root.table(BILLING) {
+        Ok(None) => return Field::Missing,
+        Ok(Some(table)) => table,
+        Err(()) => return Field::Bad,
+    };
+    let mut billing = Reader::open(table, ("billing", "[billing]"), &[TIMEZONE], root.faults());
+    billing.text(TIMEZONE, Zone::from_str)
+}
+
 fn window_ns(text: &str) -> Result<u64, ValueError> {
     let window_ns = parse_time(text)?;
     if window_ns < Meter::WINDOW_NS_MIN || !Meter::SLOT_NS.is_multiple_of(window_ns) {
@@ -407,6 +432,8 @@ fn read_tenant(table: (&DeTable<'_>, At), faults: &mut Faults<'_>) -> DraftTenan
         name: tenant.required(TENANT_NAME, name),
         id: tenant.required(TENANT_ID, id),
         flow_detail: tenant.text(FLOW_DETAIL, flow_detail),
+        charge_class: tenant.text(CHARGE_CLASS, ChargeClass::from_str),
+        charge_changes: tenant.texts(CHARGE_CHANGES, ChargeChange::from_str),
     }
 }
 

@@ -15,6 +15,7 @@
 //! than one value) → [`Config`]. A port that is added to a running configuration enters at the
 //! draft, without places.
 
+mod billing;
 mod draft;
 mod errors;
 mod file;
@@ -32,6 +33,7 @@ mod tests;
 use std::io::Read;
 use std::path::Path;
 
+pub use billing::{Billing, ChargeChange, ChargeClass, Zone as BillingZone};
 pub use errors::{ConfigError, Errors, Place};
 pub use model::{
     BUILT_IN_ZONES, Config, Host, Limits, Meter, Port, Retention, Shape, Tenant, Uplink,

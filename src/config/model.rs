@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use dataplane_common::units::{BitsPerSecond, Bytes, PacketsPerSecond, TenantId};
 use metering::flow::Detail;
 
+use super::billing::{Billing, ChargeChange, ChargeClass};
 use super::values::{Cidr, InterfaceName, Mac, Name, Vlan};
 
 /// Zones that exist on every host, by number. The file cannot use their names.
@@ -25,6 +26,8 @@ pub struct Config {
     pub meter: Option<Meter>,
     /// How long what the meter wrote is kept.
     pub retention: Retention,
+    /// What bills need to know.
+    pub billing: Billing,
     /// The links by which packets leave the host; may be empty.
     pub uplinks: Vec<Uplink>,
     /// The zones of the file, in file order, without the built-in ones.
@@ -215,6 +218,10 @@ pub struct Tenant {
     pub id: TenantId,
     /// What is kept of its flows.
     pub flow_detail: Detail,
+    /// How the tenant's traffic is charged.
+    pub charge_class: ChargeClass,
+    /// When that changes, in order of time.
+    pub charge_changes: Vec<ChargeChange>,
 }
 
 /// `[[port]]`: an interface, or one VLAN of it, by which a tenant is connected.

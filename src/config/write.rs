@@ -24,6 +24,8 @@ pub(super) fn to_toml(config: &Config) -> String {
     out.key("flows", text(days(kept.flows_days)));
     out.key("records", text(days(kept.records_days)));
     out.key("rollups", text(days(kept.rollups_days)));
+    out.line("\n[billing]");
+    out.key("timezone", text(&config.billing.timezone));
     for item in &config.uplinks {
         uplink(&mut out, item);
     }
@@ -35,6 +37,8 @@ pub(super) fn to_toml(config: &Config) -> String {
         out.key("name", text(&tenant.name));
         out.key("id", tenant.id.0);
         out.key("flow_detail", text(tenant.flow_detail.as_str()));
+        out.key("charge_class", text(tenant.charge_class.as_str()));
+        out.key("charge_changes", texts(&tenant.charge_changes));
     }
     for item in &config.ports {
         port(&mut out, item);

@@ -2,6 +2,7 @@
 
 use super::state::State;
 use crate::config::Errors;
+use metering::ledger::Correct;
 use serde::{Deserialize, Serialize};
 use std::{
     cell::RefCell,
@@ -14,7 +15,7 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 /// Name of the socket in the run directory.
@@ -25,6 +26,11 @@ const REQUEST_MAX: u64 = 64 << 20;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// An answer may take a revision of ten thousand ports, and a grace period.
 const ANSWER: Duration = Duration::from_secs(60);
+
+/// How long a correction waits for the ledger.
+const CORRECTION: Duration = Duration::from_secs(30);
+/// How often it looks whether the ledger is free.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// What can be asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,6 +43,7 @@ pub enum Request {
     PortSet { port: String },
     PortRemove { name: String },
     Detach,
+    Correct { correct: Correct },
 }
 
 /// Why not.
@@ -123,14 +130,48 @@ pub(super) async fn answer(stream: UnixStream, state: Rc<RefCell<State>>) {
     if !matches!(read, Ok(Ok(1..))) {
         return;
     }
-    let result = if allowed {
+    let request = if allowed {
         serde_json::from_str::<Request>(&line)
             .map_err(|error| Refusal::config(format!("not a request: {error}")))
-            .and_then(|request| state.borrow_mut().answer(request))
     } else {
         Err(Refusal::system("only root may ask the daemon"))
+    };
+    let result = match request {
+        Ok(Request::Correct { correct }) => self::correct(&state, &correct).await,
+        Ok(request) => state.borrow_mut().answer(request),
+        Err(refusal) => Err(refusal),
     };
     let mut text = serde_json::to_string(&result).unwrap_or_default();
     text.push('\n');
     let _ = timeout(PATIENCE, writer.write_all(text.as_bytes())).await;
+}
+
+/// Waits for the ledger's thread, and lets the daemon go on meanwhile.
+async fn correct(state: &RefCell<State>, correct: &Correct) -> Result<String, Refusal> {
+    let written = async {
+        // Not while a window is written, and never with the state held over a wait.
+        let ticket = loop {
+            let ticket = state.borrow_mut().correct(correct)?;
+            match ticket {
+                Some(ticket) => break ticket,
+                None => sleep(AGAIN).await,
+            }
+        };
+        loop {
+            let answer = state.borrow_mut().answered(ticket);
+            match answer {
+                Some(Ok(seq)) => {
+                    return Ok(format!("record {seq} corrects record {}", correct.seq));
+                }
+                Some(Err(why)) => return Err(Refusal::system(why)),
+                None => sleep(AGAIN).await,
+            }
+        }
+    };
+    timeout(CORRECTION, written).await.unwrap_or_else(|_| {
+        Err(Refusal::system(
+            "the ledger is not written: its disk is slow or full; `octroi status` says why, and \
+             `octroi records` whether the correction was written after all",
+        ))
+    })
 }

@@ -7,6 +7,7 @@ use super::{
     audit::{self, AuditStatus},
     clock,
     reading::{alarms, ceilings, checkpoint, owner, timeouts},
+    tickets::{Answer, Tickets},
 };
 use crate::config::{Config, Retention};
 use anyhow::Result;
@@ -18,7 +19,7 @@ use dataplane_common::{
 };
 use metering::{
     flow::Details,
-    ledger::{Anchor, Ceiling, Done, Job, Keep, Writer},
+    ledger::{Anchor, Ceiling, Correct, Done, Job, Keep, Writer},
     meter::{Cut, Epoch, Next, Owner, Pace},
 };
 use serde::{Deserialize, Serialize};
@@ -68,6 +69,7 @@ pub struct Meter {
     details: Details,
     /// When to look for what is too old.
     retain_at: Instant,
+    tickets: Tickets,
     generation: [u8; 16],
     /// By port: from the tenant, to the tenant.
     ceilings: BTreeMap<String, [Option<Ceiling>; 2]>,
@@ -124,6 +126,7 @@ impl Meter {
             pace: Pace::new(meter.window_ns, &clock::now()),
             details: Details::default(),
             retain_at: Instant::now(),
+            tickets: Tickets::default(),
             generation: anchor.generation,
             ceilings: BTreeMap::new(),
             ending: false,
@@ -242,6 +245,21 @@ impl Meter {
         }
     }
 
+    /// Hands a correction to the ledger's thread and returns a ticket for the answer; `None` while that is
+    /// at work: to be asked again.
+    pub fn correct(&mut self, correct: &Correct) -> Option<u64> {
+        if self.pace.is_busy() {
+            return None;
+        }
+        self.send(Job::Correct(Box::new(correct.clone())));
+        Some(self.tickets.give())
+    }
+
+    /// The answer for a ticket. It is told once.
+    pub fn answer(&mut self, ticket: u64) -> Option<Answer> {
+        self.tickets.take(ticket)
+    }
+
     /// Removes what is too old, when nothing else is to be done.
     fn retain(&mut self, config: &Config) {
         let now = clock::now();
@@ -260,7 +278,7 @@ impl Meter {
         let read = match &job {
             Job::Cut(cut) => Some(cut.time),
             Job::Checkpoint(checkpoint) => Some(checkpoint.time),
-            Job::Retain(..) => None,
+            Job::Retain(..) | Job::Correct(_) => None,
         };
         if let Some(jobs) = &self.jobs
             && jobs.try_send(job).is_ok()
@@ -327,8 +345,14 @@ impl Meter {
                 if self.status.error.as_ref() != Some(&why) {
                     said.push(format!("ALARM: {why}"));
                 }
+                self.tickets.answered(Err(why.clone()));
                 self.status.error = Some(why);
             }
+            Done::Added(seq, committed) => {
+                said.extend(self.anchor(gate, committed.anchor));
+                self.tickets.answered(Ok(seq));
+            }
+            Done::Refused(why) => self.tickets.answered(Err(why)),
             Done::Retained(retained) => {
                 if retained.more {
                     self.retain_at = Instant::now();

@@ -8,6 +8,7 @@ mod meter;
 mod privilege;
 mod reading;
 mod state;
+mod tickets;
 mod translate;
 mod wall_clock;
 

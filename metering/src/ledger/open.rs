@@ -78,6 +78,8 @@ struct Found {
     anchor: Anchor,
     /// Put back from a copy, and not continued since.
     restored: bool,
+    /// The host that began it.
+    host: String,
 }
 
 impl Ledger {
@@ -158,6 +160,40 @@ impl Ledger {
             ledger,
             superseded: None,
             recovered,
+        })
+    }
+}
+
+impl Ledger {
+    /// Opens a ledger to add to it while no daemon does: whoever meters this host next finds it ahead of the
+    /// anchor, and goes on (M-7.19).
+    ///
+    /// # Errors
+    /// Any [`LedgerError`].
+    pub(super) fn open_as_it_is(path: &Path) -> Result<Self, LedgerError> {
+        if !path.try_exists().map_err(Self::system(path))? {
+            return Err(LedgerError::Foreign {
+                path: path.to_owned(),
+                what: "there is no such file".into(),
+            });
+        }
+        let found = read(path, &Epoch::default())?;
+        Ok(Self {
+            path: path.to_owned(),
+            file: inode(path).map_err(Self::system(path))?,
+            journal: inode(&beside(path, "wal")).ok(),
+            db: found.db,
+            id: found.id,
+            secret: found.secret,
+            epoch: Epoch {
+                host: found.host,
+                ..found.epoch
+            },
+            state: found.state,
+            anchor: found.anchor,
+            detail: FlowFiles::of(path),
+            noted: found.ceilings.clone(),
+            ceilings: found.ceilings,
         })
     }
 }
@@ -295,6 +331,7 @@ fn read(path: &Path, epoch: &Epoch) -> Result<Found, LedgerError> {
         )
         .map_err(&storage)?;
     Ok(Found {
+        host: text("host")?.unwrap_or_default(),
         id,
         secret,
         machine_id: text("machine_id")?.unwrap_or_default(),

@@ -2,6 +2,7 @@
 //! everything that was ever committed, by whatever file.
 
 mod audit;
+mod correct;
 mod detail;
 mod faults;
 mod forks;

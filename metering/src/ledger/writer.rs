@@ -2,14 +2,16 @@
 //! after a failure.
 //!
 //! Invariants (`tests/simulation.rs`)
-//! - Every job is answered by exactly one of [`Done::Committed`], [`Done::Noted`], [`Done::Retained`] and
-//!   [`Done::Failed`].
+//! - Every job is answered by exactly one [`Done`] that ends it ([`Done::ends`]).
 //! - After a failure the file is opened anew for the next job: whatever it was may be over then. What this
 //!   process has committed it remembers.
 //!
 //! What it is not: no thread and no queue; the daemon has those, and the simulation has none.
 
-use super::{Anchor, Checkpoint, Committed, Identity, Keep, Ledger, Retained, owed::Owed};
+use super::{
+    Anchor, Checkpoint, Committed, Correct, CorrectError, Identity, Keep, Ledger, Retained,
+    owed::Owed,
+};
 use crate::meter::{Cut, Epoch, State, Time};
 use std::path::PathBuf;
 
@@ -22,6 +24,8 @@ pub enum Job {
     Checkpoint(Box<Checkpoint>),
     /// What is too old goes, by this wall clock: UTC, ns since 1970.
     Retain(Keep, i64),
+    /// A correction is added.
+    Correct(Box<Correct>),
 }
 
 /// What was done.
@@ -42,6 +46,10 @@ pub enum Done {
     Noted,
     /// What was too old is gone, or some of it.
     Retained(Retained),
+    /// A record that belongs to no window is durable: its seq.
+    Added(u64, Committed),
+    /// It is not written, and why not.
+    Refused(String),
     /// The job is not done, and nothing of it is written.
     Failed(String),
 }
@@ -51,8 +59,8 @@ impl Done {
     pub fn ends(&self) -> Option<bool> {
         match self {
             Self::Begun { .. } => None,
-            Self::Committed(_) | Self::Noted | Self::Retained(_) => Some(true),
-            Self::Failed(_) => Some(false),
+            Self::Committed(_) | Self::Noted | Self::Retained(_) | Self::Added(..) => Some(true),
+            Self::Failed(_) | Self::Refused(_) => Some(false),
         }
     }
 }
@@ -89,7 +97,7 @@ impl Writer {
         if let Job::Cut(cut) = &mut job {
             self.owed.join(cut);
         }
-        let done = self.open(now, &mut tell).and_then(|()| self.run(&job));
+        let done = self.open(now, &mut tell).and_then(|()| self.run(&job, now));
         tell(done.unwrap_or_else(|error| {
             self.forget();
             if let Job::Cut(cut) = job {
@@ -125,7 +133,7 @@ impl Writer {
         Ok(())
     }
 
-    fn run(&mut self, job: &Job) -> Result<Done, String> {
+    fn run(&mut self, job: &Job, now: Time) -> Result<Done, String> {
         let ledger = self.ledger.as_mut().ok_or("the ledger is not open")?;
         match job {
             Job::Cut(cut) => {
@@ -140,6 +148,14 @@ impl Writer {
                 .checkpoint(checkpoint)
                 .map(|()| Done::Noted)
                 .map_err(|error| error.to_string()),
+            Job::Correct(correct) => match ledger.correct(correct, now.utc_ns) {
+                Ok((seq, committed)) => {
+                    self.remembered = committed.anchor;
+                    Ok(Done::Added(seq, committed))
+                }
+                Err(CorrectError::Ledger(error)) => Err(error.to_string()),
+                Err(refused) => Ok(Done::Refused(refused.to_string())),
+            },
             Job::Retain(keep, now) => ledger
                 .retain(keep, *now)
                 .map(Done::Retained)

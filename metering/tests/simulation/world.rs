@@ -413,7 +413,7 @@ impl World {
                 assert!(why.contains(&path) && !why.contains('\n'), "{why}");
                 assert!(disk::has_failed() || why.contains("replaced"), "{why}");
             }
-            Done::Noted | Done::Retained(_) => {}
+            _ => {}
         }
     }
 
@@ -449,7 +449,7 @@ impl World {
                     }
                     self.set_anchor(committed.anchor);
                 }
-                Done::Failed(_) | Done::Noted | Done::Retained(_) => {}
+                _ => {}
             }
         }
         Ok(())

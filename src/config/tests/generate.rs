@@ -10,8 +10,8 @@ use metering::flow::Detail;
 use super::Random;
 use crate::config::model::BUILT_IN_ZONES;
 use crate::config::{
-    Cidr, Config, Host, InterfaceName, Limits, Mac, Meter, Name, Port, Retention, Shape, Tenant,
-    Uplink, ZONE_ID_FIRST, Zone,
+    Billing, ChargeChange, ChargeClass, Cidr, Config, Host, InterfaceName, Limits, Mac, Meter,
+    Name, Port, Retention, Shape, Tenant, Uplink, ZONE_ID_FIRST, Zone,
 };
 
 /// One configuration.
@@ -64,6 +64,12 @@ pub(super) fn config(random: &mut Random) -> Config {
         host,
         meter,
         retention,
+        billing: Billing {
+            timezone: random
+                .pick(&["UTC", "Europe/Paris", "America/St_Johns", "Asia/Kathmandu"])
+                .parse()
+                .expect("a time zone"),
+        },
         uplinks,
         tenants,
     }
@@ -104,10 +110,25 @@ fn tenants(random: &mut Random) -> Vec<Tenant> {
                 name: name(random, &mut names),
                 id: TenantId(id),
                 flow_detail: *random.pick(&Detail::ALL),
+                charge_class: *random.pick(&ChargeClass::ALL),
+                charge_changes: charge_changes(random),
             });
         }
     }
     tenants
+}
+
+fn charge_changes(random: &mut Random) -> Vec<ChargeChange> {
+    let mut from = jiff::civil::date(2026, 1, 1);
+    let mut changes = Vec::new();
+    for _ in 0..random.below(3) {
+        from = from.saturating_add(jiff::Span::new().days(1 + random.below(400) as i64));
+        changes.push(ChargeChange {
+            from,
+            class: *random.pick(&ChargeClass::ALL),
+        });
+    }
+    changes
 }
 
 fn ports(random: &mut Random, tenants: &[Tenant], interfaces: &mut HashSet<String>) -> Vec<Port> {

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use dataplane_common::units::TenantId;
 
+use super::billing::Billing;
 use super::draft::{Draft, DraftHost, DraftPort, DraftTenant, DraftUplink, DraftZone, Field};
 use super::errors::{At, Faults};
 use super::model::{
@@ -223,6 +224,7 @@ fn check_tenants(tenants: &[DraftTenant], faults: &mut Faults<'_>) {
     check_names("tenant", tenants.iter().map(|tenant| &tenant.name), faults);
     let mut seen: Seen<u32, (usize, At)> = Seen::new();
     for (index, tenant) in tenants.iter().enumerate() {
+        check_charges(tenant, faults);
         let Some(id) = tenant.id.get() else {
             continue;
         };
@@ -235,6 +237,21 @@ fn check_tenants(tenants: &[DraftTenant], faults: &mut Faults<'_>) {
                 faults.line_note(at)
             );
             faults.add(id.at, message);
+        }
+    }
+}
+
+/// Each class begins later than the one before it.
+fn check_charges(tenant: &DraftTenant, faults: &mut Faults<'_>) {
+    for pair in tenant.charge_changes.items.windows(2) {
+        let (before, after) = (pair[0].value.from, pair[1].value.from);
+        if after <= before {
+            let message = format!(
+                "{} changes its charge class on {after} after {before}; write each day once, the \
+                 earliest first",
+                label("tenant", &tenant.name)
+            );
+            faults.add(pair[1].at, message);
         }
     }
 }
@@ -289,12 +306,17 @@ fn build(draft: Draft) -> Option<Config> {
             name: tenant.name.required()?,
             id: TenantId(tenant.id.required()?),
             flow_detail: tenant.flow_detail.or_default()?,
+            charge_class: tenant.charge_class.or_default()?,
+            charge_changes: tenant.charge_changes.values()?,
         })
     };
     Some(Config {
         host,
         meter,
         retention,
+        billing: Billing {
+            timezone: draft.timezone.or_default()?,
+        },
         uplinks: draft
             .uplinks
             .into_iter()

@@ -299,6 +299,51 @@ c.toml:5:6: `id` is a string; write id = 17
 }
 
 #[test]
+fn a_charge_class_is_one_of_four_and_changes_in_order() {
+    host(
+        r##"
+> [[tenant]]
+> name = "acme"
+> id = 17
+> charge_class = "free"
+c.toml:6:16: there is no charge class `free`; write standard, switching, parallel or credit
+> [[tenant]]
+> name = "acme"
+> id = 17
+> charge_changes = ["tomorrow", "20270112 switching", "2027-02-30 credit", "2027-01-12 free", "2027-01-12"]
+c.toml:6:19: `tomorrow` is no change; write a day and a class, such as `2027-01-12 switching`
+c.toml:6:31: `20270112 switching` is no change; write a day and a class, such as `2027-01-12 switching`
+c.toml:6:53: `2027-02-30 credit` is no change; write a day and a class, such as `2027-01-12 switching`
+c.toml:6:74: there is no charge class `free`; write standard, switching, parallel or credit
+c.toml:6:93: `2027-01-12` is no change; write a day and a class, such as `2027-01-12 switching`
+> [[tenant]]
+> name = "acme"
+> id = 17
+> charge_changes = ["2027-01-12 switching", "2027-01-12 credit", "2026-01-01 standard"]
+c.toml:6:43: tenant `acme` changes its charge class on 2027-01-12 after 2027-01-12; write each day once, the earliest first
+c.toml:6:64: tenant `acme` changes its charge class on 2026-01-01 after 2027-01-12; write each day once, the earliest first
+"##,
+    );
+}
+
+#[test]
+fn a_time_zone_is_one_that_exists() {
+    host(
+        r##"
+> [billing]
+> timezone = "Paris"
+c.toml:4:12: there is no time zone `Paris`; write UTC, or a name such as Europe/Paris
+> [billing]
+> timezone = "+01:00"
+c.toml:4:12: there is no time zone `+01:00`; write UTC, or a name such as Europe/Paris
+> [billing]
+> zone = "UTC"
+c.toml:4:1: unknown key `zone` in [billing]; the keys are timezone
+"##,
+    );
+}
+
+#[test]
 fn tenants_have_different_names_and_numbers() {
     host(
         r##"

@@ -130,7 +130,7 @@ impl Gate {
                 index,
                 name: new.name.clone(),
                 owners,
-                sides: [facts.from_tenant(), facts.to_tenant()],
+                sides: [facts.received(), facts.sent()],
             });
         }
         Ok(found)
@@ -200,7 +200,8 @@ impl Facts<'_> {
         u64::from(self.new.tx_queues.max(1))
     }
 
-    fn from_tenant(&self) -> Side {
+    /// From the tenant.
+    fn received(&self) -> Side {
         let (old, new) = (&self.old.stats, &self.new.stats);
         let xdp = self.old.xdp != 0 || self.new.xdp != 0;
         // A veth that does not poll counts when a frame is in the backlog, and nothing is lost from there.
@@ -230,7 +231,8 @@ impl Facts<'_> {
         }
     }
 
-    fn to_tenant(&self) -> Side {
+    /// To the tenant.
+    fn sent(&self) -> Side {
         let packets = |interface: &Interface| interface.stats[2].wrapping_add(interface.dropped[1]);
         let ring = if self.is_tap() {
             u64::from(self.new.tx_queue_len)
@@ -363,7 +365,7 @@ mod tests {
     #[test]
     fn a_plain_veth_is_exact_from_the_tenant() {
         let veth = interface("veth");
-        let side = facts(&veth, &veth).from_tenant();
+        let side = facts(&veth, &veth).received();
         assert_eq!((side.early, side.ring, side.unsure), (7, 0, 0));
         assert!(!side.merges && side.header == 0 && side.lost.is_none());
     }
@@ -372,10 +374,10 @@ mod tests {
     fn what_a_veth_with_xdp_or_gro_dropped_may_be_in_its_count() {
         let (old, mut new) = (interface("veth"), interface("veth"));
         new.xdp = 8;
-        assert_eq!(facts(&old, &new).from_tenant().unsure, 3);
+        assert_eq!(facts(&old, &new).received().unsure, 3);
         let mut merging = facts(&old, &old);
         merging.merging = true;
-        let side = merging.from_tenant();
+        let side = merging.received();
         assert_eq!((side.unsure, side.header, side.merges), (3, 14, true));
         assert_eq!(side.early, 7 + GRO_HELD);
     }
@@ -383,7 +385,7 @@ mod tests {
     #[test]
     fn packets_that_a_device_lost_are_in_what_it_was_offered_and_are_told() {
         let veth = interface("veth");
-        let side = facts(&veth, &veth).to_tenant();
+        let side = facts(&veth, &veth).sent();
         assert_eq!(side.after, [25, 2_000]);
         assert_eq!(side.lost, Some(14));
         assert_eq!((side.queued, side.ring), ([4, 400], 512));
@@ -393,7 +395,7 @@ mod tests {
     #[test]
     fn a_taps_ring_waits_for_its_guest() {
         let tap = interface("tun");
-        let side = facts(&tap, &tap).to_tenant();
+        let side = facts(&tap, &tap).sent();
         assert_eq!((side.ring, side.ring_drains), (1_000, false));
     }
 

@@ -9,5 +9,6 @@ pub mod daemon;
 pub mod demo;
 pub mod doctor;
 pub mod lab;
+mod proof;
 mod records;
 pub mod status;

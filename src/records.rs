@@ -26,7 +26,11 @@ pub struct At {
 }
 
 impl At {
-    fn path(&self) -> Result<PathBuf> {
+    /// The ledger's file.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read, or names none.
+    pub fn path(&self) -> Result<PathBuf> {
         let Some(file) = &self.config else {
             return Ok(self.ledger.clone());
         };
@@ -87,6 +91,11 @@ pub enum LedgerAction {
         /// One JSON object on standard output.
         #[arg(long)]
         json: bool,
+    },
+    /// The signed head of its tree: a checkpoint for `verify --against`, to be kept elsewhere.
+    Head {
+        #[command(flatten)]
+        at: At,
     },
 }
 
@@ -303,7 +312,13 @@ fn seconds_between(start: &str, end: &str) -> String {
 /// # Errors
 /// When the ledger cannot be read.
 pub fn ledger(action: &LedgerAction) -> Result<()> {
-    let LedgerAction::Status { at, json } = action;
+    let (at, json) = match action {
+        LedgerAction::Status { at, json } => (at, json),
+        LedgerAction::Head { at } => {
+            print!("{}", ledger::last_head(&at.path()?)?);
+            return Ok(());
+        }
+    };
     let path = at.path()?;
     let summary = ledger::summary(&path)?;
     let id: String = summary

@@ -8,19 +8,22 @@
 //!   changed and never removed.
 //! - Whatever fails, the state in memory is the last committed one: the caller cuts again, and the
 //!   next window covers this one.
+//! - A transaction ends with a signed head and seal, so that it shows who wrote what is there.
 //! - A file that is behind what the kernel remembers, or that is another's, is put aside and superseded.
 //!
 //! What it is not: it does not cut and does not reckon (`meter` does).
 
 mod begin;
 mod close;
+pub(crate) mod head;
 mod keep;
+pub mod keys;
 mod open;
 mod query;
-mod schema;
+pub(crate) mod schema;
 
 pub use open::{Begun, Checkpoint, CheckpointOwner, Identity};
-pub use query::{Filter, Row, Summary, records, summary};
+pub use query::{Filter, Row, Summary, last_head, records, summary};
 
 use crate::{
     meter::{self, Cut, Epoch, Gap, Outcome, State},
@@ -117,6 +120,8 @@ pub struct Ledger {
     epoch: Epoch,
     state: State,
     anchor: Anchor,
+    signing: head::Signing,
+    grown: head::Grown,
 }
 
 /// What was committed.
@@ -206,6 +211,7 @@ impl Ledger {
         let storage = Self::storage(&self.path);
         let mut anchor = self.anchor;
         anchor.windows = window.map_or(anchor.windows, |window| window + 1);
+        let mut grown = self.grown.clone();
         let count = outcome.records.len() as u64;
         let transaction = self.db.transaction().map_err(&storage)?;
         for record in outcome.records {
@@ -217,13 +223,16 @@ impl Ledger {
             })?;
             anchor.head = insert(&transaction, &record).map_err(&storage)?;
             anchor.size += 1;
+            grown.frontier.push(anchor.head);
         }
         keep::save(&transaction, &self.epoch, &self.state, &outcome.state).map_err(&storage)?;
+        head::commit(&transaction, &self.signing, &mut grown, count != 0).map_err(&storage)?;
         fault::reach(Point::Written);
         transaction.commit().map_err(&storage)?;
         fault::reach(Point::Committed);
         self.state = outcome.state;
         self.anchor = anchor;
+        self.grown = grown;
         self.journal = inode(&begin::beside(&self.path, "wal")).ok();
         Ok(Committed {
             window: window.unwrap_or_default(),
@@ -242,9 +251,11 @@ impl Ledger {
         self.check_file()?;
         let text = serde_json::to_string(checkpoint).unwrap_or_default();
         let set = "INSERT OR REPLACE INTO about (key, value) VALUES ('checkpoint', ?1)";
-        self.db
-            .execute(set, [text])
-            .map_err(Self::storage(&self.path))?;
+        let storage = Self::storage(&self.path);
+        let transaction = self.db.transaction().map_err(&storage)?;
+        transaction.execute(set, [text]).map_err(&storage)?;
+        head::seal(&transaction, &self.signing, &self.grown).map_err(&storage)?;
+        transaction.commit().map_err(&storage)?;
         self.journal = inode(&begin::beside(&self.path, "wal")).ok();
         fault::reach(Point::Noted);
         Ok(())

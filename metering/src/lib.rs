@@ -11,5 +11,9 @@
 
 pub mod ledger;
 pub mod meter;
+pub mod note;
+pub mod proof;
 pub mod record;
+pub mod tree;
+pub mod verify;
 pub mod window;

@@ -73,6 +73,12 @@ impl Kind {
             .find(|kind| u64::from(*kind as u8) == number)
     }
 
+    /// Is it of a tenant, and numbered among its records?
+    #[must_use]
+    pub const fn is_of_a_tenant(self) -> bool {
+        matches!(self, Self::Meter | Self::Correction | Self::Nodata)
+    }
+
     /// Its name in exports.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -296,4 +302,4 @@ pub fn salt(secret: &[u8; 32], seq: u64) -> [u8; 16] {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -53,8 +53,9 @@ const TENANTS: [TenantSpec; 3] = [
     },
 ];
 
-/// Name of the ledger in the site's directory.
+/// Name of the ledger in the site's directory, and of the public keys beside it.
 const LEDGER: &str = "ledger.db";
+const KEYRING: &str = "ledger.pub";
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -136,7 +137,7 @@ fn play(options: &Options) -> Result<Outcome> {
 
 fn keep(site: &Site, directory: &std::path::Path) -> Result<()> {
     std::fs::create_dir_all(directory).with_context(|| format!("{}", directory.display()))?;
-    for name in ["octroi.toml", "daemon.log", LEDGER] {
+    for name in ["octroi.toml", "daemon.log", LEDGER, KEYRING] {
         std::fs::copy(site.directory().join(name), directory.join(name))
             .with_context(|| format!("{}/{name}", directory.display()))?;
     }

@@ -3,11 +3,13 @@
 use super::{
     Anchor, Committed, Ledger, LedgerError,
     begin::{Before, beside, free_name},
-    inode, schema,
+    head::{self, Grown, Signing, Standing},
+    inode, keys, schema,
 };
 use crate::{
     meter::{Epoch, State, Sums, Time},
     record::{Record, Supersedes},
+    tree::Frontier,
 };
 use rusqlite::{Connection, OptionalExtension as _};
 use serde::{Deserialize, Serialize};
@@ -74,6 +76,9 @@ struct Found {
     state: State,
     checkpoint: Option<Checkpoint>,
     anchor: Anchor,
+    grown: Grown,
+    /// The host that began it.
+    host: String,
 }
 
 impl Ledger {
@@ -104,7 +109,13 @@ impl Ledger {
             return Self::begin(path, identity, remembered, memory, before);
         }
         let found = read(path, &identity.epoch)?;
-        if let Some(why) = refuse(&found, identity, remembered).map_err(Self::storage(path))? {
+        let signing = sign(path, &found)?;
+        let why = refuse(&found, identity, remembered).map_err(Self::storage(path))?;
+        // Of a ledger whose key alone is gone, nothing is forgotten.
+        let whole = why.is_none() && found.epoch == identity.epoch;
+        let gone = "the key that signs this ledger is gone";
+        let Some(signing) = signing.filter(|_| why.is_none()) else {
+            let why = why.unwrap_or(gone);
             // Registers of another epoch are not those that are read from now on, and where nobody
             // remembers a ledger, none has delivered what they counted.
             let same_registers = found.epoch == identity.epoch;
@@ -127,8 +138,10 @@ impl Ledger {
                 lost: same_registers || remembered.ledger_id != [0; 16],
             };
             drop(found.db);
+            let known = before.known.clone();
+            let memory = memory.or(whole.then_some(&known));
             return Self::begin(path, identity, remembered, memory, Some(before));
-        }
+        };
         let same_registers = found.epoch == identity.epoch;
         let mut ledger = Self {
             path: path.to_owned(),
@@ -140,7 +153,10 @@ impl Ledger {
             epoch: found.epoch,
             state: found.state,
             anchor: found.anchor,
+            signing,
+            grown: found.grown,
         };
+        keys::publish(path, &ledger.signing.verifier)?;
         let recovered = if same_registers {
             None
         } else {
@@ -223,6 +239,25 @@ fn refuse(
     }
 }
 
+/// The key that has signed this file; `None`: it is not there any more.
+fn sign(path: &Path, found: &Found) -> Result<Option<Signing>, LedgerError> {
+    let Some(signer) = keys::read(&keys::key_path(path))? else {
+        return Ok(None);
+    };
+    let Some(signing) = Signing::new(signer, &found.host, &found.id) else {
+        return Ok(None);
+    };
+    let standing = head::look(&found.db, &found.grown, &signing.verifier);
+    match standing.map_err(Ledger::storage(path))? {
+        Standing::Sound => Ok(Some(signing)),
+        Standing::OtherKey => Ok(None),
+        Standing::Changed(what) => Err(LedgerError::Damaged {
+            path: path.to_owned(),
+            what: what.into(),
+        }),
+    }
+}
+
 /// Reads what a file says of itself.
 fn read(path: &Path, epoch: &Epoch) -> Result<Found, LedgerError> {
     let db = schema::open(path, false)?;
@@ -287,7 +322,20 @@ fn read(path: &Path, epoch: &Epoch) -> Result<Found, LedgerError> {
             |row| Ok((row.get(0)?, row.get(1)?)),
         )
         .map_err(&storage)?;
+    let heads = db
+        .query_row("SELECT count(*) FROM head", [], |row| row.get::<_, i64>(0))
+        .map_err(&storage)?;
+    let frontier = Frontier::from_bytes(size as u64, &bytes("frontier")?.unwrap_or_default());
+    let frontier = frontier.ok_or_else(|| LedgerError::Damaged {
+        path: path.to_owned(),
+        what: "it does not know its own tree".into(),
+    })?;
     Ok(Found {
+        grown: Grown {
+            frontier,
+            heads: heads as u64,
+        },
+        host: text("host")?.unwrap_or_default(),
         id,
         secret,
         machine_id: text("machine_id")?.unwrap_or_default(),

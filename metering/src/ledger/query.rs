@@ -98,6 +98,19 @@ pub struct Summary {
     pub file_bytes: u64,
 }
 
+/// The last head of a ledger's tree, as it was signed.
+///
+/// # Errors
+/// [`LedgerError::Storage`], [`LedgerError::Foreign`].
+pub fn last_head(path: &Path) -> Result<String, LedgerError> {
+    let db = schema::open_to_read(path)?;
+    let head = super::head::last(&db).map_err(Ledger::storage(path))?;
+    head.ok_or_else(|| LedgerError::Foreign {
+        path: path.to_owned(),
+        what: "it has no head".into(),
+    })
+}
+
 /// Reads a ledger's summary.
 ///
 /// # Errors

@@ -351,7 +351,11 @@ impl Host {
         let is_ledger = |path: &PathBuf| {
             let name = path.to_string_lossy();
             // A journal whose file was deleted has nothing to look at.
-            !name.ends_with("-wal") && !name.ends_with("-shm") && !name.ends_with(".new")
+            !name.ends_with("-wal")
+                && !name.ends_with("-shm")
+                && !name.ends_with(".new")
+                && !name.ends_with(".key")
+                && !name.ends_with(".pub")
         };
         paths.filter(is_ledger).collect()
     }

@@ -81,6 +81,11 @@ pub struct ProveOptions {
 /// `octroi key`.
 #[derive(Debug, Subcommand)]
 pub enum KeyAction {
+    /// Make another key: it signs from the next window on, and a leaf that both have signed says so.
+    Rotate {
+        #[command(flatten)]
+        at: At,
+    },
     /// The public keys of a ledger: what `verify --keyring` takes.
     Show {
         #[command(flatten)]
@@ -239,9 +244,27 @@ pub fn prove(options: &ProveOptions) -> Result<()> {
 /// When there is no keyring.
 pub fn key(action: &KeyAction) -> Result<()> {
     match action {
+        KeyAction::Rotate { at } => rotate(&at.path()?),
         KeyAction::Show { at } => {
             print!("{}", text(&keys::keyring_path(&at.path()?))?);
             Ok(())
         }
     }
+}
+
+/// A key that waits for the next commit, which whoever writes the ledger makes.
+fn rotate(path: &Path) -> Result<()> {
+    let next = keys::next_key_path(path);
+    let key = keys::key_path(path);
+    ensure!(
+        keys::read(&key)?.is_some(),
+        "{}: there is no key to rotate",
+        key.display()
+    );
+    ensure!(!next.exists(), "{}: a key waits already", next.display());
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("no random numbers: {error}"))?;
+    keys::make(&next, &seed)?;
+    println!("{}: signs from the next window on", next.display());
+    Ok(())
 }

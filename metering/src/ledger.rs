@@ -15,11 +15,13 @@
 
 mod begin;
 mod close;
+mod erase;
 pub(crate) mod head;
 mod keep;
 pub mod keys;
 mod open;
 mod query;
+mod rotate;
 pub(crate) mod schema;
 
 pub use open::{Begun, Checkpoint, CheckpointOwner, Identity};
@@ -27,7 +29,7 @@ pub use query::{Filter, Row, Summary, last_head, records, summary};
 
 use crate::{
     meter::{self, Cut, Epoch, Gap, Outcome, State},
-    record::{self, Kind, Record, RecordError},
+    record::{self, Record, RecordError},
 };
 use dataplane_common::fault::{self, Point};
 use rusqlite::{Connection, Transaction, params};
@@ -184,8 +186,18 @@ impl Ledger {
     /// Any [`LedgerError`]; the ledger and its state are then as before.
     pub fn commit(&mut self, cut: &Cut, gap: Option<&Gap>) -> Result<Committed, LedgerError> {
         self.check_file()?;
-        let outcome = meter::records(&self.epoch, &self.state, cut, gap);
-        self.write(outcome, Some(cut.window))
+        let mut outcome = meter::records(&self.epoch, &self.state, cut, gap);
+        let Some(next) = self.next_key()? else {
+            return self.write(outcome, Some(cut.window));
+        };
+        outcome
+            .records
+            .insert(0, self.rotation(&next, cut.time.utc_ns));
+        let committed = self.write_with(outcome, Some(cut.window), Some(&next), |_| Ok(()))?;
+        self.signing = next;
+        // The key that signed last is found in either place, on the next start too.
+        let _ = keys::take_place(&self.path);
+        Ok(committed)
     }
 
     /// An editor that replaces a file, or `rm`, leaves a database that goes on taking writes.
@@ -208,6 +220,18 @@ impl Ledger {
     }
 
     fn write(&mut self, outcome: Outcome, window: Option<u64>) -> Result<Committed, LedgerError> {
+        self.write_with(outcome, window, None, |_| Ok(()))
+    }
+
+    /// `next`: signs in the place of the ledger's key. `also` is done in the same transaction.
+    fn write_with(
+        &mut self,
+        outcome: Outcome,
+        window: Option<u64>,
+        next: Option<&head::Signing>,
+        also: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
+    ) -> Result<Committed, LedgerError> {
+        let signing = next.unwrap_or(&self.signing);
         let storage = Self::storage(&self.path);
         let mut anchor = self.anchor;
         anchor.windows = window.map_or(anchor.windows, |window| window + 1);
@@ -226,7 +250,8 @@ impl Ledger {
             grown.frontier.push(anchor.head);
         }
         keep::save(&transaction, &self.epoch, &self.state, &outcome.state).map_err(&storage)?;
-        head::commit(&transaction, &self.signing, &mut grown, count != 0).map_err(&storage)?;
+        also(&transaction).map_err(&storage)?;
+        head::commit(&transaction, signing, &mut grown, count != 0).map_err(&storage)?;
         fault::reach(Point::Written);
         transaction.commit().map_err(&storage)?;
         fault::reach(Point::Committed);
@@ -277,8 +302,8 @@ fn numbered(
     record.ledger_id = ledger_id;
     record.seq = anchor.size;
     record.stream_seq = next(transaction, "stream", i64::from(record.kind as u8))?;
-    // The first record is the ledger's own, and no tenant's.
-    if record.kind != Kind::Begin {
+    // Others are the ledger's own, and no tenant's.
+    if record.kind.is_of_a_tenant() {
         record.tenant_seq = next(transaction, "tenant", i64::from(record.tenant))?;
     }
     record.salt = record::salt(secret, record.seq);

@@ -1,6 +1,8 @@
 //! Evidence: whatever is changed in a ledger, a proof or a checkpoint is found, and the record is named; by
 //! `metering::verify` and by a verifier in Python that knows `docs/METERING.md` alone.
 
+#[path = "evidence/change.rs"]
+mod change;
 #[path = "evidence/export.rs"]
 mod export;
 #[path = "evidence/file.rs"]
@@ -11,5 +13,7 @@ mod mutate;
 mod python;
 #[path = "evidence/site.rs"]
 mod site;
+#[path = "evidence/speed.rs"]
+mod speed;
 #[path = "evidence/table.rs"]
 mod table;

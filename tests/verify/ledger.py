@@ -8,7 +8,6 @@ verified, or the first thing that is wrong. It exits with 0 when nothing is.
 """
 import argparse
 import base64
-import contextlib
 import hashlib
 import hmac
 import json
@@ -22,6 +21,7 @@ import record
 
 COLUMNS = ("seq canonical leaf kind stream_seq tenant tenant_seq boot_id map_generation port_uid incarnation "
            "direction zone window_id window_start window_end flags packets l2_bytes l3_bytes").split()
+ERASED = [0] * 4 + [b"", b"", b""] + [0] * 10
 TABLES = {"record": COLUMNS, "head": ["number", "size", "note"], "seal": ["only", "note"],
           "about": ["key", "value"], "owner": ["incarnation", "state"], "series": ["series", "of", "next"]}
 
@@ -88,12 +88,10 @@ def push(peaks, size, leaf):
     peaks.append(leaf)
 
 def root(peaks):
-    if not peaks:
-        return sha()
-    total = peaks[-1]
-    for peak in reversed(peaks[:-1]):
-        total = sha(b"\1", peak, total)
-    return total
+    total = None
+    for peak in reversed(peaks):
+        total = sha(b"\1", peak, total) if total else peak
+    return total or sha()
 
 def climb(at, last, here, proof, both=None):
     """RFC 9162 §2.1.3.2 and, with `both`, §2.1.4.2: the root, and the one of the older tree."""
@@ -119,13 +117,11 @@ def digest(db):  # [M-14.6]
         for row in db.execute(f"SELECT * FROM {table} ORDER BY 1, 2"):
             total.update(b"R")
             for value in row:
-                if value is None:
-                    total.update(b"N")
-                elif type(value) is int:
+                if type(value) is int:
                     total.update(b"I" + value.to_bytes(8, "big", signed=True))
                 else:
-                    kind = b"S" if type(value) is Text else b"B"
-                    total.update(kind + len(value).to_bytes(8, "big") + value)
+                    kind = {Text: b"S", bytes: b"B", type(None): b"N"}[type(value)]
+                    total.update(kind + (len(value).to_bytes(8, "big") + value if value is not None else b""))
     return total.digest()
 
 def columns(r):
@@ -139,8 +135,26 @@ def columns(r):
 def ledger(path, keys, against):
     db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     db.text_factory = Text
-    with contextlib.closing(db):
-        return tables(db, keys, against)
+    return tables(db, keys, against)
+
+def placed(r, what, seq, ledger_id, secret):
+    need(r["seq"] == seq and r["ledger_id"] == ledger_id, f"{what}: another record")
+    need((r["kind"] == record.BEGIN) == (seq == 0), f"{what}: BEGIN")
+    salt = hmac.new(secret, seq.to_bytes(8, "big"), hashlib.sha256).digest()[:16]
+    need(r["salt"] == salt, f"{what}: another salt")
+
+def in_force(name, key):
+    return {(name, sha(name.encode(), b"\n\x01", key)[:4]): key}
+
+def rotated(r, key, name, what):  # [M-14.10]
+    if "rotation" not in r:
+        return key
+    new, *signatures = r["rotation"]
+    old, after = (base64.b64encode(one).decode() for one in (key, new))
+    text = f"{name}\nkey\nseq {r['seq']}\n{old}\n{after}\n".encode()
+    for one, signature in zip((key, new), signatures):
+        need(ed25519.signed_by(one, text, signature), f"{what}: not signed by both keys")
+    return new
 
 def tables(db, keys, against):
     db.execute("BEGIN")
@@ -154,46 +168,48 @@ def tables(db, keys, against):
     ledger_id, secret = about[b"ledger_id"], about[b"secret"]
     heads = db.execute("SELECT number, size, note FROM head ORDER BY number").fetchall()
     need([number for number, _, _ in heads] == list(range(len(heads))) and heads, "a head is missing")
-    peaks, size, streams, tenants, pruned, name, then = [], 0, {}, {}, 0, None, None
+    peaks, size, streams, tenants, pruned, said, name, key, then = [], 0, {}, {}, set(), set(), None, None, None
     due = iter(heads)
     number, ends, note = next(due)
     for seq, data, leaf, *rest in db.execute(f"SELECT {', '.join(COLUMNS)} FROM record ORDER BY seq"):
         what = f"record {size}"
         need(seq == size, f"{what} is missing")
         need(type(leaf) is bytes and len(leaf) == 32, f"{what}: no leaf")
-        need(type(data) is bytes and sha(b"\0", data) == leaf, f"{what}: bytes of another leaf")
-        r = record.read(data)
-        need(r["seq"] == seq and r["ledger_id"] == ledger_id, f"{what}: another record")
-        need((r["kind"] == record.BEGIN) == (seq == 0), f"{what}: BEGIN")
-        salt = hmac.new(secret, seq.to_bytes(8, "big"), hashlib.sha256).digest()[:16]
-        need(r["salt"] == salt, f"{what}: another salt")
-        need(columns(r) == rest and type(rest[6]) is Text, f"{what}: columns")
-        need(r["stream_seq"] == streams.get(r["kind"], 0), f"{what}: stream_seq")
-        streams[r["kind"]] = r["stream_seq"] + 1
-        if "tenant" in r:
-            need(r["tenant_seq"] == tenants.get(r["tenant"], 0), f"{what}: tenant_seq")
-            tenants[r["tenant"]] = r["tenant_seq"] + 1
-        name = name or origin(r["host"], ledger_id)
+        r = None if data is None else record.read(data)
+        need(data is None or type(data) is bytes and sha(b"\0", data) == leaf, f"{what}: bytes of another leaf")
+        if r is None:  # [M-14.11]
+            need(rest == ERASED and type(rest[6]) is Text and size, f"{what}: columns")
+            pruned.add(size)
+        else:
+            placed(r, what, seq, ledger_id, secret)
+            need(columns(r) == rest and type(rest[6]) is Text, f"{what}: columns")
+            counters = [(streams, r["kind"], "stream_seq")] + [(tenants, r.get("tenant"), "tenant_seq")] * ("tenant" in r)
+            for following, of, number_of in counters:
+                need(0 <= r[number_of] - following.get(of, 0) <= len(pruned), f"{what}: {number_of}")
+                following[of] = r[number_of] + 1
+            said.update(*(range(first, last + 1) for first, last in r.get("erased", [])))
+            name = name or origin(r["host"], ledger_id)
+            key = rotated(r, key or opened(heads[0][2].decode(), keys)[1], name, what)
         push(peaks, size, leaf)
         size += 1
         if size == ends:
-            signed = head(opened(note.decode(), keys)[0])
-            need(signed == (name, size, root(peaks)), f"{what}: head {number} was signed over something else")
+            signed = head(opened(note.decode(), in_force(name, key))[0])
+            need(signed == (name, size, root(peaks)), f"{what}: head {number}")
             number, ends, note = next(due, (None, None, None))
         then = root(peaks) if against and against[1] == size else then
     need(ends is None, f"record {size} is missing")
     need(size == heads[-1][1], f"record {size - 1}: no head was signed over this")
     need(not against or against == (name, against[1], then), "not what the head that was kept was signed over")
     series = {(kind.decode(), of): after for kind, of, after in db.execute("SELECT series, of, next FROM series")}
-    counted = {("stream", of): after for of, after in streams.items()}
-    counted.update({("tenant", of): after for of, after in tenants.items()})
-    need(series == counted, "series")
+    counted = {(kind, of): after for kind, all_of in (("stream", streams), ("tenant", tenants)) for of, after in all_of.items()}
+    need(pruned == said, "other records are erased than an ERASURE says")
+    gaps = {of: after - counted.get(of, 0) for of, after in series.items()}
+    need(counted.keys() <= gaps.keys() and all(0 <= gap <= len(pruned) for gap in gaps.values()), "series")
     need(about[b"frontier"] == b"".join(peaks), "frontier")
-    rows = db.execute("SELECT only, note FROM seal").fetchall()
-    need(len(rows) == 1 and rows[0][0] == 0, "seal")
+    (only, note), = db.execute("SELECT only, note FROM seal")
     seal = f"{name}\nseal\nsize {size}\nheads {len(heads)}\n{base64.b64encode(digest(db)).decode()}\n"
-    need(opened(rows[0][1].decode(), keys)[0] == seal, "the sealed tables")
-    return size - pruned, pruned
+    need(only == 0 and opened(note.decode(), in_force(name, key))[0] == seal, "the sealed tables")
+    return size - len(pruned), len(pruned)
 
 # Proofs [M-15].
 def line_of(text, *keys):
@@ -212,10 +228,9 @@ def hashes(proof):
 def consistency(path, keys):
     with open(path, encoding="utf-8", newline="") as file:
         line = line_of(file.read().removesuffix("\n"), "octroi", "old", "new", "proof")
-    need(line["octroi"] == "consistency 1", "no proof of consistency")
     old, new = (head(opened(line[key], keys, key == "new")[0]) for key in ("old", "new"))
     proof = hashes(line["proof"])
-    need(old[0] == new[0] and 0 < old[1] <= new[1], "heads of other trees")
+    need(line["octroi"] == "consistency 1" and old[0] == new[0] and 0 < old[1] <= new[1], "heads of other trees")
     if old[1] == new[1]:
         need(old == new and not proof, "another history")
         return old, new
@@ -232,13 +247,12 @@ def proof(path, keys, against, continuation):
     first, *lines = text.decode().split("\n")
     need(lines and lines.pop() == "", "the last line is cut off")
     first = line_of(first, "octroi", "checkpoint", "claim")
-    need(first["octroi"] == "proof 1", "no proof")
     signed = head(opened(first["checkpoint"], keys)[0])
     claim = opened(first["claim"], keys)[0]
     numbers = "(0|[1-9][0-9]*)"
     match = re.fullmatch(f"(.*)\nproof of tenant {numbers}\nsize {numbers}\ntenant_seq {numbers} {numbers}\n"
                          f"records {numbers}\n", claim)
-    need(match and (match[1], int(match[3])) == signed[:2], "another claim")
+    need(first["octroi"] == "proof 1" and match and (match[1], int(match[3])) == signed[:2], "another claim")
     tenant, _, tenant_seq, last, count = map(int, match.groups()[1:])
     claimed, after = last - tenant_seq, -1
     need(len(lines) == count <= max(claimed, 0), "not as many records as are claimed")

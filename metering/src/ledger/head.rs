@@ -29,7 +29,12 @@ pub(super) struct Signing {
 impl Signing {
     /// The key of the ledger that this host began; `None`: the key is none.
     pub fn new(signer: Signer, host: &str, ledger_id: &[u8; 16]) -> Option<Self> {
-        let verifier = Verifier::new(&note::origin(host, ledger_id), &signer.public())?;
+        Self::named(signer, &note::origin(host, ledger_id))
+    }
+
+    /// The key of this name.
+    pub fn named(signer: Signer, name: &str) -> Option<Self> {
+        let verifier = Verifier::new(name, &signer.public())?;
         Some(Self { signer, verifier })
     }
 }

@@ -241,21 +241,33 @@ fn refuse(
 
 /// The key that has signed this file; `None`: it is not there any more.
 fn sign(path: &Path, found: &Found) -> Result<Option<Signing>, LedgerError> {
-    let Some(signer) = keys::read(&keys::key_path(path))? else {
-        return Ok(None);
-    };
-    let Some(signing) = Signing::new(signer, &found.host, &found.id) else {
-        return Ok(None);
-    };
-    let standing = head::look(&found.db, &found.grown, &signing.verifier);
-    match standing.map_err(Ledger::storage(path))? {
-        Standing::Sound => Ok(Some(signing)),
-        Standing::OtherKey => Ok(None),
-        Standing::Changed(what) => Err(LedgerError::Damaged {
-            path: path.to_owned(),
-            what: what.into(),
-        }),
+    // A crash between the commit of a new key and its renaming leaves it in its waiting place.
+    for (at, waits) in [
+        (keys::key_path(path), false),
+        (keys::next_key_path(path), true),
+    ] {
+        let signer = keys::read(&at)?;
+        let signing = signer.and_then(|signer| Signing::new(signer, &found.host, &found.id));
+        let Some(signing) = signing else {
+            continue;
+        };
+        let standing = head::look(&found.db, &found.grown, &signing.verifier);
+        match standing.map_err(Ledger::storage(path))? {
+            Standing::Sound if waits => {
+                keys::take_place(path)?;
+                return Ok(Some(signing));
+            }
+            Standing::Sound => return Ok(Some(signing)),
+            Standing::OtherKey => {}
+            Standing::Changed(what) => {
+                return Err(LedgerError::Damaged {
+                    path: path.to_owned(),
+                    what: what.into(),
+                });
+            }
+        }
     }
+    Ok(None)
 }
 
 /// Reads what a file says of itself.

@@ -4,7 +4,7 @@ use super::{Report, VerifyError, columns, heads::Heads};
 use crate::{
     ledger::{head, schema},
     note::{self, Head, Note, Verifier},
-    record::{self, Kind, Record},
+    record::{self, Kind, Record, Rotation},
     tree::{Frontier, Hash},
 };
 use rusqlite::{Connection, OptionalExtension as _};
@@ -95,9 +95,54 @@ struct Numbers {
     tenants: BTreeMap<u32, u64>,
     /// Records that were erased so far: their numbers are not known.
     erased: u64,
+    /// Rows that are empty, and those that an ERASURE says are.
+    rows: Ranges,
+    said: Vec<[u64; 2]>,
+}
+
+/// Ranges of seq; neighbours are one.
+#[derive(Default)]
+struct Ranges(Vec<[u64; 2]>);
+
+impl Ranges {
+    /// Adds one that begins at or above the last one's beginning.
+    fn push(&mut self, range: [u64; 2]) {
+        match self.0.last_mut() {
+            Some(last) if range[0] <= last[1].saturating_add(1) => last[1] = last[1].max(range[1]),
+            _ => self.0.push(range),
+        }
+    }
+
+    /// Those that are in this one and not in the other.
+    fn without(&self, other: &Self) -> Option<[u64; 2]> {
+        let covers = |range: &[u64; 2]| {
+            let at = other.0.partition_point(|known| known[1] < range[0]);
+            let known = other.0.get(at);
+            known.is_some_and(|known| known[0] <= range[0] && range[1] <= known[1])
+        };
+        self.0.iter().find(|range| !covers(range)).copied()
+    }
 }
 
 impl Numbers {
+    /// Rows are empty where an ERASURE says so, and nowhere else.
+    fn erasures(&mut self, report: &mut Report) {
+        self.said.sort_unstable();
+        let mut said = Ranges::default();
+        self.said.iter().for_each(|range| said.push(*range));
+        for (range, what) in [
+            (self.rows.without(&said), "erased, and no ERASURE says so"),
+            (
+                said.without(&self.rows),
+                "an ERASURE says that it was erased",
+            ),
+        ] {
+            if let Some([first, last]) = range {
+                report.find(Some((first, last)), what);
+            }
+        }
+    }
+
     /// The numbers of a record follow those of its stream and tenant; erased ones may be between.
     fn take(&mut self, record: &Record, report: &mut Report) {
         let erased = self.erased;
@@ -108,6 +153,7 @@ impl Numbers {
             }
             *next = found.saturating_add(1);
         };
+        self.said.extend(&record.erased);
         let stream = self.streams.entry(record.kind as u8).or_default();
         follow(stream, record.stream_seq, "stream_seq");
         if record.kind.is_of_a_tenant() {
@@ -145,7 +191,7 @@ impl Reader {
             .cloned()
             .collect();
         let mut heads = Heads::read(&self.db)?;
-        let Some(key) = heads.first_key(&keys) else {
+        let Some(mut key) = heads.first_key(&keys) else {
             return Err(Stop::Verify(VerifyError::NoKey {
                 origin: report.origin.clone(),
             }));
@@ -175,12 +221,16 @@ impl Reader {
                 Some(record) => {
                     self.record(record, expected, report);
                     numbers.take(record, report);
+                    if let Some(next) = rotated(record, &key, report) {
+                        key = next;
+                    }
                     report.verified += 1;
                     each(record, report);
                 }
                 None if found.erased => {
                     numbers.erased += 1;
                     report.pruned += 1;
+                    numbers.rows.push([expected, expected]);
                 }
                 None => {}
             }
@@ -192,6 +242,7 @@ impl Reader {
         (report.size, report.root) = (grown.size(), grown.root());
         heads.end(grown.size(), report);
         report.against(against, then);
+        numbers.erasures(report);
         self.series(&numbers, report)?;
         if self.frontier != grown.bytes() {
             report.file("table about: the frontier is not that of the leaves");
@@ -328,6 +379,23 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// The key that signs from this record on, if it is another, and if both have signed that.
+fn rotated(record: &Record, key: &Verifier, report: &mut Report) -> Option<Verifier> {
+    let rotation = record.rotation.as_ref()?;
+    let text = Rotation::text(key.name(), record.seq, &key.public(), &rotation.public);
+    let next = Verifier::new(key.name(), &rotation.public);
+    let next = next.filter(|next| {
+        key.has_signed(&text, &rotation.by_old) && next.has_signed(&text, &rotation.by_new)
+    });
+    if next.is_none() {
+        report.record(
+            record.seq,
+            "the key before it and its own have not both signed it",
+        );
+    }
+    next
 }
 
 /// What each table and index was made with.

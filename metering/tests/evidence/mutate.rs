@@ -30,10 +30,6 @@ impl Dice {
     pub fn below(&mut self, end: u64) -> u64 {
         self.draw() % end
     }
-
-    fn one_of<T: Copy>(&mut self, among: &[T]) -> T {
-        among[self.below(among.len() as u64) as usize]
-    }
 }
 
 /// What was changed.

@@ -76,7 +76,12 @@ fn whatever_is_changed_by_sql_is_found_and_the_record_is_named() {
                 "{change:?}: {error}"
             ),
             Ok(report) => {
-                assert!(!report.is_sound(), "not found: {change:?}");
+                assert!(
+                    !report.is_sound(),
+                    "not found: {}: {}",
+                    change.table,
+                    change.what
+                );
                 assert!(names(&report, &change), "{change:?}: {:?}", report.findings);
             }
         }

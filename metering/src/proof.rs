@@ -3,14 +3,14 @@
 //! Invariants (`docs/METERING.md`, M-15)
 //! - What is written of others are hashes, each salted: a neighbour's record cannot be found by trying.
 //! - The claim says which `tenant_seq` there are, and is signed: a record that is left out is missed.
-//! - Memory does not grow with the ledger, but for 32 bytes for each 1,024 records.
+//! - Memory does not grow with the ledger, but for 64 bytes for each 1,024 records.
 //!
 //! What it is not: it does not verify the ledger it is made from, beyond the root.
 
 use crate::{
     ledger::{head, schema},
     note::{self, Head, Note, NoteError, Signer, Verifier},
-    tree::{self, BLOCK, Hash, Outline},
+    tree::{self, BLOCK, Hash, Levels, Outline},
 };
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
@@ -273,16 +273,16 @@ pub fn prove(
     let rows = format!("SELECT seq, canonical {within} ORDER BY seq");
     let mut statement = source.db.prepare(&rows)?;
     let mut rows = statement.query(given)?;
-    let (mut number, mut leaves) = (u64::MAX, Vec::new());
+    let (mut number, mut block) = (u64::MAX, Levels::default());
     while let Some(row) = rows.next()? {
         let seq = row.get::<_, i64>(0)? as u64;
         if seq / BLOCK != number {
             number = seq / BLOCK;
-            leaves = source.block(number)?;
+            block = Levels::over(source.block(number)?);
         }
         let line = Line {
             canonical: note::base64(&row.get::<_, Vec<u8>>(1)?),
-            proof: encoded(&source.outline.inclusion(seq, &leaves)),
+            proof: encoded(&source.outline.inclusion(seq, &block)),
         };
         write_line(out, &line)?;
     }

@@ -102,28 +102,41 @@ fn split(size: u64) -> u64 {
     1 << (63 - (size - 1).leading_zeros())
 }
 
-/// The hashes that lead from the leaf `index` to the root, the lowest first; none where there is no
-/// such leaf.
-#[must_use]
-pub fn inclusion(leaves: &[Hash], index: u64) -> Vec<Hash> {
-    let mut proof = Vec::new();
-    let (mut leaves, mut index) = (leaves, index);
-    if index >= leaves.len() as u64 {
-        return proof;
-    }
-    while leaves.len() > 1 {
-        let at = split(leaves.len() as u64);
-        let (left, right) = leaves.split_at(at as usize);
-        if index < at {
-            proof.push(root(right));
-            leaves = left;
-        } else {
-            proof.push(root(left));
-            (leaves, index) = (right, index - at);
+/// A tree's nodes, level by level from the leaves: an odd one at the end goes up as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Levels(Vec<Vec<Hash>>);
+
+impl Levels {
+    /// All nodes over these leaves.
+    #[must_use]
+    pub fn over(leaves: Vec<Hash>) -> Self {
+        let mut levels = vec![leaves];
+        while let Some(last) = levels.last().filter(|level| level.len() > 1) {
+            let pairs = last.chunks(2).map(|pair| match pair {
+                [left, right] => node(left, right),
+                [alone, ..] => *alone,
+                [] => empty(),
+            });
+            let next = pairs.collect();
+            levels.push(next);
         }
+        Self(levels)
     }
-    proof.reverse();
-    proof
+
+    /// The hashes that lead from the leaf `index` to the root, the lowest first; none where there is no
+    /// such leaf.
+    #[must_use]
+    pub fn inclusion(&self, index: u64) -> Vec<Hash> {
+        let is_there = |level: &Vec<Hash>| index < level.len() as u64;
+        if !self.0.first().is_some_and(is_there) {
+            return Vec::new();
+        }
+        let siblings = self.0.iter().enumerate().filter_map(|(level, nodes)| {
+            let at = (index >> level) as usize;
+            nodes.get(at ^ 1).copied()
+        });
+        siblings.collect()
+    }
 }
 
 /// The root that follows from a leaf and its proof in a tree of `size`; `None`: it is no proof there.
@@ -233,6 +246,8 @@ pub struct Outline {
     size: u64,
     blocks: Vec<Hash>,
     open: Frontier,
+    /// Over the blocks, when no leaf follows.
+    above: Levels,
 }
 
 impl Outline {
@@ -252,6 +267,7 @@ impl Outline {
             self.blocks.push(self.open.root());
             self.open = Frontier::default();
         }
+        self.above = Levels::over(self.blocks.clone());
     }
 
     /// Leaves.
@@ -266,11 +282,11 @@ impl Outline {
         root(&self.blocks)
     }
 
-    /// As [`inclusion`], with the leaves of the block that `index` is in.
+    /// As [`Levels::inclusion`], when it is finished, with the block that `index` is in.
     #[must_use]
-    pub fn inclusion(&self, index: u64, block: &[Hash]) -> Vec<Hash> {
-        let mut proof = inclusion(block, index % BLOCK);
-        proof.extend(inclusion(&self.blocks, index / BLOCK));
+    pub fn inclusion(&self, index: u64, block: &Levels) -> Vec<Hash> {
+        let mut proof = block.inclusion(index % BLOCK);
+        proof.extend(self.above.inclusion(index / BLOCK));
         proof
     }
 

@@ -67,8 +67,9 @@ fn proofs_are_the_oracles_on_random_sizes() {
         let outline = outline(&leaves);
         let root = root_of(&oracle);
         assert_eq!(outline.root(), root);
-        let proof = inclusion(&leaves, index);
-        let by_blocks = outline.inclusion(index, &block_of(&leaves, index / BLOCK));
+        let proof = Levels::over(leaves.clone()).inclusion(index);
+        let block = Levels::over(block_of(&leaves, index / BLOCK));
+        let by_blocks = outline.inclusion(index, &block);
         assert_eq!(proof, by_blocks, "{index} of {size}");
         let theirs = oracle.prove_inclusion(index as usize);
         assert_eq!(proof.concat(), theirs.as_bytes(), "{index} of {size}");
@@ -115,7 +116,7 @@ fn nothing_else_is_a_proof() {
             let (index, old) = (index % size, 1 + old % (size - 1));
             let (_, leaves) = grown(size);
             let root = super::root(&leaves);
-            let proof = inclusion(&leaves, index);
+            let proof = Levels::over(leaves.clone()).inclusion(index);
             let leaf = leaves[index as usize];
             let leads = |leaf, index, size, proof: &[Hash]| {
                 root_by_inclusion(leaf, index, size, proof) == Some(root)

@@ -206,7 +206,7 @@ impl Reader {
             let expected = grown.size();
             if found.seq < expected as i64 {
                 report.file(format!("record {} belongs to no ledger", found.seq));
-                return Ok(());
+                continue;
             }
             if found.seq != expected as i64 {
                 let last = (found.seq as u64).saturating_sub(1).max(expected);

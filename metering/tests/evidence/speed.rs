@@ -12,21 +12,31 @@ fn memory_mb() -> u64 {
     kb.unwrap_or_default() / 1_024
 }
 
-/// A month has 43,200 windows of a minute: `OCTROI_TEST_LEVEL=long`.
+/// What this thread had of a processor so far, s; where the kernel does not say, the time since `begun`.
+fn cpu_seconds(begun: Instant) -> f64 {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let ns = text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok());
+    ns.map_or(begun.elapsed().as_secs_f64(), |ns| ns / 1e9)
+}
+
+/// A month has 43,200 windows of a minute: `OCTROI_TEST_LEVEL=long`. Seconds are of a processor: what else
+/// runs on the machine is not measured.
 #[test]
 fn verifying_and_proving_are_as_fast_as_is_printed() {
     let windows = by_level(20, 1_000, 43_200);
+    let began = Instant::now();
+    let mut last = cpu_seconds(began);
+    let mut lap = || {
+        let now = cpu_seconds(began);
+        now - std::mem::replace(&mut last, now)
+    };
     let mut site = Site::new(0);
-    let begun = Instant::now();
+    lap();
     (0..windows).for_each(|_| site.cut());
-    let seconds = |begun: Instant| begun.elapsed().as_secs_f64();
-    println!(
-        "SPEED: commit of a window with head and seal: {:.2} ms",
-        seconds(begun) * 1e3 / windows as f64
-    );
-    let begun = Instant::now();
+    let each_ms = lap() * 1e3 / windows as f64;
+    println!("SPEED: commit of a window of 24 records with head and seal: {each_ms:.2} ms");
     let report = verify::ledger(&site.path(), &site.keys(), None).expect("it can be read");
-    let took = seconds(begun);
+    let took = lap();
     assert_eq!(report.findings, []);
     assert_eq!(report.heads, windows + 1);
     println!(
@@ -37,25 +47,17 @@ fn verifying_and_proving_are_as_fast_as_is_printed() {
         memory_mb()
     );
     let key = keys::read(&keys::key_path(&site.path())).expect("it can be read");
+    let key = key.expect("a key");
     let mut out = Vec::new();
-    let begun = Instant::now();
-    let proved = prove(
-        &site.path(),
-        &key.expect("a key"),
-        7,
-        (None, None),
-        &mut out,
-    )
-    .expect("a proof");
-    let took = seconds(begun);
+    let proved = prove(&site.path(), &key, 7, (None, None), &mut out).expect("a proof");
     println!(
-        "SPEED: proof of {} records of a tenant in {took:.2} s, {} bytes, {} MB with it",
+        "SPEED: proof of {} records of a tenant in {:.2} s, {} bytes, {} MB with it",
         proved.claim.records,
+        lap(),
         out.len(),
         memory_mb()
     );
-    let begun = Instant::now();
     let checked = verify::proof(&out[..], &site.keys(), None).expect("it can be read");
     assert!(checked.is_sound());
-    println!("SPEED: that proof verified in {:.2} s", seconds(begun));
+    println!("SPEED: that proof verified in {:.2} s", lap());
 }

@@ -4,7 +4,7 @@
 use crate::{
     config::{self, Config},
     daemon::{self, control},
-    demo, doctor, proof, records, status,
+    demo, doctor, flows, proof, records, status,
 };
 use clap::{Args, Parser, Subcommand};
 use std::{
@@ -69,6 +69,8 @@ enum Command {
     },
     /// Meter records: who carried how much, when, to where.
     Records(records::Options),
+    /// Flow detail: where bytes went. Who looks is in the ledger.
+    Flows(flows::Options),
     /// The file that the records are in.
     Ledger {
         #[command(subcommand)]
@@ -172,6 +174,7 @@ pub fn run() -> ExitCode {
             daemon::detach(&at.run_dir, &at.pin_dir, all_versions).map_err(Failure::from)
         }
         Command::Records(options) => records::show(&options).map_err(Failure::from),
+        Command::Flows(options) => flows::show(&options).map_err(Failure::from),
         Command::Ledger { action } => records::ledger(&action).map_err(Failure::from),
         Command::Verify(options) => proof::verify(&options).map_err(Failure::from),
         Command::Audit(options) => proof::audit(&options).map_err(Failure::from),

@@ -8,6 +8,8 @@ pub mod config;
 pub mod daemon;
 pub mod demo;
 pub mod doctor;
+mod flows;
+mod keeping;
 pub mod lab;
 mod proof;
 mod records;

@@ -1,6 +1,9 @@
 //! Looking into a ledger: `octroi records` and `octroi ledger status`.
 
-use crate::config::{self, Meter};
+use crate::{
+    config::{self, Config, Meter},
+    keeping,
+};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
@@ -26,6 +29,11 @@ pub struct At {
 }
 
 impl At {
+    /// The configuration, where one is named.
+    pub(crate) fn config(&self) -> Result<Option<Config>> {
+        Ok(self.config.as_deref().map(config::load).transpose()?)
+    }
+
     /// The ledger's file.
     ///
     /// # Errors
@@ -42,7 +50,7 @@ impl At {
 
 /// How records are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(crate) enum Format {
     /// For people.
     Table,
     /// A JSON object in each line; numbers of 64 bits are strings.
@@ -84,6 +92,28 @@ pub struct Options {
 /// `octroi ledger`.
 #[derive(Debug, Subcommand)]
 pub enum LedgerAction {
+    /// Copy the ledger, also while the daemon writes it. Flow detail is in no copy.
+    Backup {
+        #[command(flatten)]
+        at: At,
+        /// The copy; nothing may have this name.
+        file: PathBuf,
+    },
+    /// Put a copy where the ledger belongs. No daemon may run, and the old ledger must be moved away.
+    Restore {
+        #[command(flatten)]
+        at: At,
+        /// The daemon's run directory; with --config that of the configuration.
+        #[arg(long, default_value = config::Host::RUN_DIR, value_name = "DIR", conflicts_with = "config")]
+        run_dir: PathBuf,
+        /// The copy.
+        file: PathBuf,
+    },
+    /// Who looked at flow detail, and at what.
+    Looks {
+        #[command(flatten)]
+        at: At,
+    },
     /// What is in it, and since when.
     Status {
         #[command(flatten)]
@@ -123,7 +153,8 @@ struct Line {
     cause: String,
 }
 
-fn time(utc_ns: i64) -> String {
+/// A time as it is shown.
+pub(crate) fn time(utc_ns: i64) -> String {
     Timestamp::from_nanosecond(i128::from(utc_ns))
         .map_or_else(|_| utc_ns.to_string(), |time| format!("{time:.3}"))
 }
@@ -169,6 +200,16 @@ impl Line {
     }
 }
 
+/// The number of a direction.
+pub(crate) fn direction(word: Option<&str>) -> Result<Option<u8>> {
+    match word {
+        None => Ok(None),
+        Some("from") => Ok(Some(0)),
+        Some("to") => Ok(Some(1)),
+        Some(other) => bail!("--direction {other}: write from or to"),
+    }
+}
+
 fn filter(options: &Options) -> Result<Filter> {
     let zone = match options.zone.as_deref() {
         None => None,
@@ -177,12 +218,7 @@ fn filter(options: &Options) -> Result<Filter> {
             format!("--zone {number}: write the number of a zone, or '*'")
         })?)),
     };
-    let direction = match options.direction.as_deref() {
-        None => None,
-        Some("from") => Some(0),
-        Some("to") => Some(1),
-        Some(other) => bail!("--direction {other}: write from or to"),
-    };
+    let direction = direction(options.direction.as_deref())?;
     let utc_ns = |time: &Timestamp| i64::try_from(time.as_nanosecond()).unwrap_or(i64::MAX);
     Ok(Filter {
         tenant: options.tenant,
@@ -310,24 +346,31 @@ fn seconds_between(start: &str, end: &str) -> String {
 /// `octroi ledger …`.
 ///
 /// # Errors
-/// When the ledger cannot be read.
+/// When the ledger cannot be read, or the copy not be made.
 pub fn ledger(action: &LedgerAction) -> Result<()> {
-    let (at, json) = match action {
-        LedgerAction::Status { at, json } => (at, json),
+    match action {
+        LedgerAction::Status { at, json } => status(at, *json),
+        LedgerAction::Backup { at, file } => keeping::backup(at, file),
+        LedgerAction::Restore { at, run_dir, file } => keeping::restore(at, run_dir, file),
+        LedgerAction::Looks { at } => keeping::looks(at),
         LedgerAction::Head { at } => {
             print!("{}", ledger::last_head(&at.path()?)?);
-            return Ok(());
+            Ok(())
         }
-    };
+    }
+}
+
+fn status(at: &At, json: bool) -> Result<()> {
     let path = at.path()?;
+    let kept = keeping::kept(at)?;
     let summary = ledger::summary(&path)?;
     let id: String = summary
         .ledger_id
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    if *json {
-        let object = serde_json::json!({
+    if json {
+        let mut object = serde_json::json!({
             "ledger": path,
             "ledger_id": id,
             "host": summary.host,
@@ -336,6 +379,7 @@ pub fn ledger(action: &LedgerAction) -> Result<()> {
             "last_window_end": summary.last.map(time),
             "file_bytes": summary.file_bytes.to_string(),
         });
+        keeping::add(&mut object, &kept);
         println!("{object}");
         return Ok(());
     }
@@ -347,5 +391,6 @@ pub fn ledger(action: &LedgerAction) -> Result<()> {
     if let (Some(first), Some(last)) = (summary.first, summary.last) {
         println!("windows from {} to {}", time(first), time(last));
     }
+    keeping::tell(&kept);
     Ok(())
 }

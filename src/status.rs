@@ -136,6 +136,9 @@ fn table(report: &Report) -> String {
         "TO TENANT, BYTES",
         "DROPS"
     );
+    if let Some(meter) = &report.meter {
+        text.insert_str(0, &audit_lines(&meter.audit));
+    }
     for port in &report.ports {
         let drops = |direction: &Direction| -> u64 {
             direction
@@ -176,6 +179,19 @@ fn table(report: &Report) -> String {
             }
             text.push('\n');
         }
+    }
+    text
+}
+
+/// What the audit found, if it found something.
+fn audit_lines(audit: &daemon::AuditStatus) -> String {
+    let mut text = String::new();
+    if let Some(last) = &audit.last {
+        text += &format!("UNMETERED: {} times; last: {last}\n", audit.unmetered);
+    }
+    if !audit.not_audited.is_empty() {
+        let names = audit.not_audited.join(", ");
+        text += &format!("not audited, because their counters are not known: {names}\n");
     }
     text
 }

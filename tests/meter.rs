@@ -289,3 +289,106 @@ fn a_ledger_that_is_deleted_restored_or_foreign_is_superseded_and_no_byte_is_bil
     println!("CASES: ledgers deleted and restored under a daemon: 2");
     Ok(())
 }
+
+#[test]
+fn a_copy_under_traffic_is_whole_and_put_back_is_superseded_and_old_flow_files_go() -> Result<()> {
+    const TEST: &str =
+        "a_copy_under_traffic_is_whole_and_put_back_is_superseded_and_old_flow_files_go";
+    let _alone = alone();
+    if !can_run(TEST) {
+        return Ok(());
+    }
+    let mut metered = Metered::new("100ms", None)?;
+    let old = metered
+        .site
+        .directory()
+        .join("ledger.db.flows-2020-02-29.db");
+    fs::write(&old, "rows that are years old")?;
+    metered.start()?;
+    let traffic = Traffic::start(&metered.site)?;
+    let first = metered
+        .wait("windows", |status| status.windows > 3)?
+        .ledger_id;
+    let begun = Instant::now();
+    while old.exists() {
+        ensure!(
+            begun.elapsed() < Duration::from_secs(20),
+            "an old flow file stays\n{}",
+            metered.site.log()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let (ledger, copy) = (
+        metered.ledger.display().to_string(),
+        metered.site.directory().join("copy.db"),
+    );
+    let run_dir = metered.site.run_dir().display().to_string();
+    let command = |arguments: &[&str]| {
+        let output = std::process::Command::new(octroi())
+            .arg("ledger")
+            .args(arguments)
+            .output()?;
+        let said = [output.stdout, output.stderr].concat();
+        anyhow::Ok((
+            output.status.success(),
+            String::from_utf8_lossy(&said).into_owned(),
+        ))
+    };
+    let copy_name = copy.display().to_string();
+    let copied = command(&["backup", "--ledger", &ledger, &copy_name])?;
+    ensure!(copied.0, "{}", copied.1);
+    let restore = [
+        "restore",
+        "--ledger",
+        &ledger,
+        "--run-dir",
+        &run_dir,
+        &copy_name,
+    ];
+    let refused = command(&restore)?;
+    ensure!(!refused.0, "{}", refused.1);
+    // All records up to one window, while the daemon went on.
+    let rows = ledger::records(&copy, &Filter::default())?;
+    for (seq, row) in (0..).zip(&rows) {
+        let record = row.as_ref().map_err(|(_, error)| *error)?;
+        ensure!(record.seq == seq, "record {seq} is not in the copy");
+    }
+    let windows = metered.status()?.windows;
+    metered.wait("more windows", |status| status.windows > windows + 3)?;
+    metered.site.kill()?;
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = fs::rename(
+            format!("{ledger}{suffix}"),
+            format!("{ledger}.lost{suffix}"),
+        );
+    }
+    let restored = command(&restore)?;
+    ensure!(restored.0, "{}", restored.1);
+    metered.site.start(octroi())?;
+    let status = metered.wait("its windows", |status| status.windows > 2)?;
+    ensure!(status.ledger_id != first, "an old copy was continued");
+    traffic.stop()?;
+    metered.site.stop();
+    // What the copy does not have is told, and not billed: together they are all that was counted.
+    let records = ledger::records(&metered.ledger, &Filter::default())?;
+    let records: Vec<Record> = records.into_iter().filter_map(Result::ok).collect();
+    let supersedes = records[0].supersedes.context("it supersedes nothing")?;
+    ensure!(supersedes.last_seq >= rows.len() as u64, "{supersedes:?}");
+    let gap = records
+        .iter()
+        .find(|record| record.kind == Kind::Nodata && record.port_uid == "alice-port")
+        .context("nothing is told of what was lost")?;
+    let last = rows
+        .iter()
+        .flatten()
+        .rfind(|record| {
+            record.kind == Kind::Meter
+                && record.zone.is_none()
+                && (record.port_uid.as_str(), record.direction) == ("alice-port", gap.direction)
+        })
+        .and_then(|record| record.reading)
+        .context("the copy has no record of alice")?;
+    let start = gap.reading.context("it has no reading")?.register_start;
+    ensure!(start == last.register_end, "{gap:?} after {last:?}");
+    Ok(())
+}

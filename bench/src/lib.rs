@@ -10,6 +10,7 @@ use aya::{
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
 use dataplane::{
+    flows::{Flows, Timeouts},
     maps::{Maps, Raw},
     object::{self, Plan},
 };
@@ -50,12 +51,20 @@ pub enum Ports {
     Zipf,
     /// All alike.
     Uniform,
+    /// [`EACH`] of them in turn: so many packets in a row are of as many ports.
+    Each,
 }
+
+/// Ports of [`Ports::Each`]; divides [`PICKS`].
+pub const EACH: u32 = 8_192;
 
 /// A loaded object whose maps hold [`PORTS`] ports.
 pub struct Rig {
     object: Ebpf,
     maps: Maps,
+    plan: Plan,
+    /// The flow table, where ports keep flows.
+    flows: Option<Flows>,
 }
 
 /// A small generator, so that the draws of two runs are the same (xorshift64*, Vigna 2016).
@@ -75,6 +84,7 @@ fn draws(ports: Ports) -> Vec<u32> {
     let mut random = Random(0x0C7_2026);
     match ports {
         Ports::Hot => vec![0; PICKS as usize],
+        Ports::Each => (0..PICKS).map(|at| at % EACH).collect(),
         Ports::Uniform => (0..PICKS)
             .map(|_| (random.next() >> 33) as u32 % PORTS)
             .collect(),
@@ -106,7 +116,17 @@ impl Rig {
     /// # Errors
     /// When this is not root, or the kernel refuses.
     pub fn new() -> Result<Self> {
-        let plan = Plan::new(PORTS, 16).with_bench_picks(PICKS);
+        Self::with_flows(0)
+    }
+
+    /// The same, whose ports keep flows in a table of so many places; 0: they keep none.
+    ///
+    /// # Errors
+    /// As [`Rig::new`].
+    pub fn with_flows(places: u32) -> Result<Self> {
+        let plan = Plan::new(PORTS, 16)
+            .with_bench_picks(PICKS)
+            .with_flows(places.max(1));
         let mut object = object::load(&plan, None)?;
         for name in ["empty", "bench_from_tenant", "bench_to_tenant"] {
             program(&mut object, name)?.load()?;
@@ -144,9 +164,34 @@ impl Rig {
             maps.zones
                 .insert(&Key::new(ZoneKey::PREFIX_BITS + 24, Raw(key)), 4, 0)?;
         }
-        let mut rig = Self { object, maps };
-        rig.limit(&plan, Ceiling::None)?;
+        let flows = match places {
+            0 => None,
+            _ => Some(Flows::open(&mut maps, &plan, Timeouts::default())?),
+        };
+        let mut rig = Self {
+            object,
+            maps,
+            plan,
+            flows,
+        };
+        rig.set(Ceiling::None)?;
         Ok(rig)
+    }
+
+    /// Ends all flows: what comes now begins anew.
+    ///
+    /// # Errors
+    /// When a map refuses.
+    pub fn end_flows(&mut self) -> Result<()> {
+        // No program runs now, so that one reading ends them and the next gives their places back.
+        for bank in [0, 1] {
+            if let Some(flows) = &mut self.flows
+                && let (_, Some(error)) = flows.drain(&mut self.maps, bank, |_| true)
+            {
+                return Err(error.into());
+            }
+        }
+        Ok(())
     }
 
     /// Gives every port this ceiling.
@@ -154,11 +199,7 @@ impl Rig {
     /// # Errors
     /// When a map refuses.
     pub fn set(&mut self, ceiling: Ceiling) -> Result<()> {
-        let plan = Plan::new(PORTS, 16);
-        self.limit(&plan, ceiling)
-    }
-
-    fn limit(&mut self, plan: &Plan, ceiling: Ceiling) -> Result<()> {
+        let plan = self.plan;
         let times = times();
         let begin =
             |bits, burst| LimitPolicy::begin(Rate::bytes(BitsPerSecond(bits)), burst, 0, &times);
@@ -181,6 +222,10 @@ impl Rig {
             ipv6: Ipv6Net::NONE,
             ..PortPolicy::default()
         };
+        if self.flows.is_some() {
+            entry.flags |= PortPolicy::FLOWS;
+            entry.flow_quota = u32::MAX;
+        }
         for direction in 0..DIRECTIONS {
             entry.set_limits(direction, [limit, LimitPolicy::default()]);
         }

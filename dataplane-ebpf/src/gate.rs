@@ -2,7 +2,7 @@
 
 use crate::{
     account::Book,
-    encryption, gso, limiter, maps,
+    encryption, flow, gso, limiter, maps,
     packet::{self, Linear, meta},
     port::{self, Source},
     spoof::Lists,
@@ -83,7 +83,7 @@ struct Admitted {
     departure_ns: u64,
 }
 
-/// Spoof check, zone, encryption policy, limiter. `booked` becomes what the packet is on the wire as
+/// Spoof check, zone, encryption policy, limiter, flow. `booked` becomes what the packet is on the wire as
 /// soon as that is known, so that a drop is booked as exactly as a delivery.
 #[inline(always)]
 fn stages<const DIRECTION: u32>(
@@ -106,10 +106,18 @@ fn stages<const DIRECTION: u32>(
         antispoof::to_tenant(packet, port, &lists)?;
         intra_host = from_a_port(ctx)?;
     }
+    flow::note::<DIRECTION>(packet, port, book.slot);
     let zone = zone::of::<DIRECTION>(book.epoch, packet, intra_host);
     encryption::check(port)?;
     verdict::note_urgent(ctx, packet.finds_neighbours());
-    let departure_ns = limiter::take(port, book.slot, DIRECTION, booked)?;
+    let departure_ns = match limiter::take(port, book.slot, DIRECTION, booked) {
+        Ok(departure_ns) => departure_ns,
+        Err(reason) => {
+            flow::refused(zone, booked, book, port, reason);
+            return Err(reason);
+        }
+    };
+    flow::passed(zone, booked, book, port);
     Ok(Admitted {
         port,
         zone,

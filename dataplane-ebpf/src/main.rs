@@ -16,6 +16,7 @@
 mod account;
 mod bench;
 mod encryption;
+mod flow;
 mod gate;
 mod gso;
 mod guard;

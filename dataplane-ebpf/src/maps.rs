@@ -11,6 +11,7 @@ use dataplane_common::abi::{
     AddressKey, Anchor, BLOCK, Binding, BindingKey, Drops, InterfaceSlot, MacKey, PortPolicy,
     Register, Sizes, Skbs, Slot, ZoneKey,
 };
+use dataplane_common::flow::{Flow, FlowCounts, FlowKey, FlowOpened, FlowRing};
 
 /// Revision and window: `abi::Epoch`.
 #[btf_map]
@@ -46,12 +47,41 @@ pub static REGISTERS: PerCpuArray<[Register; BLOCK as usize], 1> = PerCpuArray::
 pub static DROPS: PerCpuArray<[Drops; BLOCK as usize], 1> = PerCpuArray::new();
 #[btf_map]
 pub static SKBS: PerCpuArray<[Skbs; BLOCK as usize], 1> = PerCpuArray::new();
+/// `BPF_F_MMAPABLE`: the daemon reads it where it lies, without a call for each entry.
+const MMAPABLE: usize = 1 << 10;
+
+#[btf_map]
+pub static FLOWS: HashMap<FlowKey, Flow, 1> = HashMap::new();
+/// By place: whose it is.
+#[btf_map]
+pub static FLOW_KEYS: Array<FlowOpened, 1, MMAPABLE> = Array::new();
+/// By bank and place.
+#[btf_map]
+pub static FLOW_COUNTS: Array<FlowCounts, 1, MMAPABLE> = Array::new();
+/// Places that nobody has, in the order of `FLOW_RING`.
+#[btf_map]
+pub static FLOW_FREE: Array<u32, 1, MMAPABLE> = Array::new();
+#[btf_map]
+pub static FLOW_RING: Array<FlowRing, 1, MMAPABLE> = Array::new();
+/// A place + 1 that a CPU took and could not use; 0: none.
+#[btf_map]
+pub static FLOW_SPARE: PerCpuArray<u32, 1> = PerCpuArray::new();
+/// Flows by tenant's account: see `PortPolicy::flow_account`.
+#[btf_map]
+pub static FLOW_USE: Array<u64, 1, MMAPABLE> = Array::new();
+/// What was delivered and has no place in the flow table, numbered as registers.
+#[btf_map]
+pub static UNATTRIBUTED: Array<Register, 1, MMAPABLE> = Array::new();
 /// The daemon's own note of its ledger; no program reads it.
 #[btf_map]
 pub static ANCHOR: Array<Anchor, 1> = Array::new();
 /// The daemon's own book of who has which slot; no program reads it.
 #[btf_map]
 pub static SLOTS: Array<Slot, 1> = Array::new();
+
+/// The packet that this CPU is at: see `flow::note`. Of the programs alone: not pinned.
+#[btf_map]
+pub static FLOW_NOTED: PerCpuArray<crate::flow::Noted, 1> = PerCpuArray::new();
 
 /// Zones that this CPU has looked up, by a hash of the address. Of the programs alone: not pinned.
 #[btf_map]
@@ -92,6 +122,8 @@ constants! {
     SLOTS_MAX: u32;
     /// Columns by zone.
     ZONES_MAX: u32;
+    /// Places of the flow table.
+    FLOWS_MAX: u32;
     /// Offset of `head` in `struct sk_buff`, from the kernel's BTF, as are the next four.
     SKB_HEAD: u32;
     /// Offset of `data`.
@@ -114,6 +146,12 @@ pub fn sizes() -> Sizes {
         slots: SLOTS_MAX.load(),
         zones: ZONES_MAX.load(),
     }
+}
+
+/// Places of the flow table, likewise.
+#[inline(always)]
+pub fn flow_places() -> u32 {
+    FLOWS_MAX.load()
 }
 
 /// Offsets into the kernel's structures.

@@ -23,7 +23,7 @@ pub enum Error {
     /// A pin left by an earlier run has another shape.
     #[error(
         "{path}: this pinned map has {found}, this configuration needs {wanted}; the old gate goes \
-         on enforcing; keep [host] ports_max and zones_max as they were, or run `octroi detach` first"
+         on enforcing; keep [host] ports_max, zones_max and flows_max as they were, or run `octroi detach` first"
     )]
     PinShape {
         /// The pin.

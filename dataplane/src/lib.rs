@@ -14,6 +14,7 @@ pub mod attach;
 pub mod btf;
 pub mod cut;
 pub mod error;
+pub mod flows;
 pub mod gate;
 pub mod host;
 pub mod maps;

@@ -9,9 +9,10 @@ use dataplane_common::abi::{
     AddressKey, Anchor, BLOCK, Binding, BindingKey, Drops, MacKey, PortPolicy, Register, Skbs,
     Slot, ZoneKey,
 };
+use dataplane_common::flow::{Flow, FlowKey};
 
 /// Every map that is pinned.
-pub const NAMES: [&str; 19] = [
+pub const NAMES: [&str; 27] = [
     "EPOCH",
     "BARRIER",
     "BINDINGS",
@@ -26,6 +27,14 @@ pub const NAMES: [&str; 19] = [
     "REGISTERS",
     "DROPS",
     "SKBS",
+    "FLOWS",
+    "FLOW_KEYS",
+    "FLOW_COUNTS",
+    "FLOW_FREE",
+    "FLOW_RING",
+    "FLOW_SPARE",
+    "FLOW_USE",
+    "UNATTRIBUTED",
     "SLOTS",
     "ANCHOR",
     "BASE_REGISTERS",
@@ -45,8 +54,8 @@ macro_rules! raw {
     };
 }
 raw!(
-    AddressKey, Anchor, Binding, BindingKey, Drops, MacKey, PortPolicy, Register, Skbs, Slot,
-    ZoneKey
+    AddressKey, Anchor, Binding, BindingKey, Drops, Flow, FlowKey, MacKey, PortPolicy, Register,
+    Skbs, Slot, ZoneKey
 );
 raw!(Block<Register>, Block<Drops>, Block<Skbs>);
 
@@ -73,6 +82,14 @@ pub struct Maps {
     pub registers: PerCpuArray<MapData, Raw<Block<Register>>>,
     pub drops: PerCpuArray<MapData, Raw<Block<Drops>>>,
     pub skbs: PerCpuArray<MapData, Raw<Block<Skbs>>>,
+    pub flows: HashMap<MapData, Raw<FlowKey>, Raw<Flow>>,
+    pub flow_keys: MapData,
+    pub flow_counts: MapData,
+    pub flow_free: MapData,
+    pub flow_ring: MapData,
+    pub flow_spare: PerCpuArray<MapData, u32>,
+    pub flow_use: MapData,
+    pub unattributed: MapData,
     pub slots: Array<MapData, Raw<Slot>>,
     pub anchor: Array<MapData, Raw<Anchor>>,
     pub base_registers: Array<MapData, Raw<Register>>,
@@ -107,7 +124,27 @@ impl Maps {
         })
     }
 
+    /// Entries of `FLOW_USE`.
+    pub(crate) fn flow_accounts(&self) -> Result<u32> {
+        let info = self.flow_use.info().map_err(Error::map("FLOW_USE"))?;
+        Ok(info.max_entries())
+    }
+
     fn from(mut map: impl FnMut(&'static str) -> Result<Map>) -> Result<Self> {
+        /// One that is mapped and not asked.
+        macro_rules! mapped {
+            ($name:literal) => {
+                match map($name)? {
+                    Map::Array(data) => data,
+                    _ => {
+                        return Err(Error::Map {
+                            map: $name,
+                            reason: "it is no array".into(),
+                        });
+                    }
+                }
+            };
+        }
         macro_rules! typed {
             ($name:literal) => {
                 map($name)?.try_into().map_err(Error::map($name))?
@@ -128,6 +165,14 @@ impl Maps {
             registers: typed!("REGISTERS"),
             drops: typed!("DROPS"),
             skbs: typed!("SKBS"),
+            flows: typed!("FLOWS"),
+            flow_keys: mapped!("FLOW_KEYS"),
+            flow_counts: mapped!("FLOW_COUNTS"),
+            flow_free: mapped!("FLOW_FREE"),
+            flow_ring: mapped!("FLOW_RING"),
+            flow_spare: typed!("FLOW_SPARE"),
+            flow_use: mapped!("FLOW_USE"),
+            unattributed: mapped!("UNATTRIBUTED"),
             slots: typed!("SLOTS"),
             anchor: typed!("ANCHOR"),
             base_registers: typed!("BASE_REGISTERS"),

@@ -35,6 +35,10 @@ pub struct Interface {
     pub xdp_generic: bool,
     /// rx packets, rx bytes, tx packets, tx bytes as the interface counts them: a GSO packet is one.
     pub stats: [u64; 4],
+    /// rx, tx packets that it dropped: by itself, or the stack on its behalf.
+    pub dropped: [u64; 2],
+    /// Packets that each of its transmit queues may hold.
+    pub tx_queue_len: u32,
 }
 
 fn failed(error: impl std::fmt::Display) -> Error {
@@ -100,6 +104,7 @@ fn interface(link: &LinkMessage) -> Interface {
             LinkAttribute::IfName(name) => interface.name.clone_from(name),
             LinkAttribute::Qdisc(name) => interface.qdisc.clone_from(name),
             LinkAttribute::NumTxQueues(count) => interface.tx_queues = *count,
+            LinkAttribute::TxQueueLen(packets) => interface.tx_queue_len = *packets,
             LinkAttribute::Xdp(xdp) => {
                 for attribute in xdp {
                     match attribute {
@@ -118,6 +123,7 @@ fn interface(link: &LinkMessage) -> Interface {
                     stats.tx_packets,
                     stats.tx_bytes,
                 ];
+                interface.dropped = [stats.rx_dropped, stats.tx_dropped];
             }
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {

@@ -19,6 +19,8 @@ pub struct Plan {
     pub zone_prefixes: u32,
     /// Entries of `ADDRESSES` and of `MACS`, both sets together.
     pub overflow: u32,
+    /// Places of the flow table, 1..=[`dataplane_common::flow::FlowPlace::PLACES_MAX`].
+    pub flows: u32,
     /// Tests only: see `TEST_LINGER` in the programs.
     pub test_linger: u32,
     /// Benches only: entries of their table of draws; 1 in service.
@@ -36,9 +38,17 @@ impl Plan {
             sizes: Sizes { slots, zones },
             zone_prefixes: 2 * (16_384 + 8 * ports),
             overflow: 2 * (1_024 + 16 * ports),
+            flows: 1,
             test_linger: 0,
             bench_picks: 1,
         }
+    }
+
+    /// The same plan with a flow table of so many places.
+    #[must_use]
+    pub const fn with_flows(mut self, places: u32) -> Self {
+        self.flows = places;
+        self
     }
 
     /// The same plan with room for the draws of a bench.
@@ -49,7 +59,7 @@ impl Plan {
     }
 
     /// Entries by map.
-    pub(crate) fn entries(&self) -> [(&'static str, u32); 18] {
+    pub(crate) fn entries(&self) -> [(&'static str, u32); 26] {
         let Sizes { slots, zones } = self.sizes;
         let by_direction = slots * DIRECTIONS;
         let reasons = by_direction * REASONS_MAX as u32;
@@ -69,11 +79,24 @@ impl Plan {
             ("REGISTERS", blocks(2 * by_direction * zones)),
             ("DROPS", blocks(2 * reasons)),
             ("SKBS", blocks(2 * by_direction)),
+            ("FLOWS", self.flows),
+            ("FLOW_KEYS", self.flows),
+            ("FLOW_COUNTS", 2 * self.flows),
+            ("FLOW_FREE", self.flows),
+            ("FLOW_RING", 1),
+            ("FLOW_SPARE", 1),
+            ("FLOW_USE", slots),
+            ("UNATTRIBUTED", self.unattributed()),
             ("SLOTS", slots),
             ("ANCHOR", 1),
             ("BASE_REGISTERS", by_direction * zones),
             ("BASE_SKBS", by_direction),
         ]
+    }
+
+    /// Entries of `UNATTRIBUTED`.
+    pub(crate) const fn unattributed(&self) -> u32 {
+        2 * self.sizes.slots * DIRECTIONS * self.sizes.zones
     }
 
     /// Memory of the maps in bytes, for a machine with `cpus` possible CPUs: values, keys, and the
@@ -86,7 +109,10 @@ impl Plan {
             "SKBS" => (size_of::<Block<Skbs>>() as u64) * u64::from(cpus),
             "PORTS" => size_of::<PortPolicy>() as u64,
             "SLOTS" => size_of::<Slot>() as u64,
-            "BASE_REGISTERS" => size_of::<Register>() as u64,
+            "BASE_REGISTERS" | "UNATTRIBUTED" => size_of::<Register>() as u64,
+            "FLOW_KEYS" | "FLOW_COUNTS" => 64,
+            // Key, value, the element's head, and its bucket.
+            "FLOWS" => 48 + 32 + 48 + 16,
             "BASE_SKBS" => size_of::<Skbs>() as u64,
             "BINDINGS" | "BLESSED" | "TRUSTED" | "MACS" => 80,
             "ZONES" | "ADDRESSES" => 96,
@@ -121,6 +147,7 @@ pub fn load(plan: &Plan, pins: Option<&Pins>) -> Result<Ebpf> {
     let constants = [
         ("SLOTS_MAX", plan.sizes.slots),
         ("ZONES_MAX", plan.sizes.zones),
+        ("FLOWS_MAX", plan.flows),
         ("SKB_HEAD", offsets.head),
         ("SKB_DATA", offsets.data),
         ("SKB_END", offsets.end),

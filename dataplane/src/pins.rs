@@ -15,6 +15,7 @@ use dataplane_common::abi::{
     ABI_VERSION, AddressKey, Anchor, Binding, BindingKey, Drops, MacKey, PortPolicy, Register,
     Skbs, Slot, ZoneKey,
 };
+use dataplane_common::flow::{Flow, FlowCounts, FlowKey, FlowOpened, FlowRing};
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -43,20 +44,33 @@ fn shape(name: &str) -> (usize, usize) {
         "BASE_REGISTERS" => (4, size_of::<Register>()),
         "BASE_DROPS" => (4, size_of::<Drops>()),
         "BASE_SKBS" => (4, size_of::<Skbs>()),
+        "FLOWS" => (size_of::<FlowKey>(), size_of::<Flow>()),
+        "FLOW_KEYS" => (4, size_of::<FlowOpened>()),
+        "FLOW_COUNTS" => (4, size_of::<FlowCounts>()),
+        "FLOW_FREE" | "FLOW_SPARE" => (4, 4),
+        "FLOW_RING" => (4, size_of::<FlowRing>()),
+        "FLOW_USE" => (4, 8),
+        "UNATTRIBUTED" => (4, size_of::<Register>()),
         "SLOTS" => (4, size_of::<Slot>()),
         "ANCHOR" => (4, size_of::<Anchor>()),
         _ => (0, 0),
     }
 }
 
+/// `BPF_F_MMAPABLE`.
+const MMAPABLE: u32 = 1 << 10;
+
 /// Map type (`BPF_MAP_TYPE_*`) and flags of each map.
 fn kind(name: &str) -> (u32, u32) {
     match name {
         "BARRIER" => (12, 0),
-        "BINDINGS" | "MACS" => (1, 0),
+        "BINDINGS" | "MACS" | "FLOWS" => (1, 0),
+        "FLOW_KEYS" | "FLOW_COUNTS" | "FLOW_FREE" | "FLOW_RING" | "FLOW_USE" | "UNATTRIBUTED" => {
+            (2, MMAPABLE)
+        }
         "BLESSED" | "TRUSTED" => (25, 0),
         "ADDRESSES" | "ZONES" => (11, 1),
-        "REGISTERS" | "DROPS" | "SKBS" => (6, 0),
+        "REGISTERS" | "DROPS" | "SKBS" | "FLOW_SPARE" => (6, 0),
         _ => (2, 0),
     }
 }
@@ -194,7 +208,7 @@ impl Pins {
                 info.value_size(),
                 info.max_entries(),
                 // BPF_F_RDONLY_PROG and its like are the kernel's own; only these are ours.
-                info.map_flags() & 1,
+                info.map_flags() & (1 | MMAPABLE),
             );
             if found != wanted {
                 return Err(Error::PinShape {

@@ -129,6 +129,8 @@ pub struct Port {
     pub addresses: Vec<Prefix>,
     /// From the tenant, to the tenant.
     pub limits: [Limit; 2],
+    /// Flows that the port's tenant may have at once, all its ports together; `None`: none are kept.
+    pub flows: Option<u32>,
 }
 
 /// Everything that changes together.

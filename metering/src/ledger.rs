@@ -13,27 +13,41 @@
 //!
 //! What it is not: it does not cut and does not reckon (`meter` does).
 
+mod backup;
 mod begin;
 mod close;
+mod days;
 mod erase;
+mod flows;
 pub(crate) mod head;
 mod keep;
 pub mod keys;
+mod look;
 mod open;
+mod owed;
 mod query;
+mod retention;
 mod rotate;
 pub(crate) mod schema;
+mod writer;
 
+pub use backup::{BackupError, Copied, backup, restore};
+pub use flows::FlowError;
+pub use look::{FlowFault, FlowFilter, FlowLine, Look, Network, enter, flows, looks};
 pub use open::{Begun, Checkpoint, CheckpointOwner, Identity};
 pub use query::{Filter, Row, Summary, last_head, records, summary};
+pub use retention::{Keep, Kept, Retained, kept};
+pub use writer::{Done, Job, Writer};
 
 use crate::{
     meter::{self, Cut, Epoch, Gap, Outcome, State},
     record::{self, Record, RecordError},
 };
 use dataplane_common::fault::{self, Point};
+use flows::FlowFiles;
 use rusqlite::{Connection, Transaction, params};
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -109,6 +123,12 @@ pub struct Anchor {
     pub head: [u8; 32],
 }
 
+/// What a ceiling lets through at most: bits/s, and bytes at once.
+pub type Ceiling = (u64, u64);
+
+/// Ceilings by incarnation: from the tenant, to the tenant; `None`: no ceiling.
+pub type Ceilings = BTreeMap<u64, [Option<Ceiling>; 2]>;
+
 /// An open ledger.
 pub struct Ledger {
     path: PathBuf,
@@ -122,6 +142,10 @@ pub struct Ledger {
     epoch: Epoch,
     state: State,
     anchor: Anchor,
+    detail: FlowFiles,
+    ceilings: Ceilings,
+    /// The ceilings that are in the file.
+    noted: Ceilings,
     signing: head::Signing,
     grown: head::Grown,
 }
@@ -135,8 +159,12 @@ pub struct Committed {
     pub records: u64,
     /// Owners whose last record is among them: their slots may be given away.
     pub closed: Vec<u64>,
+    /// Where an interface carried what was not counted, for people.
+    pub unmetered: Vec<String>,
     /// To be remembered.
     pub anchor: Anchor,
+    /// What an operator has to be told.
+    pub alarms: Vec<String>,
 }
 
 impl Ledger {
@@ -180,6 +208,12 @@ impl Ledger {
         self.anchor
     }
 
+    /// These ceilings are in force: they bound what is unseen when the host crashes. The next commit notes
+    /// them.
+    pub fn follow(&mut self, ceilings: Ceilings) {
+        self.ceilings = ceilings;
+    }
+
     /// Writes the records of a window, and returns when they are durable.
     ///
     /// # Errors
@@ -219,6 +253,10 @@ impl Ledger {
         }
     }
 
+    fn note_journal(&mut self) {
+        self.journal = inode(&begin::beside(&self.path, "wal")).ok();
+    }
+
     fn write(&mut self, outcome: Outcome, window: Option<u64>) -> Result<Committed, LedgerError> {
         self.write_with(outcome, window, None, |_| Ok(()))
     }
@@ -226,11 +264,14 @@ impl Ledger {
     /// `next`: signs in the place of the ledger's key. `also` is done in the same transaction.
     fn write_with(
         &mut self,
-        outcome: Outcome,
+        mut outcome: Outcome,
         window: Option<u64>,
         next: Option<&head::Signing>,
         also: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
     ) -> Result<Committed, LedgerError> {
+        // Detail is durable before the root that stands for it.
+        self.detail.keep(self.id, self.anchor.size, &mut outcome);
+        fault::reach(Point::FlowsWritten);
         let signing = next.unwrap_or(&self.signing);
         let storage = Self::storage(&self.path);
         let mut anchor = self.anchor;
@@ -250,6 +291,9 @@ impl Ledger {
             grown.frontier.push(anchor.head);
         }
         keep::save(&transaction, &self.epoch, &self.state, &outcome.state).map_err(&storage)?;
+        if self.ceilings != self.noted {
+            keep::note_ceilings(&transaction, &self.ceilings).map_err(&storage)?;
+        }
         also(&transaction).map_err(&storage)?;
         head::commit(&transaction, signing, &mut grown, count != 0).map_err(&storage)?;
         fault::reach(Point::Written);
@@ -258,12 +302,15 @@ impl Ledger {
         self.state = outcome.state;
         self.anchor = anchor;
         self.grown = grown;
-        self.journal = inode(&begin::beside(&self.path, "wal")).ok();
+        self.noted.clone_from(&self.ceilings);
+        self.note_journal();
         Ok(Committed {
             window: window.unwrap_or_default(),
             records: count,
             closed: outcome.closed,
+            unmetered: outcome.unmetered,
             anchor,
+            alarms: outcome.alarms,
         })
     }
 
@@ -281,7 +328,7 @@ impl Ledger {
         transaction.execute(set, [text]).map_err(&storage)?;
         head::seal(&transaction, &self.signing, &self.grown).map_err(&storage)?;
         transaction.commit().map_err(&storage)?;
-        self.journal = inode(&begin::beside(&self.path, "wal")).ok();
+        self.note_journal();
         fault::reach(Point::Noted);
         Ok(())
     }

@@ -9,6 +9,7 @@
 //! What it is not: it knows no kernel and no map. `octroi`, the binary, reads the registers with
 //! `dataplane` and hands them over.
 
+pub mod flow;
 pub mod ledger;
 pub mod meter;
 pub mod note;

@@ -11,15 +11,21 @@
 //!
 //! What it is not: it reads no register and no clock, and it does not know what a disk is.
 
+mod audit;
 mod cut;
+mod label;
+mod pace;
 
+pub use audit::{Brackets, Interface, Side};
 pub use cut::{Cut, Owner, Sums, Time};
+pub use pace::{CHECKPOINT_NS, MOMENT_NS, Next, Pace};
 
 use crate::{
+    flow,
     record::{Dropped, Flags, Kind, NOT_CLASSIFIED, Reading, Record, Total},
     window::Counts,
 };
-use dataplane_common::abi::Skbs;
+use label::Label;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,6 +43,8 @@ pub struct State {
     pub closed: BTreeSet<u64>,
     /// The ledger that metered these registers was lost, and nothing was committed since.
     pub lost: Option<Lost>,
+    /// What the interfaces stood at.
+    pub brackets: Brackets,
 }
 
 impl State {
@@ -69,6 +77,9 @@ pub struct Last {
     pub time: Time,
     /// The end of its label, UTC, ns since 1970.
     pub window_end: i64,
+    /// The beginning of the next one's, UTC, ns since 1970, where it is not that end (M-4.4).
+    #[serde(default)]
+    pub next_start: Option<i64>,
     /// Length of a window then, ns; 0: any.
     #[serde(default)]
     pub window_ns: u64,
@@ -106,6 +117,12 @@ pub struct Outcome {
     pub state: State,
     /// Owners whose last record this is.
     pub closed: Vec<u64>,
+    /// Flow detail that is kept: of which of the records, and its rows without salts.
+    pub flows: Vec<(usize, Vec<flow::Row>)>,
+    /// What an operator has to be told of this window.
+    pub alarms: Vec<String>,
+    /// For people: where an interface carried what was not counted.
+    pub unmetered: Vec<String>,
 }
 
 /// What was not seen before this window, for all its owners.
@@ -151,6 +168,7 @@ pub fn records(epoch: &Epoch, state: &State, cut: &Cut, gap: Option<&Gap>) -> Ou
                 revision: cut.revision,
                 time: cut.time,
                 window_end: label.end,
+                next_start: Some(cut.nominal_ns.unwrap_or(cut.time.utc_ns)),
                 window_ns: cut.window_ns,
             }),
             lost: None,
@@ -177,6 +195,7 @@ pub fn records(epoch: &Epoch, state: &State, cut: &Cut, gap: Option<&Gap>) -> Ou
     if let Some(lost) = &state.lost {
         gone(epoch, state, cut, &label, lost, &mut outcome);
     }
+    audit::audit(state, cut, &mut outcome);
     outcome
 }
 
@@ -198,9 +217,7 @@ fn gone(
             incarnation: *incarnation,
             name: known.name.clone(),
             tenant: known.tenant,
-            live: false,
-            since_ns: 0,
-            directions: None,
+            ..Owner::default()
         };
         let window = Window {
             epoch,
@@ -215,49 +232,6 @@ fn gone(
         }
         outcome.state.owners.remove(incarnation);
         outcome.state.closed.insert(*incarnation);
-    }
-}
-
-/// What a window is called, and whether that is the truth.
-struct Label {
-    start: i64,
-    end: i64,
-    misaligned: bool,
-    /// Longer than a window.
-    long: bool,
-}
-
-impl Label {
-    fn of(state: &State, cut: &Cut, gap: Option<&Gap>) -> Self {
-        let utc = cut.time.utc_ns;
-        let until = gap.and_then(|gap| gap.until_ns);
-        let meant = cut.nominal_ns.unwrap_or(utc);
-        let end = until.unwrap_or(meant);
-        // The first window begins with the first of those who are counted.
-        let eldest_ns = cut.owners.iter().map(|owner| owner.since_ns).min();
-        let first = eldest_ns.map_or(end, |since_ns| {
-            let since = cut.time.utc_offset_ns().saturating_add_unsigned(since_ns);
-            since.min(end)
-        });
-        let start = state.last.map_or(first, |last| {
-            let between_ns = cut.time.boot_ns.saturating_sub(last.time.boot_ns);
-            let unseen_ns = until.map_or(0, |until| until.max(utc).abs_diff(utc));
-            let between_ns = between_ns.saturating_add(unseen_ns);
-            let step = cut.time.utc_offset_ns().abs_diff(last.time.utc_offset_ns());
-            if step > MISALIGNED_NS || last.window_end > end {
-                // The wall clock was set. The label is as long as the window was, and may overlap.
-                end.saturating_sub_unsigned(between_ns)
-            } else {
-                last.window_end
-            }
-        });
-        let length_ns = end.abs_diff(start);
-        Self {
-            start,
-            end,
-            misaligned: utc.abs_diff(meant) > MISALIGNED_NS,
-            long: cut.window_ns != 0 && length_ns > cut.window_ns.saturating_add(MISALIGNED_NS),
-        }
     }
 }
 
@@ -290,9 +264,7 @@ impl Window<'_> {
                     let record = self.lost(direction, start, end, lost);
                     outcome.records.push(record);
                 }
-                (Some(now), _) => {
-                    self.measured(direction, before(at), &now[at], &mut outcome.records)
-                }
+                (Some(now), _) => self.measured(direction, before(at), &now[at], outcome),
                 (None, _) => outcome
                     .records
                     .push(self.nodata(direction, "a register stands below its last reading")),
@@ -391,12 +363,26 @@ impl Window<'_> {
         }
     }
 
-    fn measured(&self, direction: u8, before: &Sums, now: &Sums, records: &mut Vec<Record>) {
+    fn measured(&self, direction: u8, before: &Sums, now: &Sums, outcome: &mut Outcome) {
         let (start, end) = (
             before.total().unwrap_or_default(),
             now.total().unwrap_or_default(),
         );
         let counted = end.checked_sub(start).unwrap_or_default();
+        let unattributed = match flow::unattributed(self.owner, direction, before, now) {
+            Ok(unattributed) => {
+                let rows = flow::rows(&self.owner.flows, direction, self.owner.detail);
+                if !rows.is_empty() {
+                    outcome.flows.push((outcome.records.len(), rows));
+                }
+                unattributed
+            }
+            Err(why) => {
+                // Bills need no flows: nothing is attributed, and everything is billed.
+                outcome.alarms.push(why);
+                counted
+            }
+        };
         let drops = (1..now.drops.len()).filter_map(|reason| {
             let (old, now) = (before.drop(reason), now.drop(reason));
             let packets = now[0] - old[0];
@@ -409,11 +395,10 @@ impl Window<'_> {
         let mut all = Record {
             reading: Some(self.reading(start, end)),
             total: Some(Total {
-                skbs_start: skbs(before.skbs),
-                skbs_end: skbs(now.skbs),
+                skbs_start: before.raw(),
+                skbs_end: now.raw(),
                 drops: drops.collect(),
-                // Flows are not kept yet: nothing is attributed to one.
-                unattributed: counted,
+                unattributed,
                 clock: self.cut.clock,
                 post_meter_drops: None,
                 evidence: NOT_CLASSIFIED,
@@ -431,11 +416,11 @@ impl Window<'_> {
             all.cause = Some(gap.cause.clone());
         }
         let flags = all.flags;
-        records.push(all);
+        outcome.records.push(all);
         for zone in 0..now.zones.len() {
             let (start, end) = (before.zone(zone), now.zone(zone));
             if start != end {
-                records.push(Record {
+                outcome.records.push(Record {
                     zone: Some(zone as u32),
                     reading: Some(self.reading(start, end)),
                     flags,
@@ -479,15 +464,6 @@ impl Window<'_> {
         record.bytes_min = Some(0);
         record.cause = Some(cause.into());
         record
-    }
-}
-
-fn skbs([delivered, delivered_len, dropped, dropped_len]: [u64; 4]) -> Skbs {
-    Skbs {
-        delivered,
-        delivered_len,
-        dropped,
-        dropped_len,
     }
 }
 

@@ -11,7 +11,7 @@
 //! What it is not: it does not say which records follow each other (the audit does), and it keeps
 //! nothing (the ledger does).
 
-mod cbor;
+pub(crate) mod cbor;
 mod error;
 mod flags;
 mod rules;
@@ -163,6 +163,8 @@ pub struct Record {
     pub correction: Option<Correction>,
     /// Only in the first record of a ledger that takes another's place.
     pub supersedes: Option<Supersedes>,
+    /// Only in `zone = *`: the tree of the flow detail that is kept of this window; `None`: none is.
+    pub flows: Option<Flows>,
     /// Only in KEY.
     pub rotation: Option<Rotation>,
     /// Only in ERASURE: first and last seq of what is erased, 1..=64 ranges in ascending order.
@@ -262,6 +264,15 @@ pub struct Supersedes {
     pub ledger_id: [u8; 16],
     /// The last seq of it that the host knows of.
     pub last_seq: u64,
+}
+
+/// The tree over a window's flow rows: M-13.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flows {
+    /// Its rows, at least 1.
+    pub rows: u64,
+    /// Its root.
+    pub root: [u8; 32],
 }
 
 /// A key that takes another's place: both have signed [`Rotation::text`].

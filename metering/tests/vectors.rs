@@ -8,6 +8,8 @@
 mod accepted;
 #[path = "vectors/fields.rs"]
 mod fields;
+#[path = "vectors/flows.rs"]
+mod flows;
 #[path = "vectors/refused.rs"]
 mod refused;
 

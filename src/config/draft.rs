@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use dataplane_common::units::{BitsPerSecond, PacketsPerSecond};
+use metering::flow::Detail;
 
 use super::errors::{At, Located};
 use super::model::{Config, Limits, Port, Shape};
@@ -113,6 +114,7 @@ impl<T: Clone> List<T> {
 pub(super) struct Draft {
     pub host: DraftHost,
     pub meter: Option<DraftMeter>,
+    pub retention: DraftRetention,
     pub uplinks: Vec<DraftUplink>,
     pub zones: Vec<DraftZone>,
     pub tenants: Vec<DraftTenant>,
@@ -130,12 +132,23 @@ pub(super) struct DraftHost {
     pub shape: Field<Shape>,
     pub ports_max: Field<u16>,
     pub zones_max: Field<u8>,
+    pub flows_max: Field<u32>,
 }
 
 /// `[meter]`.
 pub(super) struct DraftMeter {
     pub ledger: Field<PathBuf>,
     pub window_ns: Field<u64>,
+    pub tenant_flows_max: Field<u32>,
+    pub flow_idle_ns: Field<u64>,
+    pub flow_active_ns: Field<u64>,
+}
+
+/// `[retention]`, in days.
+pub(super) struct DraftRetention {
+    pub flows: Field<u32>,
+    pub records: Field<u32>,
+    pub rollups: Field<u32>,
 }
 
 /// One `[[uplink]]`.
@@ -158,6 +171,7 @@ pub(super) struct DraftZone {
 pub(super) struct DraftTenant {
     pub name: Field<Name>,
     pub id: Field<u32>,
+    pub flow_detail: Field<Detail>,
 }
 
 /// One `[[port]]`.
@@ -200,6 +214,9 @@ impl From<&Config> for Draft {
         let meter = config.meter.as_ref().map(|meter| DraftMeter {
             ledger: Field::of(meter.ledger.clone()),
             window_ns: Field::of(meter.window_ns),
+            tenant_flows_max: Field::of(meter.tenant_flows_max),
+            flow_idle_ns: Field::of(meter.flow_idle_ns),
+            flow_active_ns: Field::of(meter.flow_active_ns),
         });
         let uplinks = config.uplinks.iter().map(|uplink| DraftUplink {
             interface: Field::of(uplink.interface.clone()),
@@ -216,9 +233,15 @@ impl From<&Config> for Draft {
         let tenants = config.tenants.iter().map(|tenant| DraftTenant {
             name: Field::of(tenant.name.clone()),
             id: Field::of(tenant.id.0),
+            flow_detail: Field::of(tenant.flow_detail),
         });
         Self {
             meter,
+            retention: DraftRetention {
+                flows: Field::of(config.retention.flows_days),
+                records: Field::of(config.retention.records_days),
+                rollups: Field::of(config.retention.rollups_days),
+            },
             host: DraftHost {
                 name: Field::of(host.name.clone()),
                 pin_dir: Field::of(host.pin_dir.clone()),
@@ -227,6 +250,7 @@ impl From<&Config> for Draft {
                 shape: Field::of(host.shape),
                 ports_max: Field::of(host.ports_max),
                 zones_max: Field::of(host.zones_max),
+                flows_max: Field::of(host.flows_max),
             },
             uplinks: uplinks.collect(),
             zones: zones.collect(),

@@ -3,16 +3,17 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use metering::flow::Detail;
 use toml::de::DeTable;
 
 use super::draft::{
-    Draft, DraftHost, DraftLimits, DraftMeter, DraftPort, DraftTenant, DraftUplink, DraftZone,
-    Field,
+    Draft, DraftHost, DraftLimits, DraftMeter, DraftPort, DraftRetention, DraftTenant, DraftUplink,
+    DraftZone, Field,
 };
 use super::errors::{At, Faults};
 use super::model::{Meter, Shape, ZONE_ID_FIRST};
 use super::reader::{Key, Reader};
-use super::units::{parse_burst, parse_packet_rate, parse_rate, parse_time};
+use super::units::{parse_burst, parse_days, parse_packet_rate, parse_rate, parse_time};
 use super::values::{Cidr, InterfaceName, Mac, Name, ValueError, shown};
 
 /// A control socket's path has to fit into `sockaddr_un`, 108 bytes.
@@ -48,7 +49,8 @@ const ZONE: Key = header("zone", "[[zone]]");
 const TENANT: Key = header("tenant", "[[tenant]]");
 const PORT: Key = header("port", "[[port]]");
 const METER: Key = header("meter", "[meter]");
-const SECTIONS: [Key; 6] = [HOST, METER, UPLINK, ZONE, TENANT, PORT];
+const RETENTION: Key = header("retention", "[retention]");
+const SECTIONS: [Key; 7] = [HOST, METER, RETENTION, UPLINK, ZONE, TENANT, PORT];
 
 const HOST_NAME: Key = key("name", "\"host-1\"");
 const PIN_DIR: Key = key("pin_dir", "\"/sys/fs/bpf/octroi\"");
@@ -57,13 +59,22 @@ const TRUSTED: Key = key("trusted_interfaces", "[\"br-mgmt\"]");
 const SHAPE: Key = key("shape", "\"auto\"");
 const PORTS_MAX: Key = key("ports_max", "1024");
 const ZONES_MAX: Key = key("zones_max", "16");
-const HOST_KEYS: [Key; 7] = [
-    HOST_NAME, PIN_DIR, RUN_DIR, TRUSTED, SHAPE, PORTS_MAX, ZONES_MAX,
+const FLOWS_MAX: Key = key("flows_max", "262144");
+const HOST_KEYS: [Key; 8] = [
+    HOST_NAME, PIN_DIR, RUN_DIR, TRUSTED, SHAPE, PORTS_MAX, ZONES_MAX, FLOWS_MAX,
 ];
 
 const LEDGER: Key = key("ledger", "\"/var/lib/octroi/ledger.db\"");
 const WINDOW: Key = key("window", "\"60s\"");
-const METER_KEYS: [Key; 2] = [LEDGER, WINDOW];
+const TENANT_FLOWS_MAX: Key = key("tenant_flows_max", "65536");
+const FLOW_IDLE: Key = key("flow_idle", "\"60s\"");
+const FLOW_ACTIVE: Key = key("flow_active", "\"1800s\"");
+const METER_KEYS: [Key; 5] = [LEDGER, WINDOW, TENANT_FLOWS_MAX, FLOW_IDLE, FLOW_ACTIVE];
+
+const FLOWS: Key = key("flows", "\"7d\"");
+const RECORDS: Key = key("records", "\"13mo\"");
+const ROLLUPS: Key = key("rollups", "\"10y\"");
+const RETENTION_KEYS: [Key; 3] = [FLOWS, RECORDS, ROLLUPS];
 
 const UPLINK_INTERFACE: Key = key("interface", "\"eth0\"");
 const CAPACITY: Key = key("capacity", "\"10Gbit/s\"");
@@ -78,7 +89,8 @@ const ZONE_KEYS: [Key; 3] = [ZONE_NAME, ZONE_ID, CIDRS];
 
 const TENANT_NAME: Key = key("name", "\"acme\"");
 const TENANT_ID: Key = key("id", "17");
-const TENANT_KEYS: [Key; 2] = [TENANT_NAME, TENANT_ID];
+const FLOW_DETAIL: Key = key("flow_detail", "\"prefix\"");
+const TENANT_KEYS: [Key; 3] = [TENANT_NAME, TENANT_ID, FLOW_DETAIL];
 
 const PORT_NAME: Key = key("name", "\"acme-vm1\"");
 const PORT_TENANT: Key = key("tenant", "\"acme\"");
@@ -119,9 +131,11 @@ pub(super) fn read_config(text: &str, faults: &mut Faults<'_>) -> Option<Draft> 
     let (ports, _) = root.sections(PORT);
     let host = read_host(&mut root);
     let meter = read_meter(&mut root);
+    let retention = read_retention(&mut root);
     Some(Draft {
         host,
         meter,
+        retention,
         uplinks: uplinks
             .into_iter()
             .map(|table| read_uplink(table, faults))
@@ -231,6 +245,7 @@ fn read_host(root: &mut Reader<'_, '_, '_>) -> DraftHost {
         shape: host.text(SHAPE, shape),
         ports_max: host.integer(PORTS_MAX, 1..=65_535),
         zones_max: host.integer(ZONES_MAX, 8..=64),
+        flows_max: host.integer(FLOWS_MAX, 16..=4_194_304),
     }
 }
 
@@ -239,6 +254,9 @@ fn read_meter(root: &mut Reader<'_, '_, '_>) -> Option<DraftMeter> {
     let bad = DraftMeter {
         ledger: Field::Bad,
         window_ns: Field::Bad,
+        tenant_flows_max: Field::Bad,
+        flow_idle_ns: Field::Bad,
+        flow_active_ns: Field::Bad,
     };
     let table = match root.table(METER) {
         Ok(None) => return None,
@@ -250,7 +268,31 @@ fn read_meter(root: &mut Reader<'_, '_, '_>) -> Option<DraftMeter> {
     Some(DraftMeter {
         ledger: meter.required(LEDGER, ledger),
         window_ns: meter.text(WINDOW, window_ns),
+        tenant_flows_max: meter.integer(TENANT_FLOWS_MAX, 0..=4_194_304),
+        flow_idle_ns: meter.text(FLOW_IDLE, flow_time_ns),
+        flow_active_ns: meter.text(FLOW_ACTIVE, flow_time_ns),
     })
+}
+
+fn read_retention(root: &mut Reader<'_, '_, '_>) -> DraftRetention {
+    let table = match root.table(RETENTION) {
+        Ok(Some(table)) => table,
+        absent => {
+            let field = || absent.as_ref().map_or(Field::Bad, |_| Field::Missing);
+            return DraftRetention {
+                flows: field(),
+                records: field(),
+                rollups: field(),
+            };
+        }
+    };
+    let header = ("retention", "[retention]");
+    let mut retention = Reader::open(table, header, &RETENTION_KEYS, root.faults());
+    DraftRetention {
+        flows: retention.text(FLOWS, parse_days),
+        records: retention.text(RECORDS, parse_days),
+        rollups: retention.text(ROLLUPS, parse_days),
+    }
 }
 
 fn window_ns(text: &str) -> Result<u64, ValueError> {
@@ -263,6 +305,18 @@ fn window_ns(text: &str) -> Result<u64, ValueError> {
         )));
     }
     Ok(window_ns)
+}
+
+/// How long a flow may be quiet, or last.
+fn flow_time_ns(text: &str) -> Result<u64, ValueError> {
+    let time_ns = parse_time(text)?;
+    if !Meter::FLOW_NS.contains(&time_ns) {
+        return Err(ValueError(format!(
+            "{} is out of range; write 1s to 86400s",
+            shown(text)
+        )));
+    }
+    Ok(time_ns)
 }
 
 /// An absolute file.
@@ -312,6 +366,17 @@ fn shape(text: &str) -> Result<Shape, ValueError> {
     })
 }
 
+fn flow_detail(text: &str) -> Result<Detail, ValueError> {
+    let mut details = Detail::ALL.into_iter();
+    let detail = details.find(|detail| detail.as_str() == text);
+    detail.ok_or_else(|| {
+        ValueError(format!(
+            "there is no detail {}; write off, prefix or full",
+            shown(text)
+        ))
+    })
+}
+
 fn read_uplink(table: (&DeTable<'_>, At), faults: &mut Faults<'_>) -> DraftUplink {
     let mut uplink = Reader::open(table, ("uplink", "[[uplink]]"), &UPLINK_KEYS, faults);
     let interface = uplink.text(UPLINK_INTERFACE, InterfaceName::from_str);
@@ -341,6 +406,7 @@ fn read_tenant(table: (&DeTable<'_>, At), faults: &mut Faults<'_>) -> DraftTenan
     DraftTenant {
         name: tenant.required(TENANT_NAME, name),
         id: tenant.required(TENANT_ID, id),
+        flow_detail: tenant.text(FLOW_DETAIL, flow_detail),
     }
 }
 

@@ -34,7 +34,8 @@ use std::path::Path;
 
 pub use errors::{ConfigError, Errors, Place};
 pub use model::{
-    BUILT_IN_ZONES, Config, Host, Limits, Meter, Port, Shape, Tenant, Uplink, ZONE_ID_FIRST, Zone,
+    BUILT_IN_ZONES, Config, Host, Limits, Meter, Port, Retention, Shape, Tenant, Uplink,
+    ZONE_ID_FIRST, Zone,
 };
 pub use values::{Cidr, InterfaceName, Mac, Name, ValueError, Vlan};
 

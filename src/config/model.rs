@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use dataplane_common::units::{BitsPerSecond, Bytes, PacketsPerSecond, TenantId};
+use metering::flow::Detail;
 
 use super::values::{Cidr, InterfaceName, Mac, Name, Vlan};
 
@@ -22,6 +23,8 @@ pub struct Config {
     pub host: Host,
     /// Where records go; `None`: bytes are counted, and no record is kept.
     pub meter: Option<Meter>,
+    /// How long what the meter wrote is kept.
+    pub retention: Retention,
     /// The links by which packets leave the host; may be empty.
     pub uplinks: Vec<Uplink>,
     /// The zones of the file, in file order, without the built-in ones.
@@ -63,6 +66,8 @@ pub struct Host {
     pub ports_max: u16,
     /// Zones, the built-in ones included, 8..=64.
     pub zones_max: u8,
+    /// Flows that are counted one by one at the same time, 16..=4,194,304.
+    pub flows_max: u32,
 }
 
 impl Host {
@@ -74,6 +79,8 @@ impl Host {
     pub const PORTS_MAX: u16 = 1_024;
     /// `zones_max` of a file that names none.
     pub const ZONES_MAX: u8 = 16;
+    /// `flows_max` of a file that names none.
+    pub const FLOWS_MAX: u32 = 262_144;
 }
 
 /// `[meter]`: how counts become records.
@@ -83,6 +90,12 @@ pub struct Meter {
     pub ledger: PathBuf,
     /// Length of a window, ns: a divisor of 300 s, at least 50 ms.
     pub window_ns: u64,
+    /// Flows that one tenant may have at once, 0..=4,194,304: others keep their detail.
+    pub tenant_flows_max: u32,
+    /// A flow without a packet for so long ends, ns, within [`Meter::FLOW_NS`].
+    pub flow_idle_ns: u64,
+    /// A flow that began so long ago begins anew, ns, likewise.
+    pub flow_active_ns: u64,
 }
 
 impl Meter {
@@ -90,10 +103,49 @@ impl Meter {
     pub const LEDGER: &str = "/var/lib/octroi/ledger.db";
     /// `window` of a file that names none: 60 s.
     pub const WINDOW_NS: u64 = 60_000_000_000;
+    /// `tenant_flows_max` of a file that names none.
+    pub const TENANT_FLOWS_MAX: u32 = 65_536;
+    /// `flow_idle` of a file that names none: 60 s.
+    pub const FLOW_IDLE_NS: u64 = 60_000_000_000;
+    /// `flow_active` of a file that names none: 30 minutes.
+    pub const FLOW_ACTIVE_NS: u64 = 1_800_000_000_000;
+    /// What both may be: 1 s to a day.
+    pub const FLOW_NS: std::ops::RangeInclusive<u64> = 1_000_000_000..=86_400_000_000_000;
     /// Every window is a part of this: 300 s, the slot of a 95th percentile.
     pub const SLOT_NS: u64 = 300_000_000_000;
     /// The shortest: a cut waits for a grace period of the kernel, 10 to 40 ms.
     pub const WINDOW_NS_MIN: u64 = 50_000_000;
+}
+
+/// `[retention]`: how long what the meter wrote is kept, in whole days, at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Flow detail.
+    pub flows_days: u32,
+    /// Meter records.
+    pub records_days: u32,
+    /// Roll-ups, statements and heads.
+    pub rollups_days: u32,
+}
+
+impl Default for Retention {
+    /// 7 days, 13 months and 10 years.
+    fn default() -> Self {
+        Self {
+            flows_days: 7,
+            records_days: 13 * Self::MONTH_DAYS,
+            rollups_days: 10 * Self::YEAR_DAYS,
+        }
+    }
+}
+
+impl Retention {
+    /// The longest month: nothing goes too early.
+    pub const MONTH_DAYS: u32 = 31;
+    /// The longest year.
+    pub const YEAR_DAYS: u32 = 366;
+    /// The longest time, 100 years.
+    pub const DAYS_MAX: u32 = 100 * Self::YEAR_DAYS;
 }
 
 /// How ceilings are held.
@@ -161,6 +213,8 @@ pub struct Tenant {
     pub name: Name,
     /// The tenant's number in records, at least 1.
     pub id: TenantId,
+    /// What is kept of its flows.
+    pub flow_detail: Detail,
 }
 
 /// `[[port]]`: an interface, or one VLAN of it, by which a tenant is connected.

@@ -6,6 +6,7 @@
 
 use dataplane_common::units::{BitsPerSecond, Bytes, PacketsPerSecond};
 
+use super::model::Retention;
 use super::values::{ValueError, shown};
 
 /// A burst as it is written: a size, or for how long the ceiling would need to carry it.
@@ -66,6 +67,40 @@ pub(super) fn parse_time(text: &str) -> Result<u64, ValueError> {
         Ok(Burst::Nanos(nanos)) => Ok(nanos),
         _ => Err(ValueError(format!(
             "{} is no time; write a number and ms or s, such as 60s",
+            shown(text)
+        ))),
+    }
+}
+
+/// Reads a number of days (`d`), months of 31 days (`mo`) or years of 366 (`y`).
+///
+/// # Errors
+/// Anything else, with what to write instead.
+pub(super) fn parse_days(text: &str) -> Result<u32, ValueError> {
+    let number = text.trim_end_matches(|char: char| char.is_ascii_alphabetic());
+    let days = match &text[number.len()..] {
+        "d" => Some(1),
+        "mo" => Some(Retention::MONTH_DAYS),
+        "y" => Some(Retention::YEAR_DAYS),
+        _ => None,
+    };
+    let digits = number.bytes().all(|byte| byte.is_ascii_digit()) && !number.is_empty();
+    let Some(unit) = days.filter(|_| digits) else {
+        return Err(ValueError(format!(
+            "{} is no number of days, months or years; write such as 7d, 13mo or 10y",
+            shown(text)
+        )));
+    };
+    // What is too long for a number is too long for a retention.
+    let days = number.parse::<u32>().ok();
+    match days.and_then(|number| number.checked_mul(unit)) {
+        Some(0) => Err(ValueError(format!(
+            "{} is less than a day; write at least 1d",
+            shown(text)
+        ))),
+        Some(days) if days <= Retention::DAYS_MAX => Ok(days),
+        _ => Err(ValueError(format!(
+            "{} is too long; write at most 100y",
             shown(text)
         ))),
     }

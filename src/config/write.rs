@@ -15,7 +15,15 @@ pub(super) fn to_toml(config: &Config) -> String {
         out.line("\n[meter]");
         out.key("ledger", text(meter.ledger.display()));
         out.key("window", text(time(meter.window_ns)));
+        out.key("tenant_flows_max", meter.tenant_flows_max);
+        out.key("flow_idle", text(time(meter.flow_idle_ns)));
+        out.key("flow_active", text(time(meter.flow_active_ns)));
     }
+    let kept = config.retention;
+    out.line("\n[retention]");
+    out.key("flows", text(days(kept.flows_days)));
+    out.key("records", text(days(kept.records_days)));
+    out.key("rollups", text(days(kept.rollups_days)));
     for item in &config.uplinks {
         uplink(&mut out, item);
     }
@@ -26,6 +34,7 @@ pub(super) fn to_toml(config: &Config) -> String {
         out.line("\n[[tenant]]");
         out.key("name", text(&tenant.name));
         out.key("id", tenant.id.0);
+        out.key("flow_detail", text(tenant.flow_detail.as_str()));
     }
     for item in &config.ports {
         port(&mut out, item);
@@ -62,6 +71,10 @@ fn time(nanos: u64) -> String {
     }
 }
 
+fn days(days: u32) -> String {
+    format!("{days}d")
+}
+
 /// A TOML list of strings, each on its line if there are several.
 fn texts<T: Display>(values: &[T]) -> String {
     match values {
@@ -83,6 +96,7 @@ fn host(out: &mut Out, host: &Host) {
     out.key("shape", text(host.shape.as_str()));
     out.key("ports_max", host.ports_max);
     out.key("zones_max", host.zones_max);
+    out.key("flows_max", host.flows_max);
 }
 
 fn uplink(out: &mut Out, uplink: &Uplink) {

@@ -3,22 +3,23 @@
 //! Between the two are bounded queues. When the disk is slow or full, the daemon does not wait: the
 //! open window grows, and the next record covers it.
 
-use super::clock;
-use crate::config::{Config, Limits};
+use super::{
+    audit::{self, AuditStatus},
+    clock,
+    reading::{alarms, ceilings, checkpoint, owner, timeouts},
+};
+use crate::config::{Config, Retention};
 use anyhow::Result;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
-use dataplane::{
-    gate::{Gate, Owned},
-    registers::Both,
-};
+use dataplane::gate::Gate;
 use dataplane_common::{
     abi,
     fault::{self, Point},
 };
 use metering::{
-    ledger::{Anchor, Checkpoint, CheckpointOwner, Committed, Identity, Ledger},
-    meter::{Cut, Epoch, Owner, State, Sums},
-    window::Counts,
+    flow::Details,
+    ledger::{Anchor, Ceiling, Done, Job, Keep, Writer},
+    meter::{Cut, Epoch, Next, Owner, Pace},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -28,23 +29,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often the registers are noted for the day the host crashes: so much may be unseen then.
-const CHECKPOINT: Duration = Duration::from_secs(10);
+/// How often what is too old is removed; its first time is with the first window.
+const RETAIN: Duration = Duration::from_secs(86_400);
+/// How soon it is tried again after it failed, or while the clock was not to be believed.
+const RETAIN_AGAIN: Duration = Duration::from_secs(3_600);
+/// So long before a cut nothing is removed: the cut would have to wait, ns.
+const RETAIN_CLEAR_NS: u64 = 2_000_000_000;
 /// How long a daemon that ends waits for its last window to be durable.
 const FAREWELL: Duration = Duration::from_secs(10);
-
-enum Job {
-    Cut(Box<Cut>),
-    Checkpoint(Box<Checkpoint>),
-}
-
-enum Done {
-    /// Another ledger was begun, or records were written for registers that are gone.
-    Begun(Option<String>, Option<Committed>, Anchor),
-    Committed(Committed),
-    Failed(String),
-    Noted,
-}
 
 /// What `status` says of the meter.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +53,8 @@ pub struct MeterStatus {
     pub windows: u64,
     /// Why the last window is not committed yet; counting goes on.
     pub error: Option<String>,
+    /// What the interfaces' own counters said.
+    pub audit: AuditStatus,
 }
 
 /// The meter.
@@ -69,12 +63,16 @@ pub struct Meter {
     done: Receiver<Done>,
     thread: Option<JoinHandle<()>>,
     window_ns: u64,
-    /// The end of the open window, UTC, ns since 1970.
-    due_ns: i64,
-    checkpointed: Instant,
-    /// Jobs whose end is not known.
-    under_way: u32,
+    pace: Pace,
+    /// What of each tenant's flows may be kept.
+    details: Details,
+    /// When to look for what is too old.
+    retain_at: Instant,
     generation: [u8; 16],
+    /// By port: from the tenant, to the tenant.
+    ceilings: BTreeMap<String, [Option<Ceiling>; 2]>,
+    /// The gate is being taken down: each owner's next record is its last.
+    ending: bool,
     status: MeterStatus,
 }
 
@@ -88,54 +86,70 @@ impl Meter {
             eprintln!("octroi: there is no [meter]: bytes are counted, and no record is kept");
             return Ok(None);
         };
-        gate.meter();
+        gate.meter(timeouts(meter))?;
         let mut anchor = gate.anchor()?;
         if anchor.generation == [0; 16] {
             getrandom::fill(&mut anchor.generation)
                 .map_err(|error| anyhow::anyhow!("no random numbers: {error}"))?;
             gate.set_anchor(anchor)?;
         }
-        let writer = Writer {
-            path: meter.ledger.clone(),
-            epoch: Epoch {
-                host: config.host.name.as_str().to_owned(),
-                boot_id: clock::boot_id(),
-                map_generation: anchor.generation,
-            },
-            remembered: Anchor {
-                ledger_id: anchor.ledger,
-                size: anchor.size,
-                windows: anchor.windows,
-                head: anchor.head,
-            },
-            memory: None,
-            ledger: None,
+        let epoch = Epoch {
+            host: config.host.name.as_str().to_owned(),
+            boot_id: clock::boot_id(),
+            map_generation: anchor.generation,
         };
+        let remembered = Anchor {
+            ledger_id: anchor.ledger,
+            size: anchor.size,
+            windows: anchor.windows,
+            head: anchor.head,
+        };
+        let path = meter.ledger.clone();
+        let mut writer = Writer::new(path, epoch, clock::machine_id(), remembered);
         let (jobs, inbox) = bounded(1);
         let (outbox, done) = unbounded();
         let thread = thread::Builder::new()
             .name("ledger".into())
-            .spawn(move || writer.work(&inbox, &outbox))?;
-        Ok(Some(Self {
+            .spawn(move || {
+                for job in inbox {
+                    // The other end goes when the daemon does, and then there is no job any more.
+                    writer.work(job, clock::now(), |done| drop(outbox.send(done)));
+                }
+            })?;
+        let mut started = Self {
             jobs: Some(jobs),
             done,
             thread: Some(thread),
             window_ns: meter.window_ns,
-            due_ns: boundary_after(clock::utc_ns(), meter.window_ns),
-            checkpointed: Instant::now(),
-            under_way: 0,
+            pace: Pace::new(meter.window_ns, &clock::now()),
+            details: Details::default(),
+            retain_at: Instant::now(),
             generation: anchor.generation,
+            ceilings: BTreeMap::new(),
+            ending: false,
             status: MeterStatus {
                 ledger: meter.ledger.clone(),
                 ..MeterStatus::default()
             },
-        }))
+        };
+        started.configure(config);
+        Ok(Some(started))
     }
 
-    /// How long until there may be something to do. A step of the wall clock is noticed within a second.
+    /// Another configuration is in force.
+    pub fn configure(&mut self, config: &Config) {
+        let details = config.tenants.iter();
+        self.details.set(
+            details
+                .map(|tenant| (tenant.id.0, tenant.flow_detail))
+                .collect(),
+        );
+        self.ceilings = ceilings(config);
+    }
+
+    /// How long until there may be something to do.
     pub fn wait(&self) -> Duration {
-        let left_ns = self.due_ns.saturating_sub(clock::utc_ns());
-        Duration::from_nanos(u64::try_from(left_ns).unwrap_or(0)).min(Duration::from_secs(1))
+        Duration::from_nanos(self.pace.wait_ns(&clock::now()))
     }
 
     /// What `status` says.
@@ -143,110 +157,118 @@ impl Meter {
         &self.status
     }
 
+    /// The gate is taken down on purpose: the records of [`Meter::farewell`] are the last ones.
+    pub fn end(&mut self) {
+        self.ending = true;
+    }
+
     /// Cuts when it is time, notes the registers, and hears what the ledger did. Returns what there is to
     /// say to an operator.
     pub fn turn(&mut self, gate: &mut Gate, config: &Config) -> Vec<String> {
         let mut said = self.hear(gate);
-        let now = clock::utc_ns();
-        let window_ns = i64::try_from(self.window_ns).unwrap_or(i64::MAX);
-        if now >= self.due_ns {
-            let nominal = self.due_ns;
-            self.due_ns = boundary_after(now, self.window_ns);
-            // Far off: somebody set the clock, or the host slept. The label is then the truth.
-            let near = now - nominal < window_ns;
-            said.extend(self.cut(gate, near.then_some(nominal)));
-        } else if self.due_ns - now > window_ns {
-            // The clock was set back: the window that is open ends here, and the next one is aligned.
-            self.due_ns = boundary_after(now, self.window_ns);
-            said.extend(self.cut(gate, None));
-        } else if self.checkpointed.elapsed() >= CHECKPOINT {
-            self.checkpoint(gate, config);
+        match self.pace.turn(&clock::now()) {
+            Next::Cut { nominal_ns } => said.extend(self.cut(gate, nominal_ns)),
+            Next::Checkpoint => self.checkpoint(gate),
+            Next::Wait => self.retain(config),
         }
         said
     }
 
-    /// Cuts now, because something happened.
-    pub fn cut_now(&mut self, gate: &mut Gate) -> Option<String> {
-        self.cut(gate, None)
+    /// The wall clock was set: the open window ends now, or as soon as the ledger is free.
+    pub fn clock_was_set(&mut self) {
+        self.pace.want();
     }
 
-    fn cut(&mut self, gate: &mut Gate, nominal_ns: Option<i64>) -> Option<String> {
-        // The ledger is still writing: the open window grows.
-        if self.under_way != 0 {
-            return None;
+    /// Cuts because something happened: now, or as soon as the ledger is free, once a second at most.
+    pub fn cut_now(&mut self, gate: &mut Gate) -> Vec<String> {
+        self.pace.want();
+        match self.pace.turn(&clock::now()) {
+            Next::Cut { nominal_ns } => self.cut(gate, nominal_ns),
+            Next::Checkpoint | Next::Wait => Vec::new(),
         }
+    }
+
+    fn cut(&mut self, gate: &mut Gate, nominal_ns: Option<i64>) -> Vec<String> {
+        // Read first: what is booked from here on may be in this window, and is not said to be before it.
+        let time = clock::now();
         match gate.seal() {
-            Ok(reading) => {
-                let cut = Cut {
+            Ok(mut reading) => {
+                let mut said = alarms(&mut reading);
+                let suspended_ns = time.boot_ns.saturating_sub(time.mono_ns);
+                let owners = reading.owners.into_iter();
+                let mut cut = Cut {
                     window: u64::from(reading.window),
                     revision: reading.revision,
-                    time: clock::now(),
+                    time,
                     nominal_ns,
                     window_ns: self.window_ns,
                     clock: clock::state(),
-                    owners: reading.owners.into_iter().map(owner).collect(),
+                    owners: owners
+                        .map(|owned| Owner {
+                            detail: self.details.of(owned.tenant),
+                            ..owner(owned, suspended_ns)
+                        })
+                        .collect(),
+                    interfaces: reading.witnesses.map(audit::interfaces),
+                    ceilings: BTreeMap::new(),
                 };
+                self.status.audit.look(gate);
+                for owner in &mut cut.owners {
+                    owner.live &= !self.ending;
+                    if let Some(ceilings) = self.ceilings.get(&owner.name) {
+                        cut.ceilings.insert(owner.incarnation, *ceilings);
+                    }
+                }
                 let broken = cut.owners.iter().filter(|owner| owner.directions.is_none());
                 let broken: Vec<&str> = broken.map(|owner| owner.name.as_str()).collect();
-                let alarm = (!broken.is_empty()).then(|| {
-                    format!(
+                if !broken.is_empty() {
+                    said.push(format!(
                         "ALARM: registers of {} went back: somebody wrote to octroi's maps",
                         broken.join(", ")
-                    )
-                });
+                    ));
+                }
                 self.send(Job::Cut(Box::new(cut)));
+                self.details.cut();
                 fault::reach(Point::HandedOver);
-                self.checkpointed = Instant::now();
-                alarm
+                said
             }
-            Err(error) => Some(format!("warning: the window could not be cut: {error}")),
+            Err(error) => vec![format!("warning: the window could not be cut: {error}")],
         }
     }
 
-    fn checkpoint(&mut self, gate: &mut Gate, config: &Config) {
-        self.checkpointed = Instant::now();
-        if self.under_way != 0 {
-            return;
+    fn checkpoint(&mut self, gate: &Gate) {
+        if let Some(checkpoint) = checkpoint(gate, &self.ceilings) {
+            self.send(Job::Checkpoint(Box::new(checkpoint)));
         }
-        let (Ok(registers), Ok(epoch)) = (gate.look_at_registers(), gate.epoch()) else {
-            return;
-        };
-        let ceilings: BTreeMap<&str, [Option<(u64, u64)>; 2]> = config
-            .ports
-            .iter()
-            .map(|port| {
-                let bits = [port.from_tenant, port.to_tenant].map(|limit| most(&limit));
-                (port.name.as_str(), bits)
-            })
-            .collect();
-        let owners = registers.into_iter().map(|owned| {
-            let owner = owner(owned);
-            CheckpointOwner {
-                incarnation: owner.incarnation,
-                ceilings: ceilings
-                    .get(owner.name.as_str())
-                    .copied()
-                    .unwrap_or_default(),
-                name: owner.name,
-                tenant: owner.tenant,
-                since_ns: owner.since_ns,
-                directions: owner.directions.unwrap_or_default(),
-            }
-        });
-        let checkpoint = Checkpoint {
-            window: u64::from(epoch.window()),
-            revision: epoch.revision(),
-            owners: owners.collect(),
-            time: clock::now(),
-        };
-        self.send(Job::Checkpoint(Box::new(checkpoint)));
+    }
+
+    /// Removes what is too old, when nothing else is to be done.
+    fn retain(&mut self, config: &Config) {
+        let now = clock::now();
+        let clear_ns = RETAIN_CLEAR_NS.min(self.window_ns / 2);
+        if self.retain_at <= Instant::now()
+            && !self.pace.is_busy()
+            && self.status.windows != 0
+            && self.pace.until_cut_ns(&now) > clear_ns
+        {
+            self.retain_at = Instant::now() + RETAIN_AGAIN;
+            self.send(Job::Retain(keep(&config.retention), now.utc_ns));
+        }
     }
 
     fn send(&mut self, job: Job) {
+        let read = match &job {
+            Job::Cut(cut) => Some(cut.time),
+            Job::Checkpoint(checkpoint) => Some(checkpoint.time),
+            Job::Retain(..) => None,
+        };
         if let Some(jobs) = &self.jobs
             && jobs.try_send(job).is_ok()
         {
-            self.under_way += 1;
+            match read {
+                Some(read) => self.pace.handed_over(&read),
+                None => self.pace.handed_over_other(),
+            }
         }
     }
 
@@ -257,7 +279,7 @@ impl Meter {
                 Ok(done) => said.extend(self.take(done, gate)),
                 Err(TryRecvError::Empty) => return said,
                 Err(TryRecvError::Disconnected) => {
-                    self.under_way = 0;
+                    self.pace.ended(false);
                     return said;
                 }
             }
@@ -266,8 +288,15 @@ impl Meter {
 
     fn take(&mut self, done: Done, gate: &mut Gate) -> Vec<String> {
         let mut said = Vec::new();
+        if let Some(durable) = done.ends() {
+            self.pace.ended(durable);
+        }
         match done {
-            Done::Begun(superseded, recovered, anchor) => {
+            Done::Begun {
+                superseded,
+                recovered,
+                anchor,
+            } => {
                 said.extend(superseded.map(|why| format!("ALARM: {why}")));
                 said.extend(recovered.map(|recovered| {
                     format!(
@@ -279,7 +308,6 @@ impl Meter {
             }
             Done::Committed(committed) => {
                 fault::reach(Point::Heard);
-                self.under_way = self.under_way.saturating_sub(1);
                 if self.status.error.take().is_some() {
                     said.push("the ledger is written again".into());
                 }
@@ -287,19 +315,34 @@ impl Meter {
                     gate.settle(*incarnation);
                     fault::reach(Point::Released);
                 }
+                said.extend(self.status.audit.take(&committed.unmetered));
                 self.status.committed_window = Some(committed.window);
                 self.status.windows += 1;
+                let alarms = committed.alarms.iter();
+                said.extend(alarms.map(|alarm| format!("ALARM: {alarm}")));
                 said.extend(self.anchor(gate, committed.anchor));
                 fault::reach(Point::Anchored);
             }
             Done::Failed(why) => {
-                self.under_way = self.under_way.saturating_sub(1);
                 if self.status.error.as_ref() != Some(&why) {
                     said.push(format!("ALARM: {why}"));
                 }
                 self.status.error = Some(why);
             }
-            Done::Noted => self.under_way = self.under_way.saturating_sub(1),
+            Done::Retained(retained) => {
+                if retained.more {
+                    self.retain_at = Instant::now();
+                } else if clock::state().synchronised {
+                    self.retain_at = Instant::now() + RETAIN;
+                }
+                if retained.pruned + retained.flow_files != 0 {
+                    said.push(format!(
+                        "retention: {} records pruned, {} flow files removed",
+                        retained.pruned, retained.flow_files
+                    ));
+                }
+            }
+            Done::Noted => {}
         }
         said
     }
@@ -329,8 +372,8 @@ impl Meter {
         let begun = Instant::now();
         let mut said = Vec::new();
         let mut cut = false;
-        while begun.elapsed() < FAREWELL && !(cut && self.under_way == 0) {
-            if self.under_way == 0 {
+        while begun.elapsed() < FAREWELL && !(cut && !self.pace.is_busy()) {
+            if !self.pace.is_busy() {
                 said.extend(self.cut(gate, None));
                 cut = true;
             }
@@ -338,7 +381,7 @@ impl Meter {
                 said.extend(self.take(done, gate));
             }
         }
-        if self.under_way != 0 {
+        if self.pace.is_busy() {
             said.push(
                 "warning: the last window is not in the ledger yet; the next start writes it"
                     .into(),
@@ -352,7 +395,7 @@ impl Drop for Meter {
     fn drop(&mut self) {
         // The thread ends when nobody can send any more. One that hangs in the disk is left behind.
         self.jobs = None;
-        if self.under_way == 0
+        if !self.pace.is_busy()
             && let Some(thread) = self.thread.take()
         {
             let _ = thread.join();
@@ -360,115 +403,13 @@ impl Drop for Meter {
     }
 }
 
-/// The first multiple of the window after `now`, both UTC, ns since 1970.
-fn boundary_after(now: i64, window_ns: u64) -> i64 {
-    let window = i64::try_from(window_ns).unwrap_or(i64::MAX).max(1);
-    (now.div_euclid(window) + 1).saturating_mul(window)
-}
-
-/// What a ceiling lets through: bits/s, and bytes at once.
-fn most(limits: &Limits) -> Option<(u64, u64)> {
-    let bits = limits.ceiling?.0;
-    // The longest of the limiter's own bursts: 250 ms.
-    let burst = limits.burst.map_or(bits / 32, |burst| burst.0);
-    Some((bits, burst))
-}
-
-fn sums(both: Both) -> Sums {
-    let counts = |[packets, l2_bytes, l3_bytes]: [u64; 3]| Counts {
-        packets,
-        l2_bytes,
-        l3_bytes,
-    };
-    Sums {
-        zones: both.zones.into_iter().map(counts).collect(),
-        drops: both.drops,
-        skbs: both.skbs,
-    }
-}
-
-fn owner(owned: Owned) -> Owner {
-    Owner {
-        incarnation: owned.incarnation,
-        name: owned.name,
-        tenant: owned.tenant,
-        live: owned.live,
-        since_ns: owned.since_ns,
-        directions: owned.directions.map(|both| both.map(sums)),
-    }
-}
-
-/// The thread that has the ledger.
-struct Writer {
-    path: PathBuf,
-    epoch: Epoch,
-    remembered: Anchor,
-    /// What this process last committed: a ledger that is lost later loses nothing.
-    memory: Option<State>,
-    ledger: Option<Ledger>,
-}
-
-impl Writer {
-    fn work(mut self, jobs: &Receiver<Job>, done: &Sender<Done>) {
-        for job in jobs {
-            let answer = self.open(done).and_then(|()| self.run(job));
-            let answer = answer.unwrap_or_else(|error| {
-                // Opened again for the next job: whatever it was may be over then.
-                self.forget();
-                Done::Failed(error)
-            });
-            if done.send(answer).is_err() {
-                return;
-            }
-        }
-    }
-
-    fn open(&mut self, done: &Sender<Done>) -> Result<(), String> {
-        if self.ledger.is_some() {
-            return Ok(());
-        }
-        let identity = Identity {
-            epoch: self.epoch.clone(),
-            machine_id: clock::machine_id(),
-            now: clock::now(),
-        };
-        let begun = Ledger::open(
-            &self.path,
-            &identity,
-            &self.remembered,
-            self.memory.as_ref(),
-        )
-        .map_err(|error| error.to_string())?;
-        self.remembered = begun.ledger.anchor();
-        let _ = done.send(Done::Begun(
-            begun.superseded,
-            begun.recovered,
-            self.remembered,
-        ));
-        self.ledger = Some(begun.ledger);
-        Ok(())
-    }
-
-    fn run(&mut self, job: Job) -> Result<Done, String> {
-        let ledger = self.ledger.as_mut().ok_or("the ledger is not open")?;
-        match job {
-            Job::Cut(cut) => {
-                let committed = ledger
-                    .commit(&cut, None)
-                    .map_err(|error| error.to_string())?;
-                self.remembered = committed.anchor;
-                Ok(Done::Committed(committed))
-            }
-            Job::Checkpoint(checkpoint) => ledger
-                .checkpoint(&checkpoint)
-                .map(|()| Done::Noted)
-                .map_err(|error| error.to_string()),
-        }
-    }
-
-    fn forget(&mut self) {
-        if let Some(ledger) = self.ledger.take() {
-            self.memory = Some(ledger.state().clone());
-        }
+/// What is kept, now. There are no sinks, so that none has left something unconfirmed.
+pub fn keep(retention: &Retention) -> Keep {
+    Keep {
+        flows_days: retention.flows_days,
+        records_days: retention.records_days,
+        rollups_days: retention.rollups_days,
+        unconfirmed: u64::MAX,
+        clock_is_sound: clock::state().synchronised,
     }
 }

@@ -1,14 +1,18 @@
 //! The daemon's runtime: one thread that follows interfaces, signals and the control socket, and
 //! calls the gate. Enforcing and counting happen in the kernel and do not need it.
 
+mod audit;
 mod clock;
 pub mod control;
 mod meter;
 mod privilege;
+mod reading;
 mod state;
 mod translate;
+mod wall_clock;
 
-pub use meter::MeterStatus;
+pub use audit::AuditStatus;
+pub use meter::{MeterStatus, keep};
 pub use translate::{plan, policy};
 
 use crate::config;
@@ -64,6 +68,8 @@ async fn serve(state: State, run_dir: &Path) -> Result<()> {
     restrict(&socket)?;
     // SAFETY: a netlink socket is one descriptor for its whole life, and the monitor owns it.
     let monitor = unsafe { AsyncFd::register(Monitor::new()?) }?;
+    // SAFETY: a timerfd is one descriptor for its whole life, and the watch owns it.
+    let wall_clock = unsafe { AsyncFd::register(wall_clock::Watch::new()?) }?;
     let mut reload = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -89,6 +95,14 @@ async fn serve(state: State, run_dir: &Path) -> Result<()> {
                 ready.clear_ready();
                 if news {
                     state.borrow_mut().look();
+                }
+            }
+            ready = wall_clock.readable() => {
+                let mut ready = ready?;
+                let was_set = ready.get_inner().was_set();
+                ready.clear_ready();
+                if was_set {
+                    state.borrow_mut().clock_was_set();
                 }
             }
             client = listener.accept() => {
@@ -149,7 +163,7 @@ fn require_root() -> Result<()> {
 }
 
 /// One daemon for one run directory. The lock ends with the process, however it ends.
-fn lock(run_dir: &Path) -> Result<File> {
+pub(crate) fn lock(run_dir: &Path) -> Result<File> {
     let path = run_dir.join("lock");
     let file = File::create(&path).with_context(|| format!("{}", path.display()))?;
     // SAFETY: the descriptor is open.

@@ -80,6 +80,9 @@ impl State {
     fn enforce(&mut self, config: &Config) -> Result<u32> {
         let (revision, events) = self.gate()?.apply(translate::policy(config))?;
         self.tell(events);
+        if let Some(meter) = &mut self.meter {
+            meter.configure(config);
+        }
         // A record belongs to one policy: what tenants and zones mean may be another now.
         self.cut_now();
         Ok(revision)
@@ -89,7 +92,7 @@ impl State {
         let (Some(meter), Some(gate)) = (&mut self.meter, &mut self.gate) else {
             return;
         };
-        if let Some(line) = meter.cut_now(gate) {
+        for line in meter.cut_now(gate) {
             self.say(line);
         }
     }
@@ -109,6 +112,15 @@ impl State {
         for line in meter.turn(gate, &self.file) {
             eprintln!("octroi: {line}");
         }
+    }
+
+    /// The wall clock was set: the window ends now.
+    pub fn clock_was_set(&mut self) {
+        if let Some(meter) = &mut self.meter {
+            eprintln!("octroi: the wall clock was set");
+            meter.clock_was_set();
+        }
+        self.turn();
     }
 
     /// The last window of a daemon that ends.
@@ -190,7 +202,7 @@ impl State {
             || file.meter != self.file.meter
         {
             return Err(Refusal::config(
-                "[host] ports_max, zones_max, pin_dir, run_dir and [meter] are fixed while the gate stands; \
+                "[host] ports_max, zones_max, flows_max, pin_dir, run_dir and [meter] are fixed while the gate stands; \
                  leave them as they are, or run `octroi detach` and start again",
             ));
         }
@@ -266,7 +278,13 @@ impl State {
                 Ok(format!("port {name} removed in revision {revision}"))
             }
             Request::Detach => {
-                // What was counted is written while the registers are still there.
+                // What was counted is written while the registers are still there; nothing more is.
+                if let Some(gate) = &mut self.gate {
+                    gate.retire_all().map_err(anyhow::Error::from)?;
+                }
+                if let Some(meter) = &mut self.meter {
+                    meter.end();
+                }
                 self.farewell();
                 if let Some(gate) = self.gate.take() {
                     gate.detach().map_err(anyhow::Error::from)?;

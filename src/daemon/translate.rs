@@ -5,6 +5,7 @@ use dataplane::{
     object::Plan,
     policy::{self, Burst, Limit, Policy, Prefix},
 };
+use metering::flow::Detail;
 
 fn prefix(cidr: &crate::config::Cidr) -> Prefix {
     Prefix {
@@ -22,14 +23,21 @@ fn limit(limits: &Limits) -> Limit {
 }
 
 fn port(config: &Config, port: &Port) -> policy::Port {
+    let tenant = config.tenant_of(port);
+    // Nobody reads the flows of a gate that keeps no records, or of a tenant who wants none kept.
+    let flows = config
+        .meter
+        .as_ref()
+        .filter(|_| tenant.is_none_or(|tenant| tenant.flow_detail != Detail::Off));
     policy::Port {
         name: port.name.as_str().to_owned(),
-        tenant: config.tenant_of(port).map_or(0, |tenant| tenant.id.0),
+        tenant: tenant.map_or(0, |tenant| tenant.id.0),
         interface: port.interface.as_str().to_owned(),
         vlan: port.vlan.map(|vlan| vlan.get()),
         macs: port.macs.iter().map(|mac| mac.octets()).collect(),
         addresses: port.addresses.iter().map(prefix).collect(),
         limits: [limit(&port.from_tenant), limit(&port.to_tenant)],
+        flows: flows.map(|meter| meter.tenant_flows_max),
     }
 }
 
@@ -72,4 +80,5 @@ pub fn plan(config: &Config) -> Plan {
         u32::from(config.host.ports_max),
         u32::from(config.host.zones_max),
     )
+    .with_flows(config.host.flows_max)
 }

@@ -2,14 +2,15 @@
 
 use super::checks::{Check, Outcome};
 use crate::status::Report;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use metering::{
-    ledger::{self, Filter},
+    ledger::{self, Filter, FlowFilter},
     record::{Flags, Kind, Record},
     window::Counts,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
     path::Path,
 };
 
@@ -61,6 +62,7 @@ pub fn compare(path: &Path, before: &Report, outcome: &mut Outcome) -> Result<()
             zones_off += zones.l2_bytes.abs_diff(billed.l2_bytes);
         }
     }
+    flows(path, &records, outcome)?;
     let windows: BTreeSet<u64> = records
         .iter()
         .filter(|record| record.kind == Kind::Meter)
@@ -105,6 +107,45 @@ pub fn compare(path: &Path, before: &Report, outcome: &mut Outcome) -> Result<()
     outcome.push(Check::at_least(
         "bytes in the ledger",
         register_bytes,
+        1_000_000,
+        "bytes",
+    ));
+    Ok(())
+}
+
+/// Flow detail and what no flow accounts for, against what was counted, record by record.
+fn flows(path: &Path, records: &[Record], outcome: &mut Outcome) -> Result<()> {
+    let mut kept = BTreeMap::<u64, Counts>::new();
+    let mut rows = 0;
+    let mut past = false;
+    let faults = ledger::flows(path, &FlowFilter::default(), &mut |line| {
+        rows += 1;
+        let sum = kept.entry(line.seq).or_default();
+        let more = sum.checked_add(line.row.counts);
+        past |= more.is_none();
+        *sum = more.unwrap_or_default();
+        ControlFlow::Continue(())
+    })?;
+    ensure!(faults.is_empty() && !past, "flow detail: {faults:?}");
+    let (mut flow_bytes, mut off) = (0, 0);
+    for record in records.iter().filter(|record| record.zone.is_none()) {
+        let (Some(total), Some(flows)) = (&record.total, kept.get(&record.seq)) else {
+            continue;
+        };
+        let counted = record.counted().context("a record without a reading")?;
+        flow_bytes += flows.l2_bytes;
+        off += (flows.l2_bytes + total.unattributed.l2_bytes).abs_diff(counted.l2_bytes);
+    }
+    outcome.push(Check::equal(
+        "difference: flow detail with what is unattributed, and their records",
+        off,
+        0,
+        "bytes",
+    ));
+    outcome.push(Check::at_least("rows of flow detail", rows, 10, "rows"));
+    outcome.push(Check::at_least(
+        "bytes in flow detail",
+        flow_bytes,
         1_000_000,
         "bytes",
     ));

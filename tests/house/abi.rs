@@ -3,6 +3,7 @@
 use dataplane::pins;
 use dataplane_common::{
     abi::{self, *},
+    flow::{Flow, FlowCounts, FlowKey, FlowOpened, FlowPlace, FlowRing},
     reason::{DropReason, REASONS_MAX},
     zone,
 };
@@ -47,7 +48,8 @@ pub fn describe() -> String {
             rate, origin_ns, origin_units, rate_before, horizon, slack, ns_per_unit, reserved,
         }
         PortPolicy {
-            flags, tenant, shape, ifb_ifindex, encryption, macs, ipv4, ipv6, limits, reserved,
+            flags, tenant, shape, ifb_ifindex, encryption, macs, ipv4, ipv6, limits,
+            flow_account, flow_quota, reserved,
         }
         Register { packets, l2_bytes, l3_bytes }
         Drops { packets, l2_bytes }
@@ -60,18 +62,28 @@ pub fn describe() -> String {
             blessed, reserved,
         }
         Anchor { generation, ledger, size, windows, head }
+        FlowKey {
+            local, remote, local_port, remote_port, slot, ethertype, vlan, zone, protocol,
+        }
+        Flow { place, reserved }
+        FlowOpened { key, account, first_ns, reserved }
+        FlowCounts { delivered, refused, last, tcp_flags, reasons }
+        FlowRing { taken, given }
     }
     text.push_str("\nconstants\n");
     constants! { text;
         abi::FROM_TENANT, abi::TO_TENANT, abi::DIRECTIONS, BLOCK, Binding::SHARED,
         InterfaceSlot::ENTRIES, InterfaceSlot::new(2, 3).0,
         PortPolicy::ACTIVE, PortPolicy::MORE_MACS, PortPolicy::MORE_ADDRESSES, PortPolicy::VLAN,
-        PortPolicy::LIMITED, PortPolicy::limited(1, 1),
+        PortPolicy::LIMITED, PortPolicy::limited(1, 1), PortPolicy::FLOWS,
         ZoneKey::PREFIX_BITS, AddressKey::PREFIX_BITS,
         shape::POLICE, shape::EDT, shape::HTB,
         slot_state::FREE, slot_state::PORT, slot_state::UPLINK, slot_state::RETIRED,
         zone::OTHER, zone::INTRA_HOST, zone::GROUP, zone::LINK, zone::FIRST_CONFIGURED,
         REASONS_MAX,
+        FlowPlace::PLACES_MAX, FlowPlace::new(0x0123_4567_8900_0000, 5).0,
+        FlowPlace::owner(&FlowKey { slot: 0x1234, zone: 5, ..FlowKey::default() }),
+        FlowCounts::REASON_FIRST, FlowCounts::UNIT_NS, FlowCounts::at(100, 1, 7),
     }
     indices(&mut text);
     text.push_str("\nmaps: type, key bytes, value bytes, flags\n");

@@ -23,7 +23,7 @@ COLUMNS = ("seq canonical leaf kind stream_seq tenant tenant_seq boot_id map_gen
            "direction zone window_id window_start window_end flags packets l2_bytes l3_bytes").split()
 ERASED = [0] * 4 + [b"", b"", b""] + [0] * 10
 TABLES = {"record": COLUMNS, "head": ["number", "size", "note"], "seal": ["only", "note"],
-          "about": ["key", "value"], "owner": ["incarnation", "state"], "series": ["series", "of", "next"]}
+          "about": ["key", "value"], "look": ["id", "at", "who", "what"], "owner": ["incarnation", "state"], "series": ["series", "of", "next"]}
 
 class Wrong(Exception):
     """Something is not as it was signed."""
@@ -112,7 +112,7 @@ class Text(bytes):
 
 def digest(db):  # [M-14.6]
     total = hashlib.sha256()
-    for table in "about", "owner", "series":
+    for table in "about", "look", "owner", "series":
         total.update(b"T")
         for row in db.execute(f"SELECT * FROM {table} ORDER BY 1, 2"):
             total.update(b"R")

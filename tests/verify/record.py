@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Reads records of octroi as docs/METERING.md says, and checks the golden vectors.
-
 Written from that page alone: it shares no code with octroi. Clauses are in brackets.
-`record.py VECTORS.json` exits with 0 when each vector is what the file says.
+`record.py VECTORS.json` exits with 0 when each vector is what it says.
 """
 import hashlib
 import hmac
@@ -103,6 +102,7 @@ FIELDS = dict(enumerate([
     ("unattributed", COUNTS), ("clock", CLOCK), ("evidence", number(0, 0)), ("post_meter_drops", U64),
     ("bytes_min", U64), ("bytes_max", U64), ("cause", REASON),
     ("correction", row(ID, U64, I64, I64, I64, REASON)), ("supersedes", row(ID, U64)),
+    ("flows", row(number(1, 2**64 - 1), string(bytes, 32, 32))),
 ]))
 FIELDS |= {43: ("rotation", row(string(bytes, 32, 32), *[string(bytes, 64, 64)] * 2)), 44: ("erased", ranges)}
 HEAD, SUBJECT = set(range(11)), {11, 12, 13, 14, 16, 18, 19}
@@ -123,8 +123,8 @@ def belonging(r):
         return HEAD | SUBJECT | READING | {15}, {17, 29}
     must = HEAD | SUBJECT | READING | TOTAL
     if r["flags"] & (PARTIAL | UNMETERED):
-        return must | {37, 39}, {17, 29, 36, 38}
-    return must, {17, 29, 36, 39}
+        return must | {37, 39}, {17, 29, 36, 38, 42}
+    return must, {17, 29, 36, 39, 42}
 
 def read(data):
     """The fields of a record by name; raises Refused."""

@@ -1,9 +1,10 @@
-//! The repository's chores: `cargo xtask setup | demo | test | bench | vm | accept`.
+//! The repository's chores: `cargo xtask setup | demo | test | bench | vm | power-cut | accept`.
 
 mod accept;
 mod bench;
 mod demo;
 mod host;
+mod power_cut;
 mod setup;
 mod tally;
 mod test;
@@ -25,6 +26,7 @@ enum Xtask {
     Test(test::Test),
     Bench(bench::Bench),
     Vm(vm::Vm),
+    PowerCut(power_cut::PowerCut),
     Accept(accept::Accept),
 }
 
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Xtask::Test(test) => test.run(),
         Xtask::Bench(bench) => bench.run(),
         Xtask::Vm(vm) => vm.run(),
+        Xtask::PowerCut(power_cut) => power_cut.run(),
         Xtask::Accept(accept) => accept.run(),
     };
     result.unwrap_or_else(|error| {

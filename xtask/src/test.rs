@@ -7,13 +7,14 @@
 //! ```toml
 //! [package.metadata.vm]
 //! tests = ["netns"]
+//! only = ["clock"]      # these would harm this machine: they run there alone
 //! ```
 
 use std::env;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -21,6 +22,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use crate::host::{self, say};
+use crate::power_cut;
 use crate::setup::{self, Need};
 use crate::tally::Tally;
 use crate::vm::{self, Job, Machine};
@@ -44,7 +46,7 @@ pub struct Test {
 
 /// How much the tests try. They read it in `OCTROI_TEST_LEVEL`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Level {
+pub enum Level {
     Quick,
     Normal,
     Long,
@@ -152,7 +154,11 @@ impl Test {
         };
         match build() {
             Ok(binaries) => {
-                for binary in &binaries {
+                let only = vm_tests("only")?;
+                // Without a virtual machine they are run here, to say that they are skipped.
+                let here =
+                    |binary: &&Binary| level == Level::Quick || !only.contains(&binary.target);
+                for binary in binaries.iter().filter(here) {
                     run_binary(binary, level, &mut recorder)?;
                 }
                 run_doc_tests(level, &mut recorder)?;
@@ -160,6 +166,7 @@ impl Test {
                     say("test: --quick leaves the virtual machine out");
                 } else {
                     run_in_vm(&binaries, level, &mut recorder)?;
+                    cut_power(&binaries, level, &mut recorder)?;
                 }
             }
             Err(error) => recorder.tally.fail(&format!("{error:#}")),
@@ -189,6 +196,13 @@ impl Test {
 fn build() -> Result<Vec<Binary>> {
     let mut cargo = host::cargo();
     cargo.args(["test", "--workspace", "--release", "--no-run"]);
+    let mut binaries = built(&mut cargo)?;
+    binaries.sort_by_key(Binary::of_root_package);
+    Ok(binaries)
+}
+
+/// The test binaries that this cargo builds.
+fn built(cargo: &mut Command) -> Result<Vec<Binary>> {
     let mut child = cargo
         .arg("--message-format=json-render-diagnostics")
         .stdin(Stdio::null())
@@ -201,8 +215,21 @@ fn build() -> Result<Vec<Binary>> {
     }
     let status = child.wait()?;
     anyhow::ensure!(status.success(), "the tests do not build");
-    binaries.sort_by_key(Binary::of_root_package);
     Ok(binaries)
+}
+
+/// Builds one integration test of the root package, and octroi with it.
+///
+/// # Errors
+/// When it does not build, or there is none of this name.
+pub fn build_one(name: &str) -> Result<PathBuf> {
+    let mut cargo = host::cargo();
+    cargo.args(["test", "--release", "--no-run", "--test", name]);
+    let binaries = built(&mut cargo)?;
+    let found = binaries.into_iter().find(|binary| binary.target == name);
+    Ok(found
+        .with_context(|| format!("there is no test {name}"))?
+        .executable)
 }
 
 /// The test binary that a message of cargo's announces, if it does.
@@ -294,24 +321,27 @@ fn run_in_vm(binaries: &[Binary], level: Level, recorder: &mut Recorder) -> Resu
             return Ok(());
         }
     };
-    let chosen = vm_tests()?;
+    let mut chosen = vm_tests("tests")?;
+    chosen.extend(vm_tests("only")?);
     for binary in binaries.iter().filter(|binary| binary.of_root_package()) {
-        if !chosen.contains(&binary.target) {
+        // That one is not run to its end.
+        if !chosen.contains(&binary.target) || binary.target == power_cut::INSIDE {
             continue;
         }
         let name = format!("kernel {OLDEST_KERNEL}: {}", binary.name());
         recorder.heading(&name);
         recorder.tally.begin(&name);
-        let executable = vm::quoted(&binary.executable.to_string_lossy());
         let command = format!(
-            "export CARGO_MANIFEST_DIR=$PWD OCTROI_TEST_LEVEL={}\n{executable} --show-output --test-threads=1",
-            level.name()
+            "export OCTROI_TEST_LEVEL={}\n{}",
+            level.name(),
+            command(&binary.executable, "--show-output")
         );
         let job = Job {
             programs: vec![binary.executable.clone()],
             files: fixtures(&binary.dir.join("tests"))?,
             command,
             limit: VM_LIMIT,
+            lean: false,
         };
         match machine.run(job, |line| recorder.line(line)) {
             Ok(status) => recorder
@@ -332,6 +362,7 @@ fn run_demo_in_vm(machine: &Machine, recorder: &mut Recorder) {
         files: Vec::new(),
         command: vm::DEFAULT_COMMAND.to_owned(),
         limit: VM_LIMIT,
+        lean: false,
     };
     let result = machine.run(job, |line| {
         recorder.record(line);
@@ -346,20 +377,52 @@ fn run_demo_in_vm(machine: &Machine, recorder: &mut Recorder) {
     }
 }
 
-/// The integration tests that the root package wants to run on the other kernel.
-fn vm_tests() -> Result<Vec<String>> {
+/// Cuts the power of a host under traffic: `power_cut.rs` says how, and needs its test alone.
+fn cut_power(binaries: &[Binary], level: Level, recorder: &mut Recorder) -> Result<()> {
+    recorder.heading("power cut");
+    let machine = match power_cut::possible(OLDEST_KERNEL) {
+        Ok(machine) => machine,
+        Err(reason) => {
+            recorder.tally.skip_whole(&format!("power cut: {reason:#}"));
+            return Ok(());
+        }
+    };
+    let inside = binaries
+        .iter()
+        .find(|binary| binary.target == power_cut::INSIDE);
+    let inside = inside.context("the inside of the power cut is not built")?;
+    let times = power_cut::times(level);
+    let done = power_cut::run(&machine, &inside.executable, times, None, |line| {
+        println!("{line}");
+        recorder.line(line);
+    });
+    match done {
+        Ok(()) => recorder.tally.pass(),
+        Err(error) => recorder.tally.fail(&format!("power cut: {error:#}")),
+    }
+    Ok(())
+}
+
+/// The integration tests that the root package wants to run on the other kernel: `tests`, or `only`.
+fn vm_tests(key: &str) -> Result<Vec<String>> {
     let manifest = fs::read_to_string(host::root().join("Cargo.toml"))?;
     let manifest: toml_edit::DocumentMut = manifest.parse()?;
     let metadata = manifest
         .get("package")
         .and_then(|package| package.get("metadata"));
-    let tests = metadata.and_then(|metadata| metadata.get("vm")?.get("tests")?.as_array());
+    let tests = metadata.and_then(|metadata| metadata.get("vm")?.get(key)?.as_array());
     let names = tests.into_iter().flatten().filter_map(|name| name.as_str());
     Ok(names.map(str::to_owned).collect())
 }
 
+/// Runs a test binary, as a line for the shell at the root of the repository.
+pub fn command(executable: &Path, option: &str) -> String {
+    let executable = vm::quoted(&executable.to_string_lossy());
+    format!("export CARGO_MANIFEST_DIR=$PWD\n{executable} {option} --test-threads=1")
+}
+
 /// What lies beside the tests, but for the fuzz targets: they have a build directory of their own.
-fn fixtures(tests: &Path) -> Result<Vec<PathBuf>> {
+pub fn fixtures(tests: &Path) -> Result<Vec<PathBuf>> {
     let mut fixtures = Vec::new();
     for entry in fs::read_dir(tests)? {
         let path = entry?.path();

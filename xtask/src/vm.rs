@@ -10,7 +10,7 @@ mod newc;
 
 use std::fs;
 use std::path::{Path, PathBuf, absolute};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -18,9 +18,13 @@ use clap::Args;
 
 use crate::host::{self, say};
 use crate::setup::{self, Need};
+use crate::test;
 
 /// What `init.sh` prints before the command's exit status.
 const MARKER: &str = "OCTROI-VM-EXIT:";
+
+/// The emulator.
+pub const QEMU: &str = "qemu-system-x86_64";
 
 /// The exit status of what could not run here, as automake and others have it.
 pub const SKIPPED: u8 = 77;
@@ -31,6 +35,9 @@ pub struct Vm {
     /// The kernel: 6.1, 6.12, 7.x (the newest 7 there is).
     #[arg(long, default_value = "6.1")]
     kernel: String,
+    /// A test of the root package: it is built, taken along with its fixtures, and run.
+    #[arg(long, value_name = "NAME", conflicts_with = "command")]
+    test: Option<String>,
     /// Another program to take along, with its libraries. May be repeated.
     #[arg(long = "binary", value_name = "PATH")]
     binaries: Vec<PathBuf>,
@@ -47,8 +54,15 @@ pub struct Vm {
 
 impl Vm {
     /// Runs the subcommand.
-    pub fn run(self) -> Result<ExitCode> {
+    pub fn run(mut self) -> Result<ExitCode> {
         setup::run(Need::Test)?;
+        if let Some(name) = &self.test {
+            let executable = test::build_one(name)?;
+            self.command = vec![test::command(&executable, "--nocapture")];
+            self.binaries.push(executable);
+            self.files
+                .extend(test::fixtures(&host::root().join("tests"))?);
+        }
         let command = match self.command.join(" ") {
             command if command.is_empty() => DEFAULT_COMMAND.to_owned(),
             command => command,
@@ -65,6 +79,7 @@ impl Vm {
             files: self.files,
             command,
             limit: Duration::from_secs(self.timeout),
+            lean: false,
         };
         let status = machine.run(job, |line| println!("{line}"))?;
         Ok(u8::try_from(status).unwrap_or(1).into())
@@ -84,6 +99,8 @@ pub struct Job {
     pub command: String,
     /// The time it may take, booting included.
     pub limit: Duration,
+    /// No more modules and tools than a site of the laboratory needs: it boots sooner.
+    pub lean: bool,
 }
 
 /// A machine that could be booted.
@@ -102,7 +119,7 @@ impl Machine {
             "{series:?} is not a kernel's version"
         );
         ensure!(cfg!(target_arch = "x86_64"), "only x86-64 is supported");
-        host::find("qemu-system-x86_64").context("qemu-system-x86_64 is not installed")?;
+        host::find(QEMU).with_context(|| format!("{QEMU} is not installed"))?;
         let cache = host::target_dir().join("vm").join(series);
         let kernel = kernel::fetch(series, &cache)?;
         Ok(Self { kernel, cache })
@@ -113,32 +130,13 @@ impl Machine {
     /// # Errors
     /// When the machine did not come to the end of the job: it hung, crashed or was too slow.
     pub fn run(&self, job: Job, mut on_line: impl FnMut(&str)) -> Result<i32> {
-        let mut programs = Vec::new();
-        for program in &job.programs {
-            programs.push(absolute(program)?);
-        }
-        let octroi = host::target_dir().join("release/octroi");
-        programs.extend(Some(octroi).filter(|octroi| octroi.is_file()));
-        let mut files = Vec::new();
-        for file in &job.files {
-            files.push(absolute(file)?);
-        }
-        let content = initramfs::Content {
-            programs: &programs,
-            files: &files,
-            script: &script(&job.command),
-        };
-        let initramfs = self.cache.join("initramfs");
-        fs::write(
-            &initramfs,
-            initramfs::build(&self.kernel, &content, &self.cache)?,
-        )?;
-
+        let initramfs = self.initramfs("initramfs", &job)?;
         say(format!("vm: booting {}", self.kernel.release));
         let begin = Instant::now();
         let console = self.cache.join("console.log");
         let mut exit = None;
-        let status = host::stream(&mut self.qemu(&initramfs, &console, job.limit), |line| {
+        let qemu = host::with_time_limit(job.limit, QEMU);
+        let status = host::stream(&mut self.boot(qemu, &initramfs, &console, ""), |line| {
             let (output, marker) = line
                 .split_once(MARKER)
                 .map_or((line, None), |(a, b)| (a, Some(b)));
@@ -166,11 +164,47 @@ impl Machine {
         bail!("the machine ended without an exit status ({status}): see the console above")
     }
 
-    fn qemu(&self, initramfs: &Path, console: &Path, limit: Duration) -> std::process::Command {
+    /// Writes the root file system of a job to a file of this name.
+    ///
+    /// # Errors
+    /// When something that it is to have is not there.
+    pub fn initramfs(&self, name: &str, job: &Job) -> Result<PathBuf> {
+        let mut programs = Vec::new();
+        for program in &job.programs {
+            programs.push(absolute(program)?);
+        }
+        let octroi = host::target_dir().join("release/octroi");
+        programs.extend(Some(octroi).filter(|octroi| octroi.is_file()));
+        let mut files = Vec::new();
+        for file in &job.files {
+            files.push(absolute(file)?);
+        }
+        let content = initramfs::Content {
+            programs: &programs,
+            files: &files,
+            script: &script(&job.command),
+            lean: job.lean,
+        };
+        let initramfs = self.cache.join(name);
+        fs::write(
+            &initramfs,
+            initramfs::build(&self.kernel, &content, &self.cache)?,
+        )?;
+        Ok(initramfs)
+    }
+
+    /// Completes the command `qemu`, which so far says how QEMU is called. The job's output is its standard
+    /// output; `console` is the kernel's; `words` go to the kernel's command line.
+    pub fn boot(
+        &self,
+        mut qemu: Command,
+        initramfs: &Path,
+        console: &Path,
+        words: &str,
+    ) -> Command {
         // An oops must end the machine, or a broken kernel would pass for a working one.
         const APPEND: &str = "console=ttyS0 panic=-1 oops=panic quiet mitigations=off";
 
-        let mut qemu = host::with_time_limit(limit, "qemu-system-x86_64");
         qemu.args([
             "-accel",
             "tcg,thread=multi",
@@ -188,8 +222,13 @@ impl Machine {
         .arg(&self.kernel.image)
         .arg("-initrd")
         .arg(initramfs)
-        .args(["-append", APPEND]);
+        .args(["-append", &format!("{APPEND} {words}")]);
         qemu
+    }
+
+    /// Where what belongs to this kernel is kept.
+    pub fn cache(&self) -> &Path {
+        &self.cache
     }
 }
 
@@ -207,7 +246,8 @@ pub fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-fn show_tail(console: &Path) {
+/// Shows the end of the kernel's console.
+pub fn show_tail(console: &Path) {
     const TAIL: usize = 60;
 
     let log = fs::read(console).unwrap_or_default();

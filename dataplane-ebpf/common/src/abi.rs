@@ -1,4 +1,5 @@
-//! The memory that the programs and the daemon share: layouts, indices, versions.
+//! The memory that the programs and the daemon share: layouts, indices, versions. The flow table's are in
+//! [`crate::flow`].
 //!
 //! Invariants
 //! - A change of any layout, index or meaning here bumps [`ABI_VERSION`] and the golden layout
@@ -10,8 +11,12 @@
 use crate::{parse::Network, reason::REASONS_MAX};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+mod book;
+
+pub use book::{Anchor, Slot, slot_state};
+
 /// Version of everything in this file; part of the pin path.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// From the tenant: ingress of its port.
 pub const FROM_TENANT: u32 = 0;
@@ -281,8 +286,12 @@ pub struct PortPolicy {
     pub ipv6: Ipv6Net,
     /// By direction, bytes then packets.
     pub limits: [[LimitPolicy; 2]; 2],
+    /// Entry of `FLOW_USE` that the flows of the port's tenant are counted in.
+    pub flow_account: u32,
+    /// Flows that the tenant may have at once.
+    pub flow_quota: u32,
     /// For later; 0.
-    pub reserved: [u64; 4],
+    pub reserved: [u64; 3],
 }
 
 impl PortPolicy {
@@ -297,6 +306,8 @@ impl PortPolicy {
     /// The first of four flags: there is a limit in [`PortPolicy::limits`], so that where there is
     /// none, they are not fetched from memory.
     pub const LIMITED: u32 = 16;
+    /// The port's flows are kept in `FLOWS`.
+    pub const FLOWS: u32 = 256;
 
     /// The flag of a limit: `unit` is 0 for bytes, 1 for packets.
     #[inline(always)]
@@ -419,71 +430,6 @@ pub struct MacKey {
     pub slot: u32,
     /// Policy set, 0 or 1.
     pub policy_set: u32,
-}
-
-/// Value of `SLOTS`, which only the daemon reads and writes: who owns a register slot. It lets a new
-/// daemon adopt what an old one left, without a file that could disagree with the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct Slot {
-    /// 0 free, 1 port, 2 uplink, 3 retired.
-    pub state: u32,
-    /// Tenant's number; 0 for an uplink.
-    pub tenant: u32,
-    /// Interface it is attached to; 0 when none.
-    pub ifindex: u32,
-    /// VLAN id, or 0.
-    pub vlan: u32,
-    /// Grows with each new owner of any slot: an incarnation's number, never used again.
-    pub incarnation: u64,
-    /// CLOCK_BOOTTIME ns when the incarnation began.
-    pub since_ns: u64,
-    /// Bytes and packets that the interface had counted before octroi attached:
-    /// rx packets, rx bytes, tx packets, tx bytes.
-    pub before_attach: [u64; 4],
-    /// Name of the port, UTF-8, zero-padded.
-    pub name: [u8; 64],
-    /// Name of the interface, zero-padded.
-    pub interface: [u8; 16],
-    /// 1 when blessed.
-    pub blessed: u32,
-    /// For later; 0.
-    pub reserved: u32,
-}
-
-impl Default for Slot {
-    fn default() -> Self {
-        // Every byte pattern is a Slot; zero is a free one.
-        zerocopy::FromZeros::new_zeroed()
-    }
-}
-
-/// Value of `ANCHOR`: which ledger meters this gate, and how far it was. A ledger that is behind it is a
-/// copy from before, and is not continued. Only the daemon reads and writes it.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
-#[repr(C)]
-pub struct Anchor {
-    /// Drawn when the maps were made; zero before the first ledger.
-    pub generation: [u8; 16],
-    /// The ledger; zero before the first.
-    pub ledger: [u8; 16],
-    /// Records that are committed.
-    pub size: u64,
-    /// The window that was last committed, plus 1; 0: none.
-    pub windows: u64,
-    /// Hash of the last record's leaf.
-    pub head: [u8; 32],
-}
-
-/// [`Slot::state`].
-pub mod slot_state {
-    #![allow(missing_docs, reason = "the names say it")]
-    pub const FREE: u32 = 0;
-    pub const PORT: u32 = 1;
-    pub const UPLINK: u32 = 2;
-    pub const RETIRED: u32 = 3;
 }
 
 const _: () = {

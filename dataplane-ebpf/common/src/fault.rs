@@ -42,6 +42,8 @@ points! {
     Drained = 6, "drained";
     /// It is handed to the ledger's thread.
     HandedOver = 7, "handed_over";
+    /// Its flow detail is durable, and none of its records is.
+    FlowsWritten = 15, "flows_written";
     /// Its records are written and not committed.
     Written = 8, "written";
     /// They are committed, and the kernel does not know yet.

@@ -1,19 +1,20 @@
 //! What the meter needs of the gate: a cut with the registers of every owner of a slot as they were
 //! sealed, and the promise that a slot has no new owner before its last window is committed.
 
-use super::Gate;
+use super::{Gate, Witness, conservation};
 use crate::{
     Error, Result,
     cut::{self, Barrier},
+    flows::{Fill, Flows, Gain, Timeouts},
     maps::Raw,
-    registers::{self, Both, Reader},
+    registers::{self, Bank, Both, Reader},
     slots::text,
 };
 use dataplane_common::{
     abi::{Anchor, Slot, slot_state},
     fault::{self, Point},
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// The registers of one owner of a slot, since it began.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct Owned {
     /// From the tenant, to the tenant. `None` when a register stands below what it stood at when the
     /// owner began: somebody wrote to the map.
     pub directions: Option<[Both; 2]>,
+    /// What its flows gained in the window. What they did not is unattributed.
+    pub flows: Vec<Gain>,
 }
 
 /// What a cut found.
@@ -44,6 +47,13 @@ pub struct Reading {
     pub barrier: Duration,
     /// Everybody who can have been booked to in it.
     pub owners: Vec<Owned>,
+    /// Names of ports whose flows and unattributed rest are not what their registers gained: a mistake of
+    /// this program, or somebody wrote to the maps.
+    pub unbalanced: Vec<String>,
+    /// Why flows could not be read or ended.
+    pub flows_failed: Option<String>,
+    /// What their interfaces say; `None`: they could not be asked.
+    pub witnesses: Option<Vec<Witness>>,
 }
 
 fn owned(book: &Slot, directions: Option<[Both; 2]>) -> Owned {
@@ -54,15 +64,65 @@ fn owned(book: &Slot, directions: Option<[Both; 2]>) -> Owned {
         live: book.state != slot_state::RETIRED,
         since_ns: book.since_ns,
         directions,
+        flows: Vec::new(),
     }
 }
 
 impl Gate {
-    /// From now on the slot of a port that went is given to nobody before [`Gate::settle`].
-    pub fn meter(&mut self) {
+    /// From now on the slot of a port that went is given to nobody before [`Gate::settle`], and flows are
+    /// read and ended.
+    ///
+    /// # Errors
+    /// [`Error::Map`] when the flow table cannot be mapped.
+    pub fn meter(&mut self, timeouts: Timeouts) -> Result<()> {
         let retired = |slot: &u32| self.slots.get(*slot).state == slot_state::RETIRED;
         let all = 0..self.plan.sizes.slots;
         self.unsettled = Some(all.filter(retired).collect());
+        self.flows = Some(Flows::open(&mut self.maps, &self.plan, timeouts)?);
+        // What flows gained before this process knew them is in none of its readings.
+        self.conservation.unsure();
+        Ok(())
+    }
+
+    /// How full the flow table is; `None`: nobody meters.
+    pub fn flows(&self) -> Option<Fill> {
+        self.flows.as_ref().map(Flows::fill)
+    }
+
+    /// Reads the flows of a sealed bank. Also what does not add up, and what failed.
+    fn drain(
+        &mut self,
+        sealed: &cut::Sealed,
+        slots: &[u32],
+        banks: &[[Bank; 2]],
+    ) -> (Vec<Gain>, Vec<String>, Option<String>) {
+        let Some(flows) = &mut self.flows else {
+            return Default::default();
+        };
+        let book = &self.slots;
+        let gone = |slot| book.get(slot).state != slot_state::PORT;
+        let (gains, failed) = flows.drain(&mut self.maps, sealed.bank, gone);
+        let keeps = |slot: u32| {
+            let name = text(&book.get(slot).name);
+            let port = self.policy.ports.iter().find(|port| port.name == name);
+            !gone(slot) && port.is_some_and(|port| port.flows.is_some())
+        };
+        let wrong = self.conservation.check(
+            &conservation::Sealed {
+                bank: sealed.bank,
+                sizes: &self.plan.sizes,
+                registers: slots.iter().copied().zip(banks).collect(),
+                flows,
+                gains: &gains,
+            },
+            keeps,
+        );
+        let names = wrong.iter().map(|slot| text(&book.get(*slot).name));
+        (
+            gains,
+            names.collect(),
+            failed.map(|error| error.to_string()),
+        )
     }
 
     /// Closes the open window and reads what everybody stands at.
@@ -86,6 +146,7 @@ impl Gate {
         for slot in &slots {
             self.learn_base(*slot)?;
         }
+        let witness = self.witness_before().ok();
         // The bank of the window before has been still since its own cut, and is written again as
         // soon as the open window closes. So it is read first.
         let epoch = self.epoch()?;
@@ -97,6 +158,12 @@ impl Gate {
         .read(&self.maps, &self.plan.sizes, &slots)?;
         let sealed = cut::cut(&mut self.maps, Barrier::Wait)?;
         let banks = sealed.read(&self.maps, &self.plan.sizes, &slots)?;
+        let witnesses = witness.and_then(|before| self.witness_after(&before, &slots).ok());
+        let (gains, unbalanced, flows_failed) = self.drain(&sealed, &slots, &banks);
+        let mut by_slot = BTreeMap::<u32, Vec<Gain>>::new();
+        for gain in gains {
+            by_slot.entry(gain.key.slot.into()).or_default().push(gain);
+        }
         fault::reach(Point::Drained);
 
         let mut owners = Vec::with_capacity(slots.len());
@@ -106,13 +173,19 @@ impl Gate {
                 let (_, base) = self.bases.get(&slot)?;
                 Both::of(&other[at], &bank[at], &base[at])
             };
-            owners.push(owned(book, both(0).zip(both(1)).map(Into::into)));
+            owners.push(Owned {
+                flows: by_slot.remove(&slot).unwrap_or_default(),
+                ..owned(book, both(0).zip(both(1)).map(Into::into))
+            });
         }
         Ok(Reading {
             window: sealed.window,
             revision: epoch.revision(),
             barrier: sealed.barrier,
             owners,
+            unbalanced,
+            flows_failed,
+            witnesses,
         })
     }
 
@@ -121,9 +194,13 @@ impl Gate {
     /// # Errors
     /// [`Error::Map`].
     pub fn look_at_registers(&self) -> Result<Vec<Owned>> {
-        let live = |state| matches!(state, slot_state::PORT | slot_state::UPLINK);
         let mut reader = Reader::new(&self.maps, &self.plan.sizes);
-        let owners = self.slots.iter().filter(|(_, book)| live(book.state));
+        // Owners that went and whose last window is not committed, too: their counts are in no record.
+        let owners = self.slots.iter().filter(|(slot, book)| match book.state {
+            slot_state::PORT | slot_state::UPLINK => true,
+            slot_state::RETIRED => self.is_unsettled(*slot),
+            _ => false,
+        });
         owners
             .map(|(slot, book)| {
                 let both = [reader.since_base(slot, 0)?, reader.since_base(slot, 1)?];

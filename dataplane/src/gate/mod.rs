@@ -7,18 +7,22 @@
 //! - The uplinks' guard is attached before any port.
 //! - Every public function can be interrupted anywhere (kill -9) and called again.
 
+mod conservation;
 mod follow;
 mod meter;
 mod publish;
 mod report;
+mod witness;
 
 pub use meter::{Owned, Reading};
 pub use report::{PortState, PortStatus, detach_pinned, read_pinned};
+pub use witness::{Side, Witness};
 
 use crate::{
     Result,
     attach::{self, Mechanism},
     cut::{self, Barrier, Sealed},
+    flows::Flows,
     maps::Maps,
     netlink,
     object::{self, Plan},
@@ -29,6 +33,7 @@ use crate::{
     slots::Slots,
 };
 use aya::Ebpf;
+use conservation::Conservation;
 use dataplane_common::abi::{Epoch, slot_state};
 use follow::shape_events;
 use std::{
@@ -53,6 +58,12 @@ pub struct Gate {
     unsettled: Option<BTreeSet<u32>>,
     /// By slot: an incarnation, and what its registers stood at when it began.
     bases: BTreeMap<u32, (u64, [Both; 2])>,
+    /// By tenant: the entry of `FLOW_USE` that its flows are counted in.
+    accounts: BTreeMap<u32, u32>,
+    /// The flow table; `None`: nobody meters.
+    flows: Option<Flows>,
+    /// Whether the last sealed windows add up.
+    conservation: Conservation,
 }
 
 /// Something that an operator wants to know about.
@@ -99,6 +110,9 @@ impl Gate {
             held: BTreeSet::new(),
             unsettled: None,
             bases: BTreeMap::new(),
+            accounts: BTreeMap::new(),
+            flows: None,
+            conservation: Conservation::default(),
         })
     }
 
@@ -175,11 +189,12 @@ impl Gate {
         )
     }
 
-    /// Takes everything that octroi put into the kernel out of it.
+    /// Takes all programs off: from now on nothing is checked, limited or counted. What was counted stays
+    /// readable.
     ///
     /// # Errors
-    /// [`crate::Error::Pin`].
-    pub fn detach(mut self) -> Result<()> {
+    /// [`crate::Error::Map`].
+    pub fn retire_all(&mut self) -> Result<()> {
         let live: Vec<u32> = self
             .slots
             .iter()
@@ -189,6 +204,15 @@ impl Gate {
         for slot in live {
             self.retire(slot)?;
         }
+        Ok(())
+    }
+
+    /// Takes everything that octroi put into the kernel out of it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Pin`].
+    pub fn detach(mut self) -> Result<()> {
+        self.retire_all()?;
         shaping::remove_all()?;
         self.pins.remove()
     }

@@ -24,6 +24,14 @@ impl Gate {
         let revision = epoch.revision().wrapping_add(1).max(1);
         let next = Epoch::new(revision, epoch.window());
         let before = self.entries(epoch)?;
+        self.open_accounts(policy, &before);
+        let keep = |policy: &Policy| -> BTreeSet<String> {
+            let ports = policy.ports.iter().filter(|port| port.flows.is_some());
+            ports.map(|port| port.name.clone()).collect()
+        };
+        if keep(policy) != keep(&self.policy) {
+            self.conservation.unsure();
+        }
         let switch = self.write_ahead(policy, next, &before)?;
         cut::publish(&mut self.maps, next)?;
         // No program reads the set before any more when this returns: the next revision may write it.
@@ -82,6 +90,31 @@ impl Gate {
             }
         }
         Ok(entries)
+    }
+
+    /// Gives every tenant an entry of `FLOW_USE`: the one that it has in the kernel, or one that nobody has.
+    fn open_accounts(&mut self, policy: &Policy, before: &BTreeMap<u32, PortPolicy>) {
+        for entry in before.values() {
+            if entry.has(PortPolicy::FLOWS) {
+                self.accounts
+                    .entry(entry.tenant)
+                    .or_insert(entry.flow_account);
+            }
+        }
+        let tenants: BTreeSet<u32> = policy.ports.iter().map(|port| port.tenant).collect();
+        let live: BTreeSet<u32> = before.values().map(|entry| entry.tenant).collect();
+        self.accounts
+            .retain(|tenant, _| tenants.contains(tenant) || live.contains(tenant));
+        let mut used: BTreeSet<u32> = self.accounts.values().copied().collect();
+        for tenant in tenants {
+            let accounts = &mut self.accounts;
+            if !accounts.contains_key(&tenant)
+                && let Some(free) = (0..self.plan.sizes.slots).find(|entry| !used.contains(entry))
+            {
+                used.insert(free);
+                accounts.insert(tenant, free);
+            }
+        }
     }
 
     pub(super) fn slot_of(slots: &Slots, port: &Port) -> Option<u32> {
@@ -155,6 +188,10 @@ impl Gate {
         times: &Times,
     ) -> Result<PortPolicy> {
         let (mut entry, _, _) = policy::compile(port);
+        if let Some((quota, account)) = port.flows.zip(self.accounts.get(&port.tenant)) {
+            entry.flags |= PortPolicy::FLOWS;
+            (entry.flow_quota, entry.flow_account) = (quota, *account);
+        }
         for direction in 0..DIRECTIONS {
             let clock = |unit| {
                 let index = self.plan.sizes.clock(slot, direction, unit);

@@ -106,6 +106,7 @@ impl Input {
         let find = |name: &str| {
             interfaces.get(name).map(|found| Interface {
                 stats: [0; 4],
+                dropped: [0; 2],
                 ..found.clone()
             })
         };

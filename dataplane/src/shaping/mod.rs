@@ -264,7 +264,7 @@ fn is_default(qdisc: &str) -> bool {
 }
 
 /// Name of the IFB that queues what comes in by the interface with this index.
-fn ifb_name(ifindex: u32) -> String {
+pub(crate) fn ifb_name(ifindex: u32) -> String {
     format!("oct{ifindex}")
 }
 
@@ -324,6 +324,29 @@ pub fn drops() -> Result<BTreeMap<u32, u64>> {
         .into_iter()
         .map(|root| (root.ifindex, u64::from(root.drops)))
         .collect())
+}
+
+/// What waits in a device's queue, whoever made it: skbs, and their bytes on the wire; and what it dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub skbs: u64,
+    pub bytes: u64,
+    pub drops: u64,
+}
+
+/// The root queues of all devices, by interface index. A device without one is left out.
+pub(crate) fn waiting() -> Result<BTreeMap<u32, Waiting>> {
+    let all = open()?.qdiscs().map_err(listing)?;
+    let roots = all.into_iter().filter(|qdisc| qdisc.parent == ROOT);
+    let waiting = roots.map(|root| {
+        let waiting = Waiting {
+            skbs: root.queued.into(),
+            bytes: root.queued_bytes.into(),
+            drops: root.drops.into(),
+        };
+        (root.ifindex, waiting)
+    });
+    Ok(waiting.collect())
 }
 
 /// Takes every queue of octroi's out of this network namespace, with or without a daemon. No program

@@ -120,6 +120,8 @@ pub(crate) struct Qdisc {
     pub kind: String,
     /// skbs that wait in it.
     pub queued: u32,
+    /// Their bytes, a GSO packet as its segments.
+    pub queued_bytes: u32,
     /// skbs that it, or what is below it, dropped.
     pub drops: u32,
 }
@@ -329,6 +331,7 @@ fn qdisc(body: &[u8]) -> Option<Qdisc> {
         } else if kind == libc::TCA_STATS2 {
             for (_, queue) in attributes(value).filter(|(kind, _)| *kind == STATS_QUEUE) {
                 qdisc.queued = u32_at(queue, 0).unwrap_or(0);
+                qdisc.queued_bytes = u32_at(queue, 4).unwrap_or(0);
                 qdisc.drops = u32_at(queue, 8).unwrap_or(0);
             }
         }
@@ -405,6 +408,7 @@ mod tests {
             parent: ROOT,
             kind: "fq".into(),
             queued: 5,
+            queued_bytes: 6,
             drops: 7,
         };
         assert_eq!(qdisc(&body), Some(expected));

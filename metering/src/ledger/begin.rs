@@ -1,7 +1,8 @@
 //! A new ledger: made beside its place, and moved there when it is whole.
 
 use super::{
-    Anchor, Begun, Identity, Ledger, LedgerError,
+    Anchor, Begun, Ceilings, Identity, Ledger, LedgerError,
+    flows::FlowFiles,
     head::{Grown, Signing},
     inode, keys, schema,
 };
@@ -111,6 +112,9 @@ impl Ledger {
                 epoch: identity.epoch.clone(),
                 state,
                 anchor,
+                detail: FlowFiles::of(path),
+                ceilings: Ceilings::new(),
+                noted: Ceilings::new(),
                 signing,
                 grown,
             },
@@ -187,6 +191,9 @@ fn make(
             ledger_id: id,
             ..Anchor::default()
         },
+        detail: FlowFiles::of(path),
+        ceilings: Ceilings::new(),
+        noted: Ceilings::new(),
         signing,
         grown: Grown::default(),
     };
@@ -203,7 +210,7 @@ fn make(
     let outcome = Outcome {
         records: vec![first],
         state: state.clone(),
-        closed: Vec::new(),
+        ..Outcome::default()
     };
     let anchor = ledger.write(outcome, None)?.anchor;
     // Closing empties the journal into the file, so that one name is all of it.

@@ -1,11 +1,10 @@
 //! The last records of registers that are gone: `docs/METERING.md`, M-7.6 to M-7.8.
 
-use super::{Checkpoint, Committed, Identity, Ledger, LedgerError};
+use super::{Ceiling, Checkpoint, Committed, Identity, Ledger, LedgerError};
 use crate::{
     meter::{self, Cut, Gap, Owner, OwnerState, State},
     record::Clock,
 };
-use std::collections::BTreeMap;
 
 /// The largest packet as the limiter sees it, bytes on the wire: 64 KB of TCP in frames of 1,514.
 pub(super) const PACKET_BYTES_MAX: u128 = 46 * 1_514;
@@ -39,18 +38,10 @@ impl Ledger {
         let forward = gone_ns >= time.utc_ns;
         let unseen_ns = forward.then(|| u128::from(gone_ns.abs_diff(time.utc_ns)));
         let mut owners: Vec<Owner> = self.state.owners.iter().map(standing).collect();
-        let mut bytes_max = BTreeMap::new();
+        let mut ceilings = std::mem::take(&mut self.ceilings);
+        let in_force = ceilings.clone();
         for seen in seen.iter().flat_map(|checkpoint| &checkpoint.owners) {
-            let most = seen.ceilings.map(|ceiling| {
-                let (bits, burst) = ceiling?;
-                // The limiter's bound, rounded up: rate · t + burst + one packet.
-                let bytes = u128::from(bits)
-                    .checked_mul(unseen_ns?)?
-                    .div_ceil(8_000_000_000);
-                let most = bytes + u128::from(burst) + PACKET_BYTES_MAX;
-                u64::try_from(most).ok()
-            });
-            bytes_max.insert(seen.incarnation, most);
+            ceilings.insert(seen.incarnation, seen.ceilings);
             let owner = Owner {
                 incarnation: seen.incarnation,
                 name: seen.name.clone(),
@@ -58,6 +49,7 @@ impl Ledger {
                 live: false,
                 since_ns: seen.since_ns,
                 directions: Some(seen.directions.clone()),
+                ..Owner::default()
             };
             match owners
                 .iter_mut()
@@ -68,6 +60,16 @@ impl Ledger {
                 None => owners.push(owner),
             }
         }
+        let most = |ceiling: Option<Ceiling>| {
+            let (bits, burst) = ceiling?;
+            // The limiter's bound, rounded up: rate · t + burst + one packet.
+            let bytes = u128::from(bits)
+                .checked_mul(unseen_ns?)?
+                .div_ceil(8_000_000_000);
+            u64::try_from(bytes + u128::from(burst) + PACKET_BYTES_MAX).ok()
+        };
+        let bytes_max = ceilings.into_iter();
+        let bytes_max = bytes_max.map(|(incarnation, both)| (incarnation, both.map(most)));
         let window = self.state.windows();
         let cut = Cut {
             window: seen.map_or(window, |found| found.window.max(window)),
@@ -80,10 +82,12 @@ impl Ledger {
             window_ns: last.map_or(0, |last| last.window_ns),
             clock: Clock::default(),
             owners,
+            interfaces: None,
+            ..Cut::default()
         };
         let gap = Gap {
             cause: "the registers are gone: the host restarted, or octroi was detached".into(),
-            bytes_max,
+            bytes_max: bytes_max.collect(),
             reset: true,
             until_ns: Some(gone_ns),
         };
@@ -95,6 +99,7 @@ impl Ledger {
         let committed = self.write(outcome, None);
         if committed.is_err() {
             self.epoch = before;
+            self.ceilings = in_force;
         }
         committed
     }
@@ -108,5 +113,6 @@ fn standing((incarnation, known): (&u64, &OwnerState)) -> Owner {
         live: false,
         since_ns: 0,
         directions: Some(known.directions.clone()),
+        ..Owner::default()
     }
 }

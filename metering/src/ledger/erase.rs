@@ -29,12 +29,23 @@ impl Ledger {
         utc_ns: i64,
     ) -> Result<u64, LedgerError> {
         self.check_file()?;
-        let ranges = self
-            .ranges(tenant, from, to)
+        let seqs = self
+            .seqs(tenant, from, to)
             .map_err(Self::storage(&self.path))?;
-        if ranges.is_empty() {
+        self.empty(&seqs, cause, utc_ns)
+    }
+
+    /// Empties the rows of these records, which are in ascending order, and says so.
+    pub(super) fn empty(
+        &mut self,
+        seqs: &[u64],
+        cause: &str,
+        utc_ns: i64,
+    ) -> Result<u64, LedgerError> {
+        if seqs.is_empty() {
             return Ok(0);
         }
+        let ranges = ranges(seqs);
         let said = ranges.chunks(ERASED_MAX as usize).map(|ranges| Record {
             erased: ranges.to_vec(),
             cause: Some(cause.into()),
@@ -43,7 +54,7 @@ impl Ledger {
         let outcome = Outcome {
             records: said.collect(),
             state: self.state.clone(),
-            closed: Vec::new(),
+            ..Outcome::default()
         };
         // What is overwritten is not to be found in the file's free pages.
         let storage = Self::storage(&self.path);
@@ -53,35 +64,42 @@ impl Ledger {
         self.write_with(outcome, None, None, |transaction| {
             ranges
                 .iter()
-                .try_for_each(|range| empty(transaction, range))
+                .try_for_each(|range| empty_rows(transaction, range))
         })?;
         // Nor in the journal. A reader may be in the way: then the next one empties it.
         let _ = self
             .db
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-        Ok(ranges.iter().map(|[first, last]| last - first + 1).sum())
+        self.note_journal();
+        Ok(seqs.len() as u64)
     }
 
-    /// The records of ports in there, as ranges.
-    fn ranges(&self, tenant: Option<u32>, from: u64, to: u64) -> rusqlite::Result<Vec<[u64; 2]>> {
+    /// The records of ports in there.
+    fn seqs(&self, tenant: Option<u32>, from: u64, to: u64) -> rusqlite::Result<Vec<u64>> {
         let seqs = "SELECT seq FROM record WHERE seq BETWEEN ?1 AND ?2 AND kind IN (1, 4, 5) \
              AND (?3 IS NULL OR tenant = ?3) AND canonical IS NOT NULL ORDER BY seq";
         let mut statement = self.db.prepare(seqs)?;
         let last = i64::try_from(to).unwrap_or(i64::MAX);
-        let mut rows = statement.query(params![from as i64, last, tenant])?;
-        let mut ranges: Vec<[u64; 2]> = Vec::new();
-        while let Some(row) = rows.next()? {
-            let seq = row.get::<_, i64>(0)? as u64;
-            match ranges.last_mut() {
-                Some(range) if range[1] + 1 == seq => range[1] = seq,
-                _ => ranges.push([seq, seq]),
-            }
-        }
-        Ok(ranges)
+        let rows = statement.query_map(params![from as i64, last, tenant], |row| {
+            row.get::<_, i64>(0)
+        })?;
+        rows.map(|seq| seq.map(|seq| seq as u64)).collect()
     }
 }
 
-fn empty(transaction: &Transaction<'_>, range: &[u64; 2]) -> rusqlite::Result<()> {
+/// Numbers in ascending order as ranges.
+fn ranges(seqs: &[u64]) -> Vec<[u64; 2]> {
+    let mut ranges: Vec<[u64; 2]> = Vec::new();
+    for seq in seqs {
+        match ranges.last_mut() {
+            Some(range) if range[1] + 1 == *seq => range[1] = *seq,
+            _ => ranges.push([*seq, *seq]),
+        }
+    }
+    ranges
+}
+
+fn empty_rows(transaction: &Transaction<'_>, range: &[u64; 2]) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(EMPTY)?
         .execute(params![range[0] as i64, range[1] as i64])

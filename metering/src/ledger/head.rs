@@ -13,11 +13,13 @@ use crate::{
     note::{self, Head, Note, Signer, Verifier},
     tree::{Frontier, Hash},
 };
-use rusqlite::{Connection, OptionalExtension as _, params, types::ValueRef};
+use rusqlite::{
+    Connection, OptionalExtension as _, Transaction, TransactionBehavior, params, types::ValueRef,
+};
 use sha2::{Digest as _, Sha256};
 
 /// The tables that the seal covers: all but `record` and `head`, which have the tree, and `seal`.
-pub const SEALED: [&str; 3] = ["about", "owner", "series"];
+pub const SEALED: [&str; 4] = ["about", "look", "owner", "series"];
 
 /// The key of a ledger.
 pub(super) struct Signing {
@@ -73,15 +75,43 @@ pub(super) fn commit(
 
 /// Signs what the tables of [`SEALED`] say now.
 pub(super) fn seal(db: &Connection, signing: &Signing, grown: &Grown) -> rusqlite::Result<()> {
-    let text = seal_text(
+    put(
+        db,
+        &signing.signer,
         signing.verifier.name(),
-        grown.frontier.size(),
-        grown.heads,
-        &digest(db)?,
-    );
+        (grown.frontier.size(), grown.heads),
+    )
+}
+
+fn put(
+    db: &Connection,
+    signer: &Signer,
+    origin: &str,
+    (size, heads): (u64, u64),
+) -> rusqlite::Result<()> {
+    let text = seal_text(origin, size, heads, &digest(db)?);
     db.prepare_cached("INSERT OR REPLACE INTO seal (only, note) VALUES (0, ?1)")?
-        .execute([signing.signer.note(&text)])
+        .execute([signer.note(&text)])
         .map(drop)
+}
+
+/// Changes a table of [`SEALED`] in a transaction of its own, and seals it, where nobody has the ledger open
+/// or somebody else has.
+pub(super) fn sealed(
+    db: &Connection,
+    signer: &Signer,
+    change: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
+    let transaction = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
+    change(&transaction)?;
+    let grown = "SELECT count(*), coalesce(max(size), 0) FROM head";
+    let (heads, size) = transaction.query_row(grown, [], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+    })?;
+    let head = last(&transaction)?.unwrap_or_default();
+    let origin = head.lines().next().unwrap_or_default();
+    put(&transaction, signer, origin, (size as u64, heads as u64))?;
+    transaction.commit()
 }
 
 /// What the seal says.

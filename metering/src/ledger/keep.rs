@@ -1,5 +1,6 @@
 //! The meter's state beside its records: what the next window begins with.
 
+use super::Ceilings;
 use crate::meter::{Epoch, OwnerState, State};
 use rusqlite::{Transaction, params};
 use serde::Serialize;
@@ -34,8 +35,19 @@ pub(super) fn save(
     about(transaction, "map_generation", Some(epoch.map_generation))?;
     about(transaction, "last", now.last.as_ref().map(text))?;
     about(transaction, "lost", now.lost.as_ref().map(text))?;
+    about(transaction, "restored", None::<String>)?;
+    let brackets = (!now.brackets.is_empty()).then(|| text(&now.brackets));
+    about(transaction, "brackets", brackets)?;
     // One that was noted before these records says nothing any more, least of all in another boot.
     about(transaction, "checkpoint", None::<String>)
+}
+
+/// Keeps what bounds the bytes that nobody sees when the host crashes.
+pub(super) fn note_ceilings(
+    transaction: &Transaction<'_>,
+    ceilings: &Ceilings,
+) -> rusqlite::Result<()> {
+    about(transaction, "ceilings", Some(text(ceilings)))
 }
 
 fn text<T: Serialize>(value: &T) -> String {

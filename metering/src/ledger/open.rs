@@ -1,10 +1,11 @@
 //! May this file be continued? And if not: what takes its place, and what is said of the time between.
 
 use super::{
-    Anchor, Committed, Ledger, LedgerError,
+    Anchor, Ceiling, Ceilings, Committed, Ledger, LedgerError,
     begin::{Before, beside, free_name},
+    flows::FlowFiles,
     head::{self, Grown, Signing, Standing},
-    inode, keys, schema,
+    inode, keys, retention, schema,
 };
 use crate::{
     meter::{Epoch, State, Sums, Time},
@@ -52,8 +53,8 @@ pub struct CheckpointOwner {
     pub since_ns: u64,
     /// Its registers.
     pub directions: [Sums; 2],
-    /// What its ceilings let through at most: bits/s, and bytes at once.
-    pub ceilings: [Option<(u64, u64)>; 2],
+    /// Its ceilings.
+    pub ceilings: [Option<Ceiling>; 2],
 }
 
 /// A ledger that can be written.
@@ -75,10 +76,13 @@ struct Found {
     epoch: Epoch,
     state: State,
     checkpoint: Option<Checkpoint>,
+    ceilings: Ceilings,
     anchor: Anchor,
     grown: Grown,
     /// The host that began it.
     host: String,
+    /// Put back from a copy, and not continued since.
+    restored: bool,
 }
 
 impl Ledger {
@@ -152,11 +156,15 @@ impl Ledger {
             secret: found.secret,
             epoch: found.epoch,
             state: found.state,
+            detail: FlowFiles::of(path),
             anchor: found.anchor,
+            noted: found.ceilings.clone(),
+            ceilings: found.ceilings,
             signing,
             grown: found.grown,
         };
         keys::publish(path, &ledger.signing.verifier)?;
+        ledger.detail.discard(ledger.id, ledger.anchor.size);
         let recovered = if same_registers {
             None
         } else {
@@ -203,7 +211,9 @@ fn refuse(
         return Ok(Some("this ledger was begun on another machine"));
     }
     if remembered.ledger_id == [0; 16] {
-        return Ok(None);
+        // Its numbers after the copy may have been given to other records.
+        let why = "this ledger was put back from a copy, and nobody knows how far it had come";
+        return Ok(found.restored.then_some(why));
     }
     if remembered.ledger_id != found.id {
         // The crash was between its first commit and the anchor.
@@ -222,14 +232,7 @@ fn refuse(
     let Some(last) = remembered.size.checked_sub(1) else {
         return Ok(None);
     };
-    let leaf: Option<[u8; 32]> = found
-        .db
-        .query_row(
-            "SELECT leaf FROM record WHERE seq = ?1",
-            [last as i64],
-            |row| row.get(0),
-        )
-        .optional()?;
+    let leaf = retention::leaf(&found.db, last)?;
     if leaf == Some(remembered.head) {
         Ok(None)
     } else {
@@ -305,6 +308,10 @@ fn read(path: &Path, epoch: &Epoch) -> Result<Found, LedgerError> {
     if let Some(lost) = text("lost")? {
         state.lost = Some(serde_json::from_str(&lost).map_err(|_| unreadable())?);
     }
+    // The audit of an earlier octroi, or none: it begins anew.
+    if let Some(brackets) = text("brackets")? {
+        state.brackets = serde_json::from_str(&brackets).unwrap_or_default();
+    }
     let mut owners = db
         .prepare("SELECT incarnation, state FROM owner")
         .map_err(&storage)?;
@@ -356,6 +363,10 @@ fn read(path: &Path, epoch: &Epoch) -> Result<Found, LedgerError> {
             boot_id: sixteen("boot_id")?,
             map_generation: sixteen("map_generation")?,
         },
+        restored: text("restored")?.is_some(),
+        ceilings: text("ceilings")?
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or_default(),
         checkpoint: text("checkpoint")?.and_then(|text| serde_json::from_str(&text).ok()),
         anchor: Anchor {
             ledger_id: id,

@@ -59,8 +59,9 @@ pub fn records(path: &Path, filter: &Filter) -> Result<Vec<Row>, LedgerError> {
         want("window_start <", to.into());
     }
     let conditions = if wanted.is_empty() {
-        "1".to_owned()
+        "canonical IS NOT NULL".to_owned()
     } else {
+        wanted.push("canonical IS NOT NULL".into());
         wanted.join(" AND ")
     };
     let limit = filter
@@ -124,7 +125,7 @@ pub fn summary(path: &Path) -> Result<Summary, LedgerError> {
     let host = of("host").map_err(&storage)?;
     let (records, first, last) = db
         .query_row(
-            "SELECT count(*), min(window_start), max(window_end) FROM record WHERE kind != 3",
+            "SELECT count(*), min(window_start), max(window_end) FROM record WHERE kind NOT IN (0, 3)",
             [],
             |row| Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?)),
         )

@@ -17,6 +17,9 @@ pub(crate) const TABLES: &str = "
         series TEXT NOT NULL, of INTEGER NOT NULL, next INTEGER NOT NULL, PRIMARY KEY (series, of)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE owner (incarnation INTEGER PRIMARY KEY, state TEXT) STRICT;
+    CREATE TABLE look (
+        id INTEGER PRIMARY KEY, at INTEGER NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL
+    ) STRICT;
     CREATE TABLE record (
         seq INTEGER PRIMARY KEY,
         kind INTEGER NOT NULL,
@@ -110,6 +113,11 @@ pub(super) fn open(path: &Path, create: bool) -> Result<Connection, LedgerError>
         });
     }
     journal()?;
+    // After a sync that failed, the page cache may hold commits that the disk will never get, and a later
+    // sync says nothing of them: everything behind them would be lost with the power. So what is in the
+    // journal is written anew, into the file. Somebody who reads may put it off, which is no error.
+    db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        .map_err(&storage)?;
     Ok(db)
 }
 

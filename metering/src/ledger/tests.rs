@@ -2,10 +2,12 @@
 //! everything that was ever committed, by whatever file.
 
 mod audit;
+mod detail;
 mod faults;
 mod forks;
 mod model;
 mod restart;
+mod retain;
 
 use super::*;
 use crate::{
@@ -165,6 +167,7 @@ impl Host {
             live: true,
             since_ns: self.identity.now.boot_ns,
             directions: Some([sums(), sums()]),
+            ..Owner::default()
         });
     }
 
@@ -237,6 +240,8 @@ impl Host {
             window_ns: MINUTE_NS,
             clock: Clock::default(),
             owners: self.owners.clone(),
+            interfaces: None,
+            ..Cut::default()
         };
         self.window += 1;
         self.open()?;
@@ -356,6 +361,7 @@ impl Host {
                 && !name.ends_with(".new")
                 && !name.ends_with(".key")
                 && !name.ends_with(".pub")
+                && !name.contains(".flows-")
         };
         paths.filter(is_ledger).collect()
     }

@@ -1,7 +1,14 @@
 //! What a cut found: registers, owners and clocks, as the daemon hands them over.
 
-use crate::{record::Clock, window::Counts};
+use super::Interface;
+use crate::{
+    flow::{Detail, FlowDelta},
+    record::Clock,
+    window::Counts,
+};
+use dataplane_common::abi::Skbs;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Registers of one direction of an owner, since it began.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,17 +23,28 @@ pub struct Sums {
 
 impl Sums {
     /// All zones together; `None` past 2^64.
-    pub(super) fn total(&self) -> Option<Counts> {
+    pub(crate) fn total(&self) -> Option<Counts> {
         let mut zones = self.zones.iter();
         zones.try_fold(Counts::default(), |sum, zone| sum.checked_add(*zone))
     }
 
-    pub(super) fn zone(&self, zone: usize) -> Counts {
+    pub(crate) fn zone(&self, zone: usize) -> Counts {
         self.zones.get(zone).copied().unwrap_or_default()
     }
 
     pub(super) fn drop(&self, reason: usize) -> [u64; 2] {
         self.drops.get(reason).copied().unwrap_or_default()
+    }
+
+    /// Raw skbs, as a record has them.
+    pub(super) fn raw(&self) -> Skbs {
+        let [delivered, delivered_len, dropped, dropped_len] = self.skbs;
+        Skbs {
+            delivered,
+            delivered_len,
+            dropped,
+            dropped_len,
+        }
     }
 
     /// Is nothing of this below `before`?
@@ -47,7 +65,7 @@ impl Sums {
 }
 
 /// Whose registers they are.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owner {
     /// Unique under these maps.
     pub incarnation: u64,
@@ -61,6 +79,10 @@ pub struct Owner {
     pub since_ns: u64,
     /// From the tenant, to the tenant; `None`: they cannot be right.
     pub directions: Option<[Sums; 2]>,
+    /// What its flows gained in this window; empty where nobody kept flows.
+    pub flows: Vec<FlowDelta>,
+    /// What of that its tenant lets the operator keep.
+    pub detail: Detail,
 }
 
 /// Clocks at a cut.
@@ -81,7 +103,7 @@ impl Time {
 }
 
 /// What a cut found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cut {
     /// The window that was closed.
     pub window: u64,
@@ -97,4 +119,9 @@ pub struct Cut {
     pub clock: Clock,
     /// Everybody who can have been booked to.
     pub owners: Vec<Owner>,
+    /// By incarnation and direction, what its ceiling lets through: bits/s, and bytes at once. For the day the
+    /// host crashes.
+    pub ceilings: BTreeMap<u64, [Option<(u64, u64)>; 2]>,
+    /// What the ports' interfaces say; `None`: they could not be asked.
+    pub interfaces: Option<Vec<Interface>>,
 }

@@ -2,7 +2,7 @@
 //! step.
 
 use super::*;
-use crate::record::Clock;
+use crate::{flow::FlowDelta, record::Clock};
 use proptest::prelude::*;
 
 fn epoch() -> Epoch {
@@ -65,6 +65,7 @@ impl Kernel {
             live: true,
             since_ns: self.time.boot_ns,
             directions: Some([sums(), sums()]),
+            ..Owner::default()
         });
         self.next += 1;
     }
@@ -133,6 +134,8 @@ fn check(steps: &[Step]) -> Result<u64, TestCaseError> {
                     window_ns: 0,
                     clock: Clock::default(),
                     owners: kernel.owners.clone(),
+                    interfaces: None,
+                    ..Cut::default()
                 };
                 kernel.window += 1;
                 let outcome = records(&epoch(), &state, &cut, None);
@@ -255,6 +258,7 @@ fn a_register_that_goes_back_is_its_owners_nodata_and_nobody_elses() {
             }],
             ..Sums::default()
         })),
+        ..Owner::default()
     };
     let cut = |window, owners| Cut {
         window,
@@ -264,6 +268,8 @@ fn a_register_that_goes_back_is_its_owners_nodata_and_nobody_elses() {
         window_ns: 0,
         clock: Clock::default(),
         owners,
+        interfaces: None,
+        ..Cut::default()
     };
     let first = records(
         &epoch(),
@@ -309,6 +315,7 @@ fn a_gap_is_said_with_its_bounds() {
         live: false,
         since_ns: 0,
         directions: Some(Default::default()),
+        ..Owner::default()
     };
     let cut = Cut {
         window: 4,
@@ -318,6 +325,8 @@ fn a_gap_is_said_with_its_bounds() {
         window_ns: 0,
         clock: Clock::default(),
         owners: vec![owner],
+        interfaces: None,
+        ..Cut::default()
     };
     let gap = Gap {
         cause: "the host crashed".into(),
@@ -337,4 +346,65 @@ fn a_gap_is_said_with_its_bounds() {
     );
     assert_eq!(outcome.closed, [3]);
     assert_eq!((from.check(), to.check()), (Ok(()), Ok(())));
+}
+
+#[test]
+fn what_no_flow_accounts_for_is_unattributed_and_flows_beyond_the_registers_attribute_nothing() {
+    let counts = |packets| Counts {
+        packets,
+        l2_bytes: packets * 100,
+        l3_bytes: packets * 86,
+    };
+    let flow = |direction, zone, packets| FlowDelta {
+        direction,
+        zone,
+        counts: counts(packets),
+        ..FlowDelta::default()
+    };
+    let unattributed = |flows: Vec<FlowDelta>| {
+        let sums = || Sums {
+            zones: vec![counts(10), counts(20)],
+            ..Sums::default()
+        };
+        let owner = Owner {
+            incarnation: 1,
+            name: "port".into(),
+            live: true,
+            directions: Some([sums(), sums()]),
+            flows,
+            ..Owner::default()
+        };
+        let cut = Cut {
+            window: 1,
+            revision: 1,
+            time: Time::default(),
+            nominal_ns: None,
+            window_ns: 0,
+            clock: Clock::default(),
+            owners: vec![owner],
+            ..Cut::default()
+        };
+        let outcome = records(&epoch(), &State::default(), &cut, None);
+        let totals = outcome.records.iter().filter_map(|record| {
+            assert_eq!(record.check(), Ok(()));
+            let total = record.total.as_ref()?;
+            Some(total.unattributed.packets)
+        });
+        let totals: Vec<u64> = totals.collect();
+        (totals, outcome.alarms)
+    };
+    assert_eq!(unattributed(vec![]), (vec![30, 30], vec![]));
+    let some = vec![flow(0, 0, 4), flow(0, 0, 6), flow(0, 1, 1), flow(1, 1, 20)];
+    assert_eq!(unattributed(some), (vec![19, 10], vec![]));
+    let wrong = [
+        vec![flow(0, 0, 11)],                             // more than its zone has
+        vec![flow(0, 2, 1)],                              // of a zone that nobody counted
+        vec![flow(0, 1, u64::MAX / 100), flow(0, 1, 99)], // past 2^64
+    ];
+    for flows in wrong {
+        let (totals, alarms) = unattributed(flows);
+        assert_eq!(totals, [30, 30]);
+        assert_eq!(alarms.len(), 1, "{alarms:?}");
+        assert!(alarms[0].contains("port (incarnation 1)"), "{alarms:?}");
+    }
 }

@@ -18,10 +18,10 @@ mod major {
 
 /// Writes items one after the other.
 #[derive(Debug, Default)]
-pub(super) struct Writer(Vec<u8>);
+pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
-    pub(super) fn finish(self) -> Vec<u8> {
+    pub(crate) fn finish(self) -> Vec<u8> {
         self.0
     }
 
@@ -38,11 +38,11 @@ impl Writer {
         self.0.extend_from_slice(&wide[from..]);
     }
 
-    pub(super) fn unsigned(&mut self, value: u64) {
+    pub(crate) fn unsigned(&mut self, value: u64) {
         self.head(major::UNSIGNED, value);
     }
 
-    pub(super) fn signed(&mut self, value: i64) {
+    pub(crate) fn signed(&mut self, value: i64) {
         if value < 0 {
             // −1 − n, which is the complement.
             self.head(major::NEGATIVE, !value as u64);
@@ -51,26 +51,26 @@ impl Writer {
         }
     }
 
-    pub(super) fn bytes(&mut self, value: &[u8]) {
+    pub(crate) fn bytes(&mut self, value: &[u8]) {
         self.head(major::BYTES, value.len() as u64);
         self.0.extend_from_slice(value);
     }
 
-    pub(super) fn text(&mut self, value: &str) {
+    pub(crate) fn text(&mut self, value: &str) {
         self.head(major::TEXT, value.len() as u64);
         self.0.extend_from_slice(value.as_bytes());
     }
 
-    pub(super) fn array(&mut self, items: u64) {
+    pub(crate) fn array(&mut self, items: u64) {
         self.head(major::ARRAY, items);
     }
 
-    pub(super) fn map(&mut self, pairs: u64) {
+    pub(crate) fn map(&mut self, pairs: u64) {
         self.head(major::MAP, pairs);
     }
 
     /// An array of unsigned integers.
-    pub(super) fn row<const N: usize>(&mut self, values: [u64; N]) {
+    pub(crate) fn row<const N: usize>(&mut self, values: [u64; N]) {
         self.array(N as u64);
         values.into_iter().for_each(|value| self.unsigned(value));
     }
@@ -78,25 +78,25 @@ impl Writer {
 
 /// Reads items one after the other, and refuses what [`Writer`] would not have written.
 #[derive(Debug)]
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     rest: &'a [u8],
     /// The key whose value is read: errors name it.
-    pub(super) key: u64,
+    pub(crate) key: u64,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self {
             rest: bytes,
             key: 0,
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
-    pub(super) fn range(&self) -> RecordError {
+    pub(crate) fn range(&self) -> RecordError {
         RecordError::Range { key: self.key }
     }
 
@@ -143,13 +143,13 @@ impl<'a> Reader<'a> {
     }
 
     /// An unsigned integer that fits `T`.
-    pub(super) fn unsigned<T: TryFrom<u64>>(&mut self) -> Result<T, RecordError> {
+    pub(crate) fn unsigned<T: TryFrom<u64>>(&mut self) -> Result<T, RecordError> {
         let value = self.expect(major::UNSIGNED)?;
         T::try_from(value).map_err(|_| self.range())
     }
 
     /// An integer that fits `T`.
-    pub(super) fn signed<T: TryFrom<i64>>(&mut self) -> Result<T, RecordError> {
+    pub(crate) fn signed<T: TryFrom<i64>>(&mut self) -> Result<T, RecordError> {
         let (major, value) = self.head()?;
         let value = i64::try_from(value).map_err(|_| self.range());
         let value = match major {
@@ -161,7 +161,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A byte string of exactly `N` bytes.
-    pub(super) fn bytes<const N: usize>(&mut self) -> Result<[u8; N], RecordError> {
+    pub(crate) fn bytes<const N: usize>(&mut self) -> Result<[u8; N], RecordError> {
         let length = self.expect(major::BYTES)?;
         if length != N as u64 {
             return Err(self.range());
@@ -170,7 +170,7 @@ impl<'a> Reader<'a> {
     }
 
     /// UTF-8 of `least..=most` bytes without control characters.
-    pub(super) fn text(&mut self, least: u64, most: u64) -> Result<String, RecordError> {
+    pub(crate) fn text(&mut self, least: u64, most: u64) -> Result<String, RecordError> {
         let length = self.expect(major::TEXT)?;
         if length < least || length > most {
             return Err(self.range());
@@ -183,7 +183,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The number of items of an array, `most` or fewer.
-    pub(super) fn array(&mut self, most: u64) -> Result<u64, RecordError> {
+    pub(crate) fn array(&mut self, most: u64) -> Result<u64, RecordError> {
         let items = self.expect(major::ARRAY)?;
         if items > most {
             return Err(self.range());
@@ -192,7 +192,7 @@ impl<'a> Reader<'a> {
     }
 
     /// An array of exactly `items`.
-    pub(super) fn tuple(&mut self, items: u64) -> Result<(), RecordError> {
+    pub(crate) fn tuple(&mut self, items: u64) -> Result<(), RecordError> {
         if self.array(items)? != items {
             return Err(self.range());
         }
@@ -200,12 +200,12 @@ impl<'a> Reader<'a> {
     }
 
     /// The number of pairs of a map.
-    pub(super) fn map(&mut self) -> Result<u64, RecordError> {
+    pub(crate) fn map(&mut self) -> Result<u64, RecordError> {
         self.expect(major::MAP)
     }
 
     /// An array of exactly `N` unsigned integers.
-    pub(super) fn row<const N: usize>(&mut self) -> Result<[u64; N], RecordError> {
+    pub(crate) fn row<const N: usize>(&mut self) -> Result<[u64; N], RecordError> {
         self.tuple(N as u64)?;
         let mut values = [0; N];
         for value in &mut values {

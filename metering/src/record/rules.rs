@@ -56,7 +56,7 @@ pub(super) mod key {
         CAUSE = 39, "cause";
         CORRECTION = 40, "correction";
         SUPERSEDES = 41, "supersedes";
-        // 42 is of flows: M-13.
+        FLOWS = 42, "flows";
         ROTATION = 43, "rotation";
         ERASED = 44, "erased";
     }
@@ -95,6 +95,7 @@ pub(super) fn present(record: &Record) -> Keys {
         (key::CAUSE, record.cause.is_some()),
         (key::CORRECTION, record.correction.is_some()),
         (key::SUPERSEDES, record.supersedes.is_some()),
+        (key::FLOWS, record.flows.is_some()),
         (key::ROTATION, record.rotation.is_some()),
         (key::ERASED, !record.erased.is_empty()),
     ];
@@ -145,12 +146,13 @@ fn belonging(kind: Kind, flags: Flags, seen: Keys) -> (Keys, Keys) {
             let may = bit(key::WINDOW_FIRST) | bit(key::PROGRAM_TAG);
             if seen & bit(key::ZONE) != 0 {
                 (needed | bit(key::ZONE), may)
-            } else if unseen {
-                let may = may | bit(key::POST_METER_DROPS) | bit(key::BYTES_MAX);
-                (needed | TOTAL | bounds, may)
             } else {
-                let may = may | bit(key::POST_METER_DROPS) | bit(key::CAUSE);
-                (needed | TOTAL, may)
+                let may = may | bit(key::POST_METER_DROPS) | bit(key::FLOWS);
+                if unseen {
+                    (needed | TOTAL | bounds, may | bit(key::BYTES_MAX))
+                } else {
+                    (needed | TOTAL, may | bit(key::CAUSE))
+                }
             }
         }
     }

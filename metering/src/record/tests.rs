@@ -192,6 +192,10 @@ fn the_largest_record_is_within_its_bound() {
         bytes_min: Some(0),
         bytes_max: Some(MOST),
         cause: Some("é".repeat(128)),
+        flows: Some(Flows {
+            rows: MOST,
+            root: [0xFF; 32],
+        }),
         ..Record::default()
     };
     assert_eq!(largest.check(), Ok(()));

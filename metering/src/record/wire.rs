@@ -1,8 +1,8 @@
 //! A record's bytes: a map from the keys of `rules::key`, in ascending order, to the fields.
 
 use super::{
-    Clock, Correction, Dropped, ERASED_MAX, Flags, HOST_BYTES_MAX, Kind, PORT_BYTES_MAX, Reading,
-    Record, RecordError, Rotation, Supersedes, TEXT_BYTES_MAX, Total, VERSION,
+    Clock, Correction, Dropped, ERASED_MAX, Flags, Flows, HOST_BYTES_MAX, Kind, PORT_BYTES_MAX,
+    Reading, Record, RecordError, Rotation, Supersedes, TEXT_BYTES_MAX, Total, VERSION,
     cbor::{Reader, Writer},
     rules::{self, Keys, READING, TOTAL, bit, key},
 };
@@ -128,11 +128,17 @@ fn write_remarks(writer: &mut Writer, key: u64, record: &Record) {
                 writer.row(*range);
             }
         }
-        _ => {
+        key::SUPERSEDES => {
             let supersedes = record.supersedes.unwrap_or_default();
             writer.array(2);
             writer.bytes(&supersedes.ledger_id);
             writer.unsigned(supersedes.last_seq);
+        }
+        _ => {
+            let flows = record.flows.unwrap_or_default();
+            writer.array(2);
+            writer.unsigned(flows.rows);
+            writer.bytes(&flows.root);
         }
     }
 }
@@ -189,7 +195,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, RecordError> {
 fn next_key(reader: &mut Reader<'_>, seen: Keys) -> Result<u64, RecordError> {
     let key = reader.unsigned()?;
     reader.key = key;
-    if key > key::LAST || key == 42 {
+    if key > key::LAST {
         Err(RecordError::UnknownKey { key })
     } else if seen & bit(key) != 0 {
         Err(RecordError::Duplicate { key })
@@ -339,12 +345,23 @@ fn read_remarks(reader: &mut Reader<'_>, record: &mut Record) -> Result<(), Reco
             });
         }
         key::ERASED => record.erased = read_erased(reader)?,
-        _ => {
+        key::SUPERSEDES => {
             reader.tuple(2)?;
             record.supersedes = Some(Supersedes {
                 ledger_id: reader.bytes()?,
                 last_seq: reader.unsigned()?,
             });
+        }
+        _ => {
+            reader.tuple(2)?;
+            let flows = Flows {
+                rows: reader.unsigned()?,
+                root: reader.bytes()?,
+            };
+            if flows.rows == 0 {
+                return Err(reader.range());
+            }
+            record.flows = Some(flows);
         }
     }
     Ok(())

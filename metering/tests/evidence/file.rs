@@ -14,7 +14,7 @@ fn contents(path: &Path) -> Result<Vec<Vec<Value>>, String> {
     let read = || -> rusqlite::Result<Vec<Vec<Value>>> {
         let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         let mut all = Vec::new();
-        for table in ["record", "head", "seal", "about", "owner", "series"] {
+        for table in ["record", "head", "seal", "about", "look", "owner", "series"] {
             let mut statement = db.prepare(&format!("SELECT * FROM {table} ORDER BY 1, 2"))?;
             let columns = statement.column_count();
             let rows =

@@ -43,7 +43,7 @@ pub struct Change {
 }
 
 /// Tables, the columns that order their rows, and all columns.
-const TABLES: [(&str, &str, &[&str]); 6] = [
+const TABLES: [(&str, &str, &[&str]); 7] = [
     (
         "record",
         "seq",
@@ -73,6 +73,7 @@ const TABLES: [(&str, &str, &[&str]); 6] = [
     ("head", "number", &["number", "size", "note"]),
     ("seal", "only", &["only", "note"]),
     ("about", "key", &["key", "value"]),
+    ("look", "id", &["id", "at", "who", "what"]),
     ("owner", "incarnation", &["incarnation", "state"]),
     ("series", "series || '/' || of", &["series", "of", "next"]),
 ];
@@ -158,7 +159,7 @@ fn forge(db: &Connection, seq: i64, dice: &mut Dice) -> rusqlite::Result<Option<
 /// Changes something; `None`: the tables do not take it, or nothing would be another.
 fn attempt(db: &Connection, dice: &mut Dice) -> rusqlite::Result<Option<Change>> {
     // Half of all changes are of records.
-    let at = dice.below(10).saturating_sub(4) as usize;
+    let at = dice.below(12).saturating_sub(5) as usize;
     let (table, key, columns) = TABLES[at];
     let rows = format!("SELECT {key}, * FROM {table} ORDER BY 1");
     let mut statement = db.prepare(&rows)?;

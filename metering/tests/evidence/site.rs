@@ -1,7 +1,8 @@
 //! A ledger to tamper with, written by the library as the daemon has it written.
 
 use metering::{
-    ledger::{Anchor, Identity, Ledger, keys},
+    flow::Detail,
+    ledger::{Anchor, Identity, Ledger, Look, enter, keys},
     meter::{Cut, Epoch, Owner, Sums, Time},
     note::{Verifier, keyring},
     record::Clock,
@@ -71,6 +72,12 @@ impl Site {
             window: 0,
         };
         site.open(&Anchor::default());
+        let look = Look {
+            at: HOUR_NS,
+            who: "root".into(),
+            what: "flows of web-1".into(),
+        };
+        enter(&site.path(), &look).expect("it can be entered");
         (0..windows).for_each(|_| site.cut());
         site
     }
@@ -150,6 +157,8 @@ fn cut(window: u64) -> Cut {
         live: true,
         since_ns: 5_000_000_000,
         directions: Some([sums(incarnation, 0), sums(incarnation, 1)]),
+        flows: Vec::new(),
+        detail: Detail::default(),
     };
     Cut {
         window,
@@ -161,5 +170,6 @@ fn cut(window: u64) -> Cut {
         owners: [(1, "web-1", 7), (2, "db-1", 8), (3, "up", 0)]
             .map(owner)
             .into(),
+        ..Cut::default()
     }
 }

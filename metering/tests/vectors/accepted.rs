@@ -8,7 +8,8 @@ use dataplane_common::{
 };
 use metering::{
     record::{
-        Clock, Correction, Dropped, Flags, Kind, Reading, Record, Rotation, Supersedes, Total, salt,
+        Clock, Correction, Dropped, Flags, Flows, Kind, Reading, Record, Rotation, Supersedes,
+        Total, salt,
     },
     window::Counts,
 };
@@ -310,6 +311,17 @@ pub fn nobody() -> Record {
     record
 }
 
+/// M-13.7: a tree over three rows of flow detail.
+pub fn detailed() -> Record {
+    Record {
+        flows: Some(Flows {
+            rows: 3,
+            root: *b"a root of 32 bytes, of any rows.",
+        }),
+        ..total_record()
+    }
+}
+
 /// Every number at the end of its range that the others allow.
 pub fn most() -> Record {
     const MOST: u64 = u64::MAX;
@@ -367,6 +379,7 @@ pub fn all() -> Vec<(&'static str, Record)> {
     vec![
         ("a zone", zone_record()),
         ("a total with drops", total_record()),
+        ("a total with flow detail", detailed()),
         ("a port's name that is not ASCII", named),
         ("merged, late, misaligned, the clock set back", merged()),
         ("the host crashed: reset, partial, bounds", crashed()),

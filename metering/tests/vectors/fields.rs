@@ -98,6 +98,9 @@ pub fn of(record: &Record) -> Value {
     fields.may("supersedes", record.supersedes, |old| {
         json!([hex(&old.ledger_id), number(old.last_seq)])
     });
+    fields.may("flows", record.flows, |flows| {
+        json!([number(flows.rows), hex(&flows.root)])
+    });
     fields.may("rotation", record.rotation, |keys| {
         json!([hex(&keys.public), hex(&keys.by_old), hex(&keys.by_new)])
     });

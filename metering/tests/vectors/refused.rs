@@ -1,10 +1,10 @@
 //! Bytes that are no record, each for one reason.
 
 use crate::accepted::{
-    begin, checkpoint, correction, counts, crashed, erasure, merged, reading, rotation,
+    begin, checkpoint, correction, counts, crashed, detailed, erasure, merged, reading, rotation,
     superseding, total, total_record, zone_record,
 };
-use metering::record::{Dropped, Flags, Record};
+use metering::record::{Dropped, Flags, Flows, Record};
 
 type Vector = (&'static str, Vec<u8>, &'static str);
 
@@ -35,7 +35,7 @@ fn bytes() -> Vec<Vector> {
     let indefinite = [&[0xBF], &whole[2..], &[0xFF]].concat();
     let cut = whole[..whole.len() - 1].to_vec();
     let more = [&whole[..], &[0]].concat();
-    let unknown = edited(TAG, &[TAG, b"\x18\x2a\x00"].concat(), 1);
+    let unknown = edited(TAG, &[TAG, b"\x18\x2d\x00"].concat(), 1);
     let float = start(b"\x00\xfb\x3f\xf0\x00\x00\x00\x00\x00\x00\x01\x01\x02");
     vec![
         ("no bytes", vec![], "truncated"),
@@ -124,6 +124,15 @@ fn with(mut record: Record, fault: impl FnOnce(&mut Record)) -> Vec<u8> {
     record.encode()
 }
 
+/// A record whose last field is a byte string of 32, with 31 of them.
+fn shortened(mut bytes: Vec<u8>) -> Vec<u8> {
+    let length = bytes.len() - 33;
+    assert_eq!(bytes[length], 32);
+    bytes[length] = 31;
+    bytes.pop();
+    bytes
+}
+
 /// Faults of the fields.
 fn fields() -> Vec<Vector> {
     let zone = |fault: fn(&mut Record)| with(zone_record(), fault);
@@ -183,6 +192,21 @@ fn fields() -> Vec<Vector> {
             "an upper bound alone",
             all(|r| r.bytes_max = Some(20_000)),
             "not_allowed",
+        ),
+        (
+            "a zone with flow detail",
+            zone(|r| r.flows = detailed().flows),
+            "not_allowed",
+        ),
+        (
+            "a tree of flows without a row",
+            with(detailed(), |r| r.flows = Some(Flows::default())),
+            "range",
+        ),
+        (
+            "a root of 31 bytes",
+            shortened(detailed().encode()),
+            "range",
         ),
         ("an empty host", zone(|r| r.host.clear()), "range"),
         (

@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use dataplane_common::units::{BitsPerSecond, Bytes, PacketsPerSecond, TenantId};
+use metering::flow::Detail;
 
 use super::Random;
 use crate::config::model::BUILT_IN_ZONES;
 use crate::config::{
-    Cidr, Config, Host, InterfaceName, Limits, Mac, Meter, Name, Port, Shape, Tenant, Uplink,
-    ZONE_ID_FIRST, Zone,
+    Cidr, Config, Host, InterfaceName, Limits, Mac, Meter, Name, Port, Retention, Shape, Tenant,
+    Uplink, ZONE_ID_FIRST, Zone,
 };
 
 /// One configuration.
@@ -27,6 +28,7 @@ pub(super) fn config(random: &mut Random) -> Config {
         shape: *random.pick(&Shape::ALL),
         ports_max: random.magnitude(8, 65_535) as u16,
         zones_max: 8 + random.below(57) as u8,
+        flows_max: random.magnitude(16, 4_194_304) as u32,
     };
     let meter = random.one_in(2).then(|| Meter {
         ledger: PathBuf::from(*random.pick(&["/var/lib/octroi/ledger.db", "/l", "/a 'b/\"ü\""])),
@@ -37,7 +39,16 @@ pub(super) fn config(random: &mut Random) -> Config {
             60_000_000_000,
             300_000_000_000,
         ]),
+        tenant_flows_max: random.below(4_194_305) as u32,
+        flow_idle_ns: *random.pick(&[1_000_000_000, 1_500_000_000, 86_400_000_000_000]),
+        flow_active_ns: *random.pick(&[1_000_000_001, 2_000_000_000, 86_400_000_000_000]),
     });
+    let mut days = || 1 + random.below(Retention::DAYS_MAX as usize) as u32;
+    let retention = Retention {
+        flows_days: days(),
+        records_days: days(),
+        rollups_days: days(),
+    };
     let uplinks = (0..random.below(3))
         .map(|_| Uplink {
             interface: interface(random, &mut interfaces),
@@ -52,6 +63,7 @@ pub(super) fn config(random: &mut Random) -> Config {
         ports: ports(random, &tenants, &mut interfaces),
         host,
         meter,
+        retention,
         uplinks,
         tenants,
     }
@@ -91,6 +103,7 @@ fn tenants(random: &mut Random) -> Vec<Tenant> {
             tenants.push(Tenant {
                 name: name(random, &mut names),
                 id: TenantId(id),
+                flow_detail: *random.pick(&Detail::ALL),
             });
         }
     }

@@ -15,7 +15,7 @@ use dataplane_common::units::TenantId;
 use super::draft::{Draft, DraftHost, DraftPort, DraftTenant, DraftUplink, DraftZone, Field};
 use super::errors::{At, Faults};
 use super::model::{
-    BUILT_IN_ZONES, Config, Host, Meter, Port, Tenant, Uplink, ZONE_ID_FIRST, Zone,
+    BUILT_IN_ZONES, Config, Host, Meter, Port, Retention, Tenant, Uplink, ZONE_ID_FIRST, Zone,
 };
 use super::values::{Cidr, InterfaceName, Name};
 
@@ -246,7 +246,16 @@ fn build(draft: Draft) -> Option<Config> {
         Some(meter) => Some(Meter {
             ledger: meter.ledger.required()?,
             window_ns: meter.window_ns.or(Meter::WINDOW_NS)?,
+            tenant_flows_max: meter.tenant_flows_max.or(Meter::TENANT_FLOWS_MAX)?,
+            flow_idle_ns: meter.flow_idle_ns.or(Meter::FLOW_IDLE_NS)?,
+            flow_active_ns: meter.flow_active_ns.or(Meter::FLOW_ACTIVE_NS)?,
         }),
+    };
+    let kept = Retention::default();
+    let retention = Retention {
+        flows_days: draft.retention.flows.or(kept.flows_days)?,
+        records_days: draft.retention.records.or(kept.records_days)?,
+        rollups_days: draft.retention.rollups.or(kept.rollups_days)?,
     };
     let host = draft.host;
     let host = Host {
@@ -257,6 +266,7 @@ fn build(draft: Draft) -> Option<Config> {
         shape: host.shape.or_default()?,
         ports_max: host.ports_max.or(Host::PORTS_MAX)?,
         zones_max: host.zones_max.or(Host::ZONES_MAX)?,
+        flows_max: host.flows_max.or(Host::FLOWS_MAX)?,
     };
     let uplink = |uplink: DraftUplink| {
         Some(Uplink {
@@ -278,11 +288,13 @@ fn build(draft: Draft) -> Option<Config> {
         Some(Tenant {
             name: tenant.name.required()?,
             id: TenantId(tenant.id.required()?),
+            flow_detail: tenant.flow_detail.or_default()?,
         })
     };
     Some(Config {
         host,
         meter,
+        retention,
         uplinks: draft
             .uplinks
             .into_iter()

@@ -35,7 +35,7 @@ const MODULES_LOADED: [&str; 17] = [
 ];
 
 /// Loaded when somebody asks the kernel for them.
-const MODULES_AT_HAND: [&str; 58] = [
+const MODULES_AT_HAND: [&str; 61] = [
     "act_bpf",
     "act_gact",
     "act_police",
@@ -52,6 +52,7 @@ const MODULES_AT_HAND: [&str; 58] = [
     "echainiv",
     "esp4",
     "esp6",
+    "ext4",
     "gcm",
     "geneve",
     "ghash_generic",
@@ -92,9 +93,15 @@ const MODULES_AT_HAND: [&str; 58] = [
     "tcp_diag",
     "tls",
     "udp_diag",
+    "virtio_blk",
+    "virtio_pci",
     "vrf",
     "wireguard",
 ];
+
+/// What a site of the laboratory needs, with ports that police.
+const LEAN_MODULES: [&str; 5] = ["bridge", "cls_bpf", "sch_ingress", "sch_tbf", "veth"];
+const LEAN_TOOLS: [&str; 6] = ["bridge", "dash", "env", "ethtool", "ip", "tc"];
 
 /// Loading a module must not create devices.
 const MODPROBE_OPTIONS: &str =
@@ -119,6 +126,8 @@ pub struct Content<'a> {
     pub files: &'a [PathBuf],
     /// The shell script to run.
     pub script: &'a str,
+    /// Only [`LEAN_MODULES`] and [`LEAN_TOOLS`].
+    pub lean: bool,
 }
 
 /// Builds the archive, in memory; modules are staged in `cache`.
@@ -150,7 +159,13 @@ pub fn build(kernel: &Kernel, content: &Content, cache: &Path) -> Result<Vec<u8>
     archive.directory(&text(host::root())?);
     archive.file("/init", true, include_bytes!("init.sh"));
     archive.file("/vm/script", false, content.script.as_bytes());
-    archive.file("/vm/modules", false, MODULES_LOADED.join("\n").as_bytes());
+    let loaded: &[&str] = if content.lean {
+        &LEAN_MODULES
+    } else {
+        &MODULES_LOADED
+    };
+    let tools: &[&str] = if content.lean { &LEAN_TOOLS } else { &TOOLS };
+    archive.file("/vm/modules", false, loaded.join("\n").as_bytes());
     archive.file(
         "/etc/modprobe.d/octroi.conf",
         false,
@@ -165,10 +180,10 @@ pub fn build(kernel: &Kernel, content: &Content, cache: &Path) -> Result<Vec<u8>
     archive.file("/etc/hosts", false, b"127.0.0.1 localhost\n::1 localhost\n");
 
     for path in content.programs {
-        program(&mut archive, path)?;
+        program(&mut archive, path, cache)?;
     }
-    for path in TOOLS.iter().filter_map(|tool| find(tool)) {
-        program(&mut archive, &path)?;
+    for path in tools.iter().filter_map(|tool| find(tool)) {
+        program(&mut archive, &path, cache)?;
     }
     for path in content.files {
         tree(&mut archive, path)?;
@@ -207,9 +222,9 @@ fn busybox(archive: &mut Archive) -> Result<()> {
 }
 
 /// Adds a program with the libraries that the dynamic linker would load for it.
-fn program(archive: &mut Archive, path: &Path) -> Result<()> {
+fn program(archive: &mut Archive, path: &Path, cache: &Path) -> Result<()> {
     let own = text(path)?;
-    archive.file(&own, true, &stripped(path)?);
+    archive.file(&own, true, &stripped(path, cache)?);
     let name = path.file_name().context("a program without a name")?;
     archive.symlink(&format!("/usr/bin/{}", name.display()), &own);
     // It fails for a static program, which needs nothing.
@@ -232,12 +247,20 @@ fn library(line: &str) -> Option<&str> {
 }
 
 /// A program without its debug info, which is most of it.
-fn stripped(path: &Path) -> Result<Vec<u8>> {
+fn stripped(path: &Path, cache: &Path) -> Result<Vec<u8>> {
+    // strip seeks in what it writes: a pipe will not do.
+    let stripped = cache.join(format!("stripped-{}", std::process::id()));
     let mut strip = Command::new("strip");
-    strip.args(["--strip-debug", "-o", "/dev/stdout"]).arg(path);
-    match strip.output() {
-        Ok(output) if output.status.success() && !output.stdout.is_empty() => Ok(output.stdout),
-        _ => fs::read(path).with_context(|| format!("cannot read {}", path.display())),
+    strip
+        .arg("--strip-debug")
+        .arg("-o")
+        .arg(&stripped)
+        .arg(path);
+    let done = host::output(&mut strip).and_then(|_| Ok(fs::read(&stripped)?));
+    let _ = fs::remove_file(&stripped);
+    match done {
+        Ok(bytes) => Ok(bytes),
+        Err(_) => fs::read(path).with_context(|| format!("cannot read {}", path.display())),
     }
 }
 

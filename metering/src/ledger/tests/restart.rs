@@ -98,16 +98,21 @@ fn a_checkpoint_is_billed_and_the_time_behind_it_is_bounded() {
 }
 
 #[test]
-fn without_a_checkpoint_nothing_is_billed_and_nothing_bounds_it() {
+fn without_a_checkpoint_nothing_is_billed_and_the_ceilings_of_the_last_commit_bound_it() {
     // An older one says nothing.
-    for older in [false, true] {
+    for (older, ceilings) in [(false, false), (true, false), (false, true)] {
         let mut host = Host::new();
+        host.open().expect("the disk works");
+        if let Some(ledger) = host.ledger.as_mut().filter(|_| ceilings) {
+            ledger.follow([(1, [Some((BITS, BURST)), None])].into());
+        }
         carry(&mut host, 0, 10);
         host.wait(MINUTE_NS);
         if older {
             host.checkpoint().expect("the disk works");
         }
         host.cut(true).expect("the disk works");
+        let cut_utc_ns = host.identity.now.utc_ns;
         host.audit();
         carry(&mut host, 0, 9);
         host.wait(300 * MINUTE_NS);
@@ -116,11 +121,14 @@ fn without_a_checkpoint_nothing_is_billed_and_nothing_bounds_it() {
         host.restart(true);
         host.open().expect("it is continued");
         host.audit();
-        for record in closing(&mut host, from, 1) {
+        let now = host.identity.now;
+        let unseen_ns = now.utc_ns - now.boot_ns as i64 - cut_utc_ns;
+        let unseen = ceilings.then_some(bound(unseen_ns as u64));
+        for (record, unseen) in closing(&mut host, from, 1).iter().zip([unseen, None]) {
             let reading = record.reading.expect("a reading");
             assert_eq!(reading.register_start, reading.register_end);
             assert_eq!((reading.cut_start_ns, reading.cut_end_ns), (cut_ns, cut_ns));
-            assert_eq!((record.bytes_min, record.bytes_max), (Some(0), None));
+            assert_eq!((record.bytes_min, record.bytes_max), (Some(0), unseen));
             assert!(
                 record.flags.has(Flags::MERGED),
                 "it is longer than a window"

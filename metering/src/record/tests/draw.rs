@@ -208,6 +208,7 @@ prop_compose! {
         [window_start, window_end] in pair(signed().boxed()),
         (reading, total, correction) in (any_reading(), any_total(), any_correction()),
         (flags, unmerged) in (0..=Flags::ALL.0, any::<bool>()),
+        (flow_rows, root) in (option::of(number()), any::<[u8; 32]>()),
         bytes_max in option::of(number()),
         cause in option::of(text(1, TEXT_BYTES_MAX)),
     ) -> Record {
@@ -219,6 +220,7 @@ prop_compose! {
             window_start, window_end, reading: Some(reading), total: Some(total),
             bytes_min: None, bytes_max, cause, correction: Some(correction), supersedes: None,
             rotation: None, erased: Vec::new(),
+            flows: flow_rows.map(|rows| Flows { rows: rows.max(1), root }),
         }
     }
 }
@@ -300,13 +302,13 @@ fn legal(mut record: Record, kind: Kind, measured: bool, other: Option<([u8; 16]
             record.flags |= Flags::CORRECTION;
             record.correction = correction;
             (record.reading, record.total) = (None, None);
-            (record.bytes_max, record.cause) = (None, None);
+            (record.bytes_max, record.cause, record.flows) = (None, None, None);
             return record;
         }
         Kind::Nodata => {
             record.flags |= Flags::NODATA;
             record.zone = None;
-            record.total = None;
+            (record.total, record.flows) = (None, None);
             record.reading = record.reading.filter(|_| measured);
             record.bytes_min = Some(0);
             record.cause.get_or_insert_with(|| "why".into());
@@ -316,7 +318,8 @@ fn legal(mut record: Record, kind: Kind, measured: bool, other: Option<([u8; 16]
     let counted = record.counted().expect("registers are in order");
     let unseen = record.flags.any(Flags::PARTIAL | Flags::UNMETERED);
     if record.zone.is_some() {
-        (record.total, record.bytes_max, record.cause) = (None, None, None);
+        (record.total, record.flows) = (None, None);
+        (record.bytes_max, record.cause) = (None, None);
     } else if unseen {
         record.bytes_min = Some(counted.l2_bytes);
         record.bytes_max = record.bytes_max.map(|most| most.max(counted.l2_bytes));

@@ -97,22 +97,22 @@ fn an_unknown_key_is_told_the_nearest_and_all_others() {
         r##"
 > [hst]
 > name = "h"
-c.toml:1:2: unknown key `hst` in the file; did you mean `host`? The keys are host, meter, uplink, zone, tenant, port
+c.toml:1:2: unknown key `hst` in the file; did you mean `host`? The keys are host, meter, retention, uplink, zone, tenant, port
 > ports = 3
 > [host]
 > name = "h"
-c.toml:1:1: unknown key `ports` in the file; did you mean `port`? The keys are host, meter, uplink, zone, tenant, port
+c.toml:1:1: unknown key `ports` in the file; did you mean `port`? The keys are host, meter, retention, uplink, zone, tenant, port
 > x = 1
 > [host]
 > name = "h"
-c.toml:1:1: unknown key `x` in the file; the keys are host, meter, uplink, zone, tenant, port
+c.toml:1:1: unknown key `x` in the file; the keys are host, meter, retention, uplink, zone, tenant, port
 > [host]
 > nam = "h"
-c.toml:2:1: unknown key `nam` in [host]; did you mean `name`? The keys are name, pin_dir, run_dir, trusted_interfaces, shape, ports_max, zones_max
+c.toml:2:1: unknown key `nam` in [host]; did you mean `name`? The keys are name, pin_dir, run_dir, trusted_interfaces, shape, ports_max, zones_max, flows_max
 > [host]
 > name = "h"
 > ports-max = 3
-c.toml:3:1: unknown key `ports-max` in [host]; did you mean `ports_max`? The keys are name, pin_dir, run_dir, trusted_interfaces, shape, ports_max, zones_max
+c.toml:3:1: unknown key `ports-max` in [host]; did you mean `ports_max`? The keys are name, pin_dir, run_dir, trusted_interfaces, shape, ports_max, zones_max, flows_max
 > [host]
 > name = "h"
 > [[uplink]]
@@ -131,11 +131,11 @@ c.toml:5:1: unknown key `cidr` in [[zone]]; did you mean `cidrs`? The keys are n
 > [[tenant]]
 > name = "t"
 > ID = 1
-c.toml:5:1: unknown key `ID` in [[tenant]]; did you mean `id`? The keys are name, id
+c.toml:5:1: unknown key `ID` in [[tenant]]; did you mean `id`? The keys are name, id, flow_detail
 > [host]
 > name = "h"
 > kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk = 1
-c.toml:3:1: unknown key `kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk…` in [host]; the keys are name, pin_dir, run_dir, trusted_interfaces, shape, ports_max, zones_max
+c.toml:3:1: unknown key `kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk…` in [host]; the keys are name, pin_dir, run_dir, trusted_interfaces, shape, ports_max, zones_max, flows_max
 "##,
     );
 }
@@ -274,6 +274,40 @@ c.toml:5:12: the capacity of `eth0` is 0bit/s; write at least 1kbit/s, or leave 
 > [[uplink]]
 > interface = "eth0"
 c.toml:6:13: `eth0` is an uplink already (line 4); keep one
+"##,
+    );
+}
+
+#[test]
+fn retention_is_in_days_and_detail_has_three_words() {
+    host(
+        r##"
+> [retention]
+> flows = "7"
+c.toml:4:9: `7` is no number of days, months or years; write such as 7d, 13mo or 10y
+> [retention]
+> flows = "0d"
+c.toml:4:9: `0d` is less than a day; write at least 1d
+> [retention]
+> records = "13m"
+c.toml:4:11: `13m` is no number of days, months or years; write such as 7d, 13mo or 10y
+> [retention]
+> rollups = "101y"
+c.toml:4:11: `101y` is too long; write at most 100y
+> [retention]
+> rollups = "99999999999y"
+c.toml:4:11: `99999999999y` is too long; write at most 100y
+> [retention]
+> flows = 7
+c.toml:4:9: `flows` is an integer; write flows = "7d"
+> [retention]
+> flow = "7d"
+c.toml:4:1: unknown key `flow` in [retention]; did you mean `flows`? The keys are flows, records, rollups
+> [[tenant]]
+> name = "t"
+> id = 1
+> flow_detail = "none"
+c.toml:6:15: there is no detail `none`; write off, prefix or full
 "##,
     );
 }

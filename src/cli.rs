@@ -5,7 +5,7 @@ use crate::{
     config::{self, Config},
     correct,
     daemon::{self, control},
-    demo, doctor, flows, records, status, usage,
+    demo, doctor, flows, proof, records, status, usage,
 };
 use clap::{Args, Parser, Subcommand};
 use std::{
@@ -80,6 +80,17 @@ enum Command {
     Ledger {
         #[command(subcommand)]
         action: records::LedgerAction,
+    },
+    /// Check a ledger, or a proof from one, against its signed heads.
+    Verify(proof::VerifyOptions),
+    /// Verify a ledger, and reckon everything again from its records.
+    Audit(proof::AuditOptions),
+    /// A tenant's records with the way from each to the signed head, and nothing of anybody else.
+    Prove(proof::ProveOptions),
+    /// The key that signs a ledger's heads.
+    Key {
+        #[command(subcommand)]
+        action: proof::KeyAction,
     },
     /// Tenants in network namespaces, real traffic, the real daemon, and checks at the end.
     Demo(demo::Options),
@@ -172,6 +183,10 @@ pub fn run() -> ExitCode {
         Command::Usage(options) => usage::show(&options).map_err(Failure::from),
         Command::Correct(options) => correct::run(&options).map_err(Failure::from),
         Command::Ledger { action } => records::ledger(&action).map_err(Failure::from),
+        Command::Verify(options) => proof::verify(&options).map_err(Failure::from),
+        Command::Audit(options) => proof::audit(&options).map_err(Failure::from),
+        Command::Prove(options) => proof::prove(&options).map_err(Failure::from),
+        Command::Key { action } => proof::key(&action).map_err(Failure::from),
         Command::Demo(options) => return demo::run(&options),
     };
     match done {

@@ -13,6 +13,7 @@ mod flows;
 mod keeping;
 pub mod lab;
 pub mod period;
+mod proof;
 mod records;
 pub mod status;
 mod usage;

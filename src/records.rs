@@ -34,10 +34,10 @@ impl At {
         Ok(self.config.as_deref().map(config::load).transpose()?)
     }
 
-    /// Its path.
+    /// The ledger's file.
     ///
     /// # Errors
-    /// When the configuration cannot be read, or has none.
+    /// When the configuration cannot be read, or names none.
     pub fn path(&self) -> Result<PathBuf> {
         let Some(file) = &self.config else {
             return Ok(self.ledger.clone());
@@ -121,6 +121,11 @@ pub enum LedgerAction {
         /// One JSON object on standard output.
         #[arg(long)]
         json: bool,
+    },
+    /// The signed head of its tree: a checkpoint for `verify --against`, to be kept elsewhere.
+    Head {
+        #[command(flatten)]
+        at: At,
     },
 }
 
@@ -348,6 +353,10 @@ pub fn ledger(action: &LedgerAction) -> Result<()> {
         LedgerAction::Backup { at, file } => keeping::backup(at, file),
         LedgerAction::Restore { at, run_dir, file } => keeping::restore(at, run_dir, file),
         LedgerAction::Looks { at } => keeping::looks(at),
+        LedgerAction::Head { at } => {
+            print!("{}", ledger::last_head(&at.path()?)?);
+            Ok(())
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //!   changed and never removed.
 //! - Whatever fails, the state in memory is the last committed one: the caller cuts again, and the
 //!   next window covers this one.
+//! - A transaction ends with a signed head and seal, so that it shows who wrote what is there.
 //! - A file that is behind what the kernel remembers, or that is another's, is put aside and superseded.
 //!
 //! What it is not: it does not cut and does not reckon (`meter` does).
@@ -17,15 +18,19 @@ mod begin;
 mod close;
 mod correct;
 mod days;
+mod erase;
 mod flows;
+pub(crate) mod head;
 mod keep;
+pub mod keys;
 mod look;
 mod open;
 mod owed;
 mod query;
 mod reader;
 mod retention;
-mod schema;
+mod rotate;
+pub(crate) mod schema;
 mod writer;
 
 pub use backup::{BackupError, Copied, backup, restore};
@@ -33,14 +38,14 @@ pub use correct::{Correct, CorrectError, correct};
 pub use flows::FlowError;
 pub use look::{FlowFault, FlowFilter, FlowLine, Look, Network, enter, flows, looks};
 pub use open::{Begun, Checkpoint, CheckpointOwner, Identity};
-pub use query::{Filter, Row, Summary, records, summary};
+pub use query::{Filter, Row, Summary, last_head, records, summary};
 pub use reader::Reader;
 pub use retention::{Keep, Kept, Retained, kept};
 pub use writer::{Done, Job, Writer};
 
 use crate::{
     meter::{self, Cut, Epoch, Gap, Outcome, State},
-    record::{self, Kind, Record, RecordError},
+    record::{self, Record, RecordError},
 };
 use dataplane_common::fault::{self, Point};
 use flows::FlowFiles;
@@ -145,6 +150,8 @@ pub struct Ledger {
     ceilings: Ceilings,
     /// The ceilings that are in the file.
     noted: Ceilings,
+    signing: head::Signing,
+    grown: head::Grown,
 }
 
 /// What was committed.
@@ -217,8 +224,18 @@ impl Ledger {
     /// Any [`LedgerError`]; the ledger and its state are then as before.
     pub fn commit(&mut self, cut: &Cut, gap: Option<&Gap>) -> Result<Committed, LedgerError> {
         self.check_file()?;
-        let outcome = meter::records(&self.epoch, &self.state, cut, gap);
-        self.write(outcome, Some(cut.window))
+        let mut outcome = meter::records(&self.epoch, &self.state, cut, gap);
+        let Some(next) = self.next_key()? else {
+            return self.write(outcome, Some(cut.window));
+        };
+        outcome
+            .records
+            .insert(0, self.rotation(&next, cut.time.utc_ns));
+        let committed = self.write_with(outcome, Some(cut.window), Some(&next), |_| Ok(()))?;
+        self.signing = next;
+        // The key that signed last is found in either place, on the next start too.
+        let _ = keys::take_place(&self.path);
+        Ok(committed)
     }
 
     /// An editor that replaces a file, or `rm`, leaves a database that goes on taking writes.
@@ -251,29 +268,44 @@ impl Ledger {
             state: self.state.clone(),
             ..Outcome::default()
         };
-        self.transact(outcome, None, false)
+        self.transact(outcome, None, None, |_, _| Ok(()))
     }
 
-    fn write(
+    fn write(&mut self, outcome: Outcome, window: Option<u64>) -> Result<Committed, LedgerError> {
+        self.write_with(outcome, window, None, |_| Ok(()))
+    }
+
+    /// `next`: signs in the place of the ledger's key. `also` is done in the same transaction.
+    fn write_with(
         &mut self,
         mut outcome: Outcome,
         window: Option<u64>,
+        next: Option<&head::Signing>,
+        also: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
     ) -> Result<Committed, LedgerError> {
         // Detail is durable before the root that stands for it.
         self.detail.keep(self.id, self.anchor.size, &mut outcome);
         fault::reach(Point::FlowsWritten);
-        self.transact(outcome, window, true)
+        let (epoch, before) = (self.epoch.clone(), self.state.clone());
+        self.transact(outcome, window, next, |transaction, now| {
+            keep::save(transaction, &epoch, &before, now)?;
+            also(transaction)
+        })
     }
 
+    /// `also` gets what the meter goes on from.
     fn transact(
         &mut self,
         outcome: Outcome,
         window: Option<u64>,
-        saves: bool,
+        next: Option<&head::Signing>,
+        also: impl FnOnce(&Transaction<'_>, &State) -> rusqlite::Result<()>,
     ) -> Result<Committed, LedgerError> {
+        let signing = next.unwrap_or(&self.signing);
         let storage = Self::storage(&self.path);
         let mut anchor = self.anchor;
         anchor.windows = window.map_or(anchor.windows, |window| window + 1);
+        let mut grown = self.grown.clone();
         let count = outcome.records.len() as u64;
         let transaction = self.db.transaction().map_err(&storage)?;
         for record in outcome.records {
@@ -285,18 +317,19 @@ impl Ledger {
             })?;
             anchor.head = insert(&transaction, &record).map_err(&storage)?;
             anchor.size += 1;
-        }
-        if saves {
-            keep::save(&transaction, &self.epoch, &self.state, &outcome.state).map_err(&storage)?;
+            grown.frontier.push(anchor.head);
         }
         if self.ceilings != self.noted {
             keep::note_ceilings(&transaction, &self.ceilings).map_err(&storage)?;
         }
+        also(&transaction, &outcome.state).map_err(&storage)?;
+        head::commit(&transaction, signing, &mut grown, count != 0).map_err(&storage)?;
         fault::reach(Point::Written);
         transaction.commit().map_err(&storage)?;
         fault::reach(Point::Committed);
         self.state = outcome.state;
         self.anchor = anchor;
+        self.grown = grown;
         self.noted.clone_from(&self.ceilings);
         self.note_journal();
         Ok(Committed {
@@ -318,9 +351,11 @@ impl Ledger {
         self.check_file()?;
         let text = serde_json::to_string(checkpoint).unwrap_or_default();
         let set = "INSERT OR REPLACE INTO about (key, value) VALUES ('checkpoint', ?1)";
-        self.db
-            .execute(set, [text])
-            .map_err(Self::storage(&self.path))?;
+        let storage = Self::storage(&self.path);
+        let transaction = self.db.transaction().map_err(&storage)?;
+        transaction.execute(set, [text]).map_err(&storage)?;
+        head::seal(&transaction, &self.signing, &self.grown).map_err(&storage)?;
+        transaction.commit().map_err(&storage)?;
         self.note_journal();
         fault::reach(Point::Noted);
         Ok(())
@@ -342,8 +377,8 @@ fn numbered(
     record.ledger_id = ledger_id;
     record.seq = anchor.size;
     record.stream_seq = next(transaction, "stream", i64::from(record.kind as u8))?;
-    // The first record is the ledger's own, and no tenant's.
-    if record.kind != Kind::Begin {
+    // Others are the ledger's own, and no tenant's.
+    if record.kind.is_of_a_tenant() {
         record.tenant_seq = next(transaction, "tenant", i64::from(record.tenant))?;
     }
     record.salt = record::salt(secret, record.seq);

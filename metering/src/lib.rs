@@ -12,6 +12,10 @@
 pub mod flow;
 pub mod ledger;
 pub mod meter;
+pub mod note;
+pub mod proof;
 pub mod record;
+pub mod tree;
 pub mod usage;
+pub mod verify;
 pub mod window;

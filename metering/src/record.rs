@@ -35,6 +35,8 @@ pub const HOST_BYTES_MAX: u64 = 253;
 pub const PORT_BYTES_MAX: u64 = 64;
 /// Longest cause or reason, bytes.
 pub const TEXT_BYTES_MAX: u64 = 256;
+/// Most ranges of an ERASURE.
+pub const ERASED_MAX: u64 = 64;
 /// [`Total::evidence`] before there is an encryption policy: nobody looked, which is not "clear".
 pub const NOT_CLASSIFIED: u8 = 0;
 
@@ -53,16 +55,22 @@ pub enum Kind {
     Correction = 4,
     /// What a port carried in a window is not known.
     Nodata = 5,
+    /// Another key signs from here on.
+    Key = 6,
+    /// Records of which only the leaf is kept from here on.
+    Erasure = 7,
 }
 
 impl Kind {
     /// Every kind, by number.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Meter,
         Self::Checkpoint,
         Self::Begin,
         Self::Correction,
         Self::Nodata,
+        Self::Key,
+        Self::Erasure,
     ];
 
     /// The kind with this number.
@@ -71,6 +79,18 @@ impl Kind {
         Self::ALL
             .into_iter()
             .find(|kind| u64::from(*kind as u8) == number)
+    }
+
+    /// Is it of a tenant, and numbered among its records?
+    #[must_use]
+    pub const fn is_of_a_tenant(self) -> bool {
+        matches!(self, Self::Meter | Self::Correction | Self::Nodata)
+    }
+
+    /// Does it say something of the ledger itself, and of no port?
+    #[must_use]
+    pub const fn is_of_the_ledger(self) -> bool {
+        matches!(self, Self::Begin | Self::Key | Self::Erasure)
     }
 
     /// Its name in exports.
@@ -82,6 +102,8 @@ impl Kind {
             Self::Begin => "BEGIN",
             Self::Correction => "CORRECTION",
             Self::Nodata => "NODATA",
+            Self::Key => "KEY",
+            Self::Erasure => "ERASURE",
         }
     }
 }
@@ -143,6 +165,10 @@ pub struct Record {
     pub supersedes: Option<Supersedes>,
     /// Only in `zone = *`: the tree of the flow detail that is kept of this window; `None`: none is.
     pub flows: Option<Flows>,
+    /// Only in KEY.
+    pub rotation: Option<Rotation>,
+    /// Only in ERASURE: first and last seq of what is erased, 1..=64 ranges in ascending order.
+    pub erased: Vec<[u64; 2]>,
 }
 
 /// Two readings of a port's registers in one direction, and when they were taken.
@@ -249,6 +275,26 @@ pub struct Flows {
     pub root: [u8; 32],
 }
 
+/// A key that takes another's place: both have signed [`Rotation::text`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// Public half of the key that signs from here on.
+    pub public: [u8; 32],
+    /// The signature of the key before it.
+    pub by_old: [u8; 64],
+    /// Its own.
+    pub by_new: [u8; 64],
+}
+
+impl Rotation {
+    /// What both keys sign: that the leaf `seq` of this origin changes the one for the other.
+    #[must_use]
+    pub fn text(origin: &str, seq: u64, old: &[u8; 32], new: &[u8; 32]) -> String {
+        let (old, new) = (crate::note::base64(old), crate::note::base64(new));
+        format!("{origin}\nkey\nseq {seq}\n{old}\n{new}\n")
+    }
+}
+
 impl Record {
     /// Its bytes: deterministic CBOR (RFC 8949 §4.2.1). What is encoded without [`Record::check`]
     /// may be refused by [`Record::decode`].
@@ -307,4 +353,4 @@ pub fn salt(secret: &[u8; 32], seq: u64) -> [u8; 16] {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

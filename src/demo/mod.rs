@@ -23,7 +23,7 @@ pub struct Options {
     /// One JSON object, alone on standard output; the exit status follows its `ok`.
     #[arg(long)]
     pub json: bool,
-    /// Leave the configuration, the daemon's log and the ledger in DIR.
+    /// Leave the configuration, the daemon's log, the ledger and its keys in DIR.
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
 }
@@ -53,8 +53,10 @@ const TENANTS: [TenantSpec; 3] = [
     },
 ];
 
-/// Name of the ledger in the site's directory.
+/// Name of the ledger in the site's directory, and of its keys beside it: with the private one `octroi prove` works on
+/// what was kept.
 const LEDGER: &str = "ledger.db";
+const KEYS: [&str; 2] = ["ledger.pub", "ledger.key"];
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -136,7 +138,7 @@ fn play(options: &Options) -> Result<Outcome> {
 
 fn keep(site: &Site, directory: &std::path::Path) -> Result<()> {
     std::fs::create_dir_all(directory).with_context(|| format!("{}", directory.display()))?;
-    for name in ["octroi.toml", "daemon.log", LEDGER] {
+    for name in ["octroi.toml", "daemon.log", LEDGER, KEYS[0], KEYS[1]] {
         std::fs::copy(site.directory().join(name), directory.join(name))
             .with_context(|| format!("{}/{name}", directory.display()))?;
     }

@@ -9,15 +9,12 @@ import json
 import sys
 import unicodedata
 
-
 class Refused(Exception):
     """The bytes are no record; the reason is a word of [M-11.4]."""
-
 
 def need(holds, word):
     if not holds:
         raise Refused(word)
-
 
 def item(data, at, depth=0):
     """One CBOR item as int, bytes, str, list or, for a map, dict; and where it ends [M-11.1, M-11.2]."""
@@ -60,22 +57,18 @@ def item(data, at, depth=0):
         pairs[key], at = item(data, at, depth + 1)
     return pairs, at
 
-
 # Types of fields [M-5.5]: each gives a function that refuses a value.
 def number(least, most):
     return lambda value: (need(type(value) is int and (least < 0 or value >= 0), "type"),
                           need(least <= value <= most, "range"))
 
-
 def string(kind, least, most):
     return lambda value: (need(type(value) is kind, "type"),
                           need(least <= len(value.encode() if kind is str else value) <= most, "range"))
 
-
 def row(*types):
     return lambda value: (need(type(value) is list, "type"), need(len(value) == len(types), "range"),
                           [of(one) for one, of in zip(value, types)])
-
 
 def drops(value):
     need(type(value) is list, "type")
@@ -85,8 +78,14 @@ def drops(value):
     need(len(set(reasons)) == len(reasons), "duplicate")
     need(sorted(reasons) == reasons, "order")
 
+def ranges(value):
+    need(type(value) is list, "type")
+    need(1 <= len(value) <= 64, "range")
+    for (first, last), (_, before) in zip([row(U64, U64)(one) and one for one in value], [[0, -1]] + value):
+        need(first <= last, "backwards")
+        need(first > before + 1, "order")
 
-METER, CHECKPOINT, BEGIN, CORRECTION, NODATA = range(1, 6)
+METER, CHECKPOINT, BEGIN, CORRECTION, NODATA, KEY, ERASURE = range(1, 8)
 MERGED, PARTIAL, CORRECTS, UNMETERED, NO_DATA = 1, 2, 32, 64, 128
 U64, U32, I64 = number(0, 2**64 - 1), number(0, 2**32 - 1), number(-2**63, 2**63 - 1)
 ID, COUNTS, SKBS, REASON = string(bytes, 16, 16), row(U64, U64, U64), row(*[U64] * 4), string(str, 1, 256)
@@ -105,14 +104,16 @@ FIELDS = dict(enumerate([
     ("correction", row(ID, U64, I64, I64, I64, REASON)), ("supersedes", row(ID, U64)),
     ("flows", row(number(1, 2**64 - 1), string(bytes, 32, 32))),
 ]))
+FIELDS |= {43: ("rotation", row(string(bytes, 32, 32), *[string(bytes, 64, 64)] * 2)), 44: ("erased", ranges)}
 HEAD, SUBJECT = set(range(11)), {11, 12, 13, 14, 16, 18, 19}
+OF_LEDGER = {BEGIN: (set(), {39, 41}), KEY: ({43}, {39}), ERASURE: ({39, 44}, set())}
 READING, TOTAL = set(range(20, 29)), set(range(30, 36))
-
 
 def belonging(r):
     """Fields that the kind must have, and may have [M-5.2]."""
-    if r["kind"] == BEGIN:
-        return HEAD | {18, 19}, {39, 41}
+    if r["kind"] in OF_LEDGER:
+        must, may = OF_LEDGER[r["kind"]]
+        return HEAD | {18, 19} | must, may
     if r["kind"] == CORRECTION:
         return HEAD | SUBJECT | {40}, {15, 17}
     if r["kind"] == NODATA:
@@ -125,7 +126,6 @@ def belonging(r):
         return must | {37, 39}, {17, 29, 36, 38, 42}
     return must, {17, 29, 36, 39, 42}
 
-
 def read(data):
     """The fields of a record by name; raises Refused."""
     pairs, end = item(data, 0)
@@ -136,13 +136,13 @@ def read(data):
     need({0, 1, 8} <= pairs.keys(), "missing")
     r = {FIELDS[key][0]: value for key, value in pairs.items()}
     need(r["version"] == 1, "version")
-    need(METER <= r["kind"] <= NODATA, "kind")
+    need(METER <= r["kind"] <= ERASURE, "kind")
     must, may = belonging(r)
     need(must <= pairs.keys(), "missing")
     need(pairs.keys() <= must | may, "not_allowed")
     kind, flags = r["kind"], r["flags"]
     need(flags < 512 and bool(flags & CORRECTS) == (kind == CORRECTION), "flags")
-    need(bool(flags & NO_DATA) == (kind == NODATA) and not (kind == BEGIN and flags), "flags")
+    need(bool(flags & NO_DATA) == (kind == NODATA) and not (kind in OF_LEDGER and flags), "flags")
     need("window_first" not in r or flags & MERGED, "flags")
     need("window_first" not in r or r["window_first"] < r["window_id"], "range")
     for start, end in (("window_start", "window_end"), ("cut_start_ns", "cut_end_ns"),
@@ -151,10 +151,11 @@ def read(data):
     counted = [end - start for start, end in zip(r.get("register_start", []), r.get("register_end", []))]
     skbs = [end - start for start, end in zip(r.get("skbs_start", []), r.get("skbs_end", []))]
     need(min(counted + skbs, default=0) >= 0, "backwards")
-    if kind in (BEGIN, CHECKPOINT):  # [M-5.7, M-5.8]
-        need(r["seq"] == r["stream_seq"] == r["tenant_seq"] == 0, "range")
-        need(kind == BEGIN or r["salt"] == bytes(16), "range")
+    if kind in (BEGIN, CHECKPOINT, KEY, ERASURE):  # [M-5.7 to M-5.9]
+        need(r["tenant_seq"] == 0 and (kind > BEGIN or r["seq"] == r["stream_seq"] == 0), "range")
+        need(kind != CHECKPOINT or r["salt"] == bytes(16), "range")
         need(kind == CHECKPOINT or r["window_start"] == r["window_end"], "sum")
+    need("erased" not in r or r["erased"][-1][1] < r["seq"], "range")
     need("elapsed_ns" not in r or r["elapsed_ns"] <= r["cut_end_ns"] - r["cut_start_ns"], "sum")
     need(all(part <= whole for part, whole in zip(r.get("unattributed", []), counted)), "sum")
     need("bytes_min" not in r or r["bytes_min"] == (0 if kind == NODATA else counted[1]), "sum")
@@ -163,13 +164,11 @@ def read(data):
     need("supersedes" not in r or r["supersedes"][0] != r["ledger_id"], "range")
     return r
 
-
 def shown(value):
     """A value as the vectors have it [M-11.7]."""
     if type(value) is list:
         return [shown(one) for one in value]
     return str(value) if type(value) is int else value.hex() if type(value) is bytes else value
-
 
 def wrong(vector, secret):
     """What is wrong with a vector, or None."""
@@ -185,7 +184,6 @@ def wrong(vector, secret):
         return "another leaf"
     return None if record["kind"] == CHECKPOINT or record["salt"] == salt else "another salt"
 
-
 def main(path):
     with open(path, encoding="utf-8") as file:
         vectors = json.load(file)
@@ -194,7 +192,6 @@ def main(path):
     sys.stderr.write("".join(faults))
     print(f"{len(vectors['accepted'])} accepted, {len(vectors['refused'])} refused")
     return len(faults) > 0
-
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1]))

@@ -8,7 +8,7 @@
 //!
 //! What it is not: a copy of flow detail. That goes after some days, and copies of it would not.
 
-use super::{LedgerError, begin::beside, flows::sync_directory, schema};
+use super::{LedgerError, begin::beside, flows::sync_directory, head, keys, schema};
 use rusqlite::Connection;
 use std::{
     fs::{self, File, OpenOptions},
@@ -113,7 +113,7 @@ pub fn restore(from: &Path, path: &Path) -> Result<Copied, BackupError> {
         // Copying took the mode of the other file.
         let mode = fs::Permissions::from_mode(0o600);
         fs::set_permissions(&new, mode).map_err(storage(&new))?;
-        mark(&new)?;
+        mark(&new, path)?;
         name(&new, path)
     });
     let _ = fs::remove_file(&new);
@@ -121,11 +121,15 @@ pub fn restore(from: &Path, path: &Path) -> Result<Copied, BackupError> {
 }
 
 /// Notes in a copy that it is one, for a daemon that finds no anchor.
-fn mark(new: &Path) -> Result<(), BackupError> {
+fn mark(new: &Path, path: &Path) -> Result<(), BackupError> {
     let db = Connection::open(new).map_err(storage::<rusqlite::Error>(new))?;
     let set = "INSERT OR REPLACE INTO about (key, value) VALUES ('restored', 'from a copy')";
-    db.execute(set, [])
-        .map_err(storage::<rusqlite::Error>(new))?;
+    // Without its key nobody continues it, and nothing has to be noted.
+    let signer = keys::read(&keys::key_path(path))?;
+    if let Some(signer) = signer {
+        head::sealed(&db, &signer, |db| db.execute(set, []).map(drop))
+            .map_err(storage::<rusqlite::Error>(new))?;
+    }
     db.close()
         .map_err(|(_, error)| storage::<rusqlite::Error>(new)(error))
 }

@@ -1,10 +1,14 @@
 //! A new ledger: made beside its place, and moved there when it is whole.
 
 use super::{
-    Anchor, Begun, Ceilings, Identity, Ledger, LedgerError, flows::FlowFiles, inode, schema,
+    Anchor, Begun, Ceilings, Identity, Ledger, LedgerError,
+    flows::FlowFiles,
+    head::{Grown, Signing},
+    inode, keys, schema,
 };
 use crate::{
     meter::{Lost, Outcome, State},
+    note::Signer,
     record::{Kind, Record, Supersedes, TEXT_BYTES_MAX},
 };
 use dataplane_common::fault::{self, Point};
@@ -57,7 +61,23 @@ impl Ledger {
         };
         let supersedes = before.as_ref().and_then(|before| before.supersedes);
         let new = beside(path, "new");
-        let (id, secret, mut anchor) = make(path, &new, identity, supersedes, &state)?;
+        let directory = path.parent().filter(|path| !path.as_os_str().is_empty());
+        fs::metadata(directory.unwrap_or(Path::new("."))).map_err(&system)?;
+        let signer = match keys::read(&keys::key_path(path))? {
+            Some(signer) => signer,
+            None => {
+                let mut seed = [0; 32];
+                random(path, &mut seed)?;
+                keys::make(&keys::key_path(path), &seed)?
+            }
+        };
+        let Made {
+            id,
+            secret,
+            mut anchor,
+            signing,
+            grown,
+        } = make(path, &new, identity, supersedes, &state, signer)?;
         anchor.windows = state.windows();
         fault::reach(Point::LedgerMade);
         let of = before
@@ -95,11 +115,29 @@ impl Ledger {
                 detail: FlowFiles::of(path),
                 ceilings: Ceilings::new(),
                 noted: Ceilings::new(),
+                signing,
+                grown,
             },
             superseded: before.map(|before| before.why),
             recovered: None,
         })
     }
+}
+
+fn random(path: &Path, bytes: &mut [u8]) -> Result<(), LedgerError> {
+    getrandom::fill(bytes).map_err(|error| LedgerError::Storage {
+        path: path.to_owned(),
+        what: format!("no random numbers: {error}"),
+    })
+}
+
+/// What a new ledger begins with.
+struct Made {
+    id: [u8; 16],
+    secret: [u8; 32],
+    anchor: Anchor,
+    signing: Signing,
+    grown: Grown,
 }
 
 /// Makes a whole ledger at `new`, for `path`.
@@ -109,17 +147,19 @@ fn make(
     identity: &Identity,
     supersedes: Option<Supersedes>,
     state: &State,
-) -> Result<([u8; 16], [u8; 32], Anchor), LedgerError> {
+    signer: Signer,
+) -> Result<Made, LedgerError> {
     let (storage, system) = (Ledger::storage(path), Ledger::system(path));
-    let random = |bytes: &mut [u8]| {
-        getrandom::fill(bytes).map_err(|error| LedgerError::Storage {
-            path: path.to_owned(),
-            what: format!("no random numbers: {error}"),
-        })
-    };
     let (mut id, mut secret) = ([0; 16], [0; 32]);
-    random(&mut id)?;
-    random(&mut secret)?;
+    random(path, &mut id)?;
+    random(path, &mut secret)?;
+    let signing = Signing::new(signer, &identity.epoch.host, &id);
+    let signing = signing.ok_or_else(|| LedgerError::Storage {
+        path: keys::key_path(path),
+        what: "this key cannot sign".into(),
+    })?;
+    // Known before anything that it has signed is.
+    keys::publish(path, &signing.verifier)?;
     for left in [new.to_owned(), beside(new, "wal"), beside(new, "shm")] {
         let _ = fs::remove_file(left);
     }
@@ -154,6 +194,8 @@ fn make(
         detail: FlowFiles::of(path),
         ceilings: Ceilings::new(),
         noted: Ceilings::new(),
+        signing,
+        grown: Grown::default(),
     };
     let first = Record {
         kind: Kind::Begin,
@@ -172,11 +214,20 @@ fn make(
     };
     let anchor = ledger.write(outcome, None)?.anchor;
     // Closing empties the journal into the file, so that one name is all of it.
-    ledger.db.close().map_err(|(_, error)| storage(error))?;
+    let Ledger {
+        db, signing, grown, ..
+    } = ledger;
+    db.close().map_err(|(_, error)| storage(error))?;
     File::open(new)
         .and_then(|file| file.sync_all())
         .map_err(system)?;
-    Ok((id, secret, anchor))
+    Ok(Made {
+        id,
+        secret,
+        anchor,
+        signing,
+        grown,
+    })
 }
 
 /// A cause that fits a record.

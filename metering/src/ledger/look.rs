@@ -1,19 +1,12 @@
 //! Looking at flow detail, and the entry that says who did: `docs/METERING.md`, M-13.11.
 
-use super::{Ledger, LedgerError, days, flows::open_to_read, schema};
+use super::{Ledger, LedgerError, days, flows::open_to_read, head, keys, schema};
 use crate::{
     flow::{Root, Row},
     record::{Record, RecordError},
 };
 use rusqlite::{Connection, OptionalExtension as _, params};
 use std::{ops::ControlFlow, path::Path};
-
-/// Entries are only added. A ledger that has none yet gets the table with the first.
-const TABLE: &str = "
-    CREATE TABLE IF NOT EXISTS look (
-        id INTEGER PRIMARY KEY, at INTEGER NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL
-    ) STRICT;
-";
 
 /// Somebody looked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,11 +26,17 @@ pub struct Look {
 pub fn enter(path: &Path, look: &Look) -> Result<(), LedgerError> {
     let db = schema::open(path, false)?;
     let storage = Ledger::storage(path);
-    db.execute_batch(TABLE).map_err(&storage)?;
+    let key = keys::key_path(path);
+    let signer = keys::read(&key)?.ok_or_else(|| LedgerError::Storage {
+        path: key,
+        what: "there is no key: whoever looks signs for it".into(),
+    })?;
     let insert = "INSERT INTO look (at, who, what) VALUES (?1, ?2, ?3)";
-    db.execute(insert, params![look.at, look.who, look.what])
-        .map_err(&storage)?;
-    Ok(())
+    head::sealed(&db, &signer, |db| {
+        db.execute(insert, params![look.at, look.who, look.what])
+            .map(drop)
+    })
+    .map_err(&storage)
 }
 
 /// Reads who looked, the oldest first.
@@ -47,11 +46,6 @@ pub fn enter(path: &Path, look: &Look) -> Result<(), LedgerError> {
 pub fn looks(path: &Path) -> Result<Vec<Look>, LedgerError> {
     let db = schema::open_to_read(path)?;
     let storage = Ledger::storage(path);
-    let has = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'look'";
-    let has = db.query_row(has, [], |_| Ok(())).optional();
-    if has.map_err(&storage)?.is_none() {
-        return Ok(Vec::new());
-    }
     let mut select = db
         .prepare("SELECT at, who, what FROM look ORDER BY id")
         .map_err(&storage)?;

@@ -4,11 +4,13 @@ use super::{
     Anchor, Ceiling, Ceilings, Committed, Ledger, LedgerError,
     begin::{Before, beside, free_name},
     flows::FlowFiles,
-    inode, retention, schema,
+    head::{self, Grown, Signing, Standing},
+    inode, keys, retention, schema,
 };
 use crate::{
     meter::{Epoch, State, Sums, Time},
     record::{Record, Supersedes},
+    tree::Frontier,
 };
 use rusqlite::{Connection, OptionalExtension as _};
 use serde::{Deserialize, Serialize};
@@ -76,10 +78,11 @@ struct Found {
     checkpoint: Option<Checkpoint>,
     ceilings: Ceilings,
     anchor: Anchor,
-    /// Put back from a copy, and not continued since.
-    restored: bool,
+    grown: Grown,
     /// The host that began it.
     host: String,
+    /// Put back from a copy, and not continued since.
+    restored: bool,
 }
 
 impl Ledger {
@@ -110,7 +113,13 @@ impl Ledger {
             return Self::begin(path, identity, remembered, memory, before);
         }
         let found = read(path, &identity.epoch)?;
-        if let Some(why) = refuse(&found, identity, remembered).map_err(Self::storage(path))? {
+        let signing = sign(path, &found)?;
+        let why = refuse(&found, identity, remembered).map_err(Self::storage(path))?;
+        // Of a ledger whose key alone is gone, nothing is forgotten.
+        let whole = why.is_none() && found.epoch == identity.epoch;
+        let gone = "the key that signs this ledger is gone";
+        let Some(signing) = signing.filter(|_| why.is_none()) else {
+            let why = why.unwrap_or(gone);
             // Registers of another epoch are not those that are read from now on, and where nobody
             // remembers a ledger, none has delivered what they counted.
             let same_registers = found.epoch == identity.epoch;
@@ -133,8 +142,10 @@ impl Ledger {
                 lost: same_registers || remembered.ledger_id != [0; 16],
             };
             drop(found.db);
+            let known = before.known.clone();
+            let memory = memory.or(whole.then_some(&known));
             return Self::begin(path, identity, remembered, memory, Some(before));
-        }
+        };
         let same_registers = found.epoch == identity.epoch;
         let mut ledger = Self {
             path: path.to_owned(),
@@ -149,7 +160,10 @@ impl Ledger {
             anchor: found.anchor,
             noted: found.ceilings.clone(),
             ceilings: found.ceilings,
+            signing,
+            grown: found.grown,
         };
+        keys::publish(path, &ledger.signing.verifier)?;
         ledger.detail.discard(ledger.id, ledger.anchor.size);
         let recovered = if same_registers {
             None
@@ -178,6 +192,10 @@ impl Ledger {
             });
         }
         let found = read(path, &Epoch::default())?;
+        let signing = sign(path, &found)?.ok_or_else(|| LedgerError::Damaged {
+            path: path.to_owned(),
+            what: "the key that signs it is gone".into(),
+        })?;
         Ok(Self {
             path: path.to_owned(),
             file: inode(path).map_err(Self::system(path))?,
@@ -194,6 +212,8 @@ impl Ledger {
             detail: FlowFiles::of(path),
             noted: found.ceilings.clone(),
             ceilings: found.ceilings,
+            signing,
+            grown: found.grown,
         })
     }
 }
@@ -260,6 +280,37 @@ fn refuse(
             "this ledger has another history than the one that metered this host",
         ))
     }
+}
+
+/// The key that has signed this file; `None`: it is not there any more.
+fn sign(path: &Path, found: &Found) -> Result<Option<Signing>, LedgerError> {
+    // A crash between the commit of a new key and its renaming leaves it in its waiting place.
+    for (at, waits) in [
+        (keys::key_path(path), false),
+        (keys::next_key_path(path), true),
+    ] {
+        let signer = keys::read(&at)?;
+        let signing = signer.and_then(|signer| Signing::new(signer, &found.host, &found.id));
+        let Some(signing) = signing else {
+            continue;
+        };
+        let standing = head::look(&found.db, &found.grown, &signing.verifier);
+        match standing.map_err(Ledger::storage(path))? {
+            Standing::Sound if waits => {
+                keys::take_place(path)?;
+                return Ok(Some(signing));
+            }
+            Standing::Sound => return Ok(Some(signing)),
+            Standing::OtherKey => {}
+            Standing::Changed(what) => {
+                return Err(LedgerError::Damaged {
+                    path: path.to_owned(),
+                    what: what.into(),
+                });
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Reads what a file says of itself.
@@ -330,7 +381,19 @@ fn read(path: &Path, epoch: &Epoch) -> Result<Found, LedgerError> {
             |row| Ok((row.get(0)?, row.get(1)?)),
         )
         .map_err(&storage)?;
+    let heads = db
+        .query_row("SELECT count(*) FROM head", [], |row| row.get::<_, i64>(0))
+        .map_err(&storage)?;
+    let frontier = Frontier::from_bytes(size as u64, &bytes("frontier")?.unwrap_or_default());
+    let frontier = frontier.ok_or_else(|| LedgerError::Damaged {
+        path: path.to_owned(),
+        what: "it does not know its own tree".into(),
+    })?;
     Ok(Found {
+        grown: Grown {
+            frontier,
+            heads: heads as u64,
+        },
         host: text("host")?.unwrap_or_default(),
         id,
         secret,

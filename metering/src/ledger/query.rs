@@ -59,8 +59,9 @@ pub fn records(path: &Path, filter: &Filter) -> Result<Vec<Row>, LedgerError> {
         want("window_start <", to.into());
     }
     let conditions = if wanted.is_empty() {
-        "1".to_owned()
+        "canonical IS NOT NULL".to_owned()
     } else {
+        wanted.push("canonical IS NOT NULL".into());
         wanted.join(" AND ")
     };
     let limit = filter
@@ -98,6 +99,19 @@ pub struct Summary {
     pub file_bytes: u64,
 }
 
+/// The last head of a ledger's tree, as it was signed.
+///
+/// # Errors
+/// [`LedgerError::Storage`], [`LedgerError::Foreign`].
+pub fn last_head(path: &Path) -> Result<String, LedgerError> {
+    let db = schema::open_to_read(path)?;
+    let head = super::head::last(&db).map_err(Ledger::storage(path))?;
+    head.ok_or_else(|| LedgerError::Foreign {
+        path: path.to_owned(),
+        what: "it has no head".into(),
+    })
+}
+
 /// Reads a ledger's summary.
 ///
 /// # Errors
@@ -111,7 +125,7 @@ pub fn summary(path: &Path) -> Result<Summary, LedgerError> {
     let host = of("host").map_err(&storage)?;
     let (records, first, last) = db
         .query_row(
-            "SELECT count(*), min(window_start), max(window_end) FROM record WHERE kind != 3",
+            "SELECT count(*), min(window_start), max(window_end) FROM record WHERE kind NOT IN (0, 3)",
             [],
             |row| Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?)),
         )

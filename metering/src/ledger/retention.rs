@@ -1,23 +1,18 @@
 //! What goes when its time is over: `docs/METERING.md`, M-12.7 and M-13.10.
 //!
 //! Invariants
-//! - A leaf's hash is never removed: what was pruned is still in the tree, and is said to be pruned.
+//! - A leaf's hash is never removed: what was pruned is still in the tree, and an ERASURE says that it was.
 //! - The first record and the last one stay: they say whose place a ledger took, and how far it goes.
 //! - Nothing that a sink has not confirmed goes.
 //! - A transaction is small: no window waits for it.
 
 use super::{Ledger, LedgerError, days, flows};
 use crate::record::Kind;
-use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 use std::{io, path::Path};
 
 /// Records in one transaction.
 const ROWS_MAX: u32 = 1_000;
-
-/// Leaves whose records are pruned. A ledger that has none yet gets the table with the first.
-const TABLE: &str = "
-    CREATE TABLE IF NOT EXISTS pruned (seq INTEGER PRIMARY KEY, leaf BLOB NOT NULL) STRICT;
-";
 
 /// What is kept for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,79 +75,52 @@ impl Ledger {
         if !keep.clock_is_sound {
             return Ok(retained);
         }
-        let storage = Self::storage(&self.path);
-        // What is deleted is overwritten, not only forgotten.
-        self.db
-            .pragma_update(None, "secure_delete", "ON")
-            .map_err(&storage)?;
-        let transaction = self.db.transaction().map_err(&storage)?;
-        let pruned = prune(&transaction, keep, now).map_err(&storage)?;
-        transaction.commit().map_err(&storage)?;
+        let seqs = due(&self.db, keep, now).map_err(Self::storage(&self.path))?;
+        let pruned = self.empty(&seqs, "retention", now)?;
         retained.pruned = pruned;
         retained.more = pruned == u64::from(ROWS_MAX);
-        self.note_journal();
         Ok(retained)
     }
 }
 
-fn prune(transaction: &Transaction<'_>, keep: &Keep, now: i64) -> rusqlite::Result<u64> {
-    transaction.execute_batch(TABLE)?;
+/// The records that are older than they may be, so many at once.
+fn due(db: &Connection, keep: &Keep, now: i64) -> rusqlite::Result<Vec<u64>> {
     let unconfirmed = i64::try_from(keep.unconfirmed).unwrap_or(i64::MAX);
-    let mut pruned = 0;
-    let kinds: Vec<i64> = transaction
+    let kinds: Vec<i64> = db
         .prepare_cached("SELECT DISTINCT of FROM series WHERE series = 'stream' ORDER BY of")?
         .query_map([], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
-    for kind in kinds {
-        if kind == Kind::Begin as i64 {
-            continue;
-        }
+    // What is said of the ledger itself stays: without it nothing of the rest can be verified.
+    let stays = [Kind::Begin, Kind::Key, Kind::Erasure].map(|kind| kind as i64);
+    let mut seqs = Vec::new();
+    for kind in kinds.into_iter().filter(|kind| !stays.contains(kind)) {
         let before = Keep::before(keep.days_of(kind), now);
-        let left = i64::from(ROWS_MAX) - pruned as i64;
+        let left = i64::from(ROWS_MAX) - seqs.len() as i64;
         let which = "SELECT seq FROM record WHERE kind = ?1 AND window_start < ?2 AND window_end <= ?2 \
                      AND seq < ?3 AND seq < (SELECT max(seq) FROM record) \
                      ORDER BY window_start LIMIT ?4";
-        let seqs: Vec<i64> = transaction
-            .prepare_cached(which)?
-            .query_map(params![kind, before, unconfirmed, left], |row| row.get(0))?
-            .collect::<rusqlite::Result<_>>()?;
-        for seq in seqs {
-            transaction
-                .prepare_cached("INSERT INTO pruned SELECT seq, leaf FROM record WHERE seq = ?1")?
-                .execute([seq])?;
-            transaction
-                .prepare_cached("DELETE FROM record WHERE seq = ?1")?
-                .execute([seq])?;
-            pruned += 1;
+        let mut statement = db.prepare_cached(which)?;
+        let rows = statement.query_map(params![kind, before, unconfirmed, left], |row| {
+            row.get::<_, i64>(0)
+        })?;
+        for seq in rows {
+            seqs.push(seq? as u64);
         }
     }
-    Ok(pruned)
-}
-
-fn has_pruned(db: &Connection) -> rusqlite::Result<bool> {
-    let has = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'pruned'";
-    Ok(db.query_row(has, [], |_| Ok(())).optional()?.is_some())
+    seqs.sort_unstable();
+    Ok(seqs)
 }
 
 /// Hash of the leaf `seq`, whether its record is there or pruned; `None`: there is no such leaf.
 pub(super) fn leaf(db: &Connection, seq: u64) -> rusqlite::Result<Option<[u8; 32]>> {
-    let of = |table: &str| {
-        let select = format!("SELECT leaf FROM {table} WHERE seq = ?1");
-        db.query_row(&select, [seq as i64], |row| row.get(0))
-            .optional()
-    };
-    match of("record")? {
-        None if has_pruned(db)? => of("pruned"),
-        found => Ok(found),
-    }
+    let select = "SELECT leaf FROM record WHERE seq = ?1";
+    db.query_row(select, [seq as i64], |row| row.get(0))
+        .optional()
 }
 
 /// How many leaves have no record any more.
 pub(super) fn pruned(db: &Connection) -> rusqlite::Result<u64> {
-    if !has_pruned(db)? {
-        return Ok(0);
-    }
-    let count = "SELECT count(*) FROM pruned";
+    let count = "SELECT count(*) FROM record WHERE kind = 0";
     db.query_row(count, [], |row| row.get::<_, i64>(0))
         .map(|count| count as u64)
 }

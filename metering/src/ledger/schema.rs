@@ -5,17 +5,21 @@ use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 
 /// `PRAGMA application_id`: "octr" in ASCII.
-const APPLICATION: i64 = 0x6F63_7472;
+pub(crate) const APPLICATION: i64 = 0x6F63_7472;
 /// `PRAGMA user_version`.
-const FORMAT: i64 = 1;
+pub(crate) const FORMAT: i64 = 2;
 
+/// A record without canonical bytes was erased; its leaf stays.
 /// WITHOUT ROWID is left out on purpose: `seq` is the rowid, so that records lie in their order.
-const TABLES: &str = "
+pub(crate) const TABLES: &str = "
     CREATE TABLE about (key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT;
     CREATE TABLE series (
         series TEXT NOT NULL, of INTEGER NOT NULL, next INTEGER NOT NULL, PRIMARY KEY (series, of)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE owner (incarnation INTEGER PRIMARY KEY, state TEXT) STRICT;
+    CREATE TABLE look (
+        id INTEGER PRIMARY KEY, at INTEGER NOT NULL, who TEXT NOT NULL, what TEXT NOT NULL
+    ) STRICT;
     CREATE TABLE record (
         seq INTEGER PRIMARY KEY,
         kind INTEGER NOT NULL,
@@ -35,9 +39,11 @@ const TABLES: &str = "
         packets INTEGER NOT NULL,
         l2_bytes INTEGER NOT NULL,
         l3_bytes INTEGER NOT NULL,
-        canonical BLOB NOT NULL,
+        canonical BLOB,
         leaf BLOB NOT NULL
     ) STRICT;
+    CREATE TABLE head (number INTEGER PRIMARY KEY, size INTEGER NOT NULL, note TEXT NOT NULL) STRICT;
+    CREATE TABLE seal (only INTEGER PRIMARY KEY, note TEXT NOT NULL) STRICT;
     CREATE UNIQUE INDEX record_once ON record
         (boot_id, map_generation, port_uid, incarnation, direction, zone, window_id)
         WHERE kind IN (1, 5);
@@ -88,7 +94,8 @@ pub(super) fn open(path: &Path, create: bool) -> Result<Connection, LedgerError>
         return Err(foreign("it has another application id"));
     }
     let found = number("user_version").map_err(&storage)?;
-    if found > FORMAT {
+    // Formats below 2 were never released.
+    if found != FORMAT {
         return Err(LedgerError::Format {
             path: path.to_owned(),
             found,
@@ -116,7 +123,7 @@ pub(super) fn open(path: &Path, create: bool) -> Result<Connection, LedgerError>
 }
 
 /// Opens a ledger to look at, while a daemon may be writing it.
-pub(super) fn open_to_read(path: &Path) -> Result<Connection, LedgerError> {
+pub(crate) fn open_to_read(path: &Path) -> Result<Connection, LedgerError> {
     let storage = super::Ledger::storage(path);
     if !path.exists() {
         return Err(LedgerError::Foreign {

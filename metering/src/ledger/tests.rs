@@ -360,6 +360,8 @@ impl Host {
             !name.ends_with("-wal")
                 && !name.ends_with("-shm")
                 && !name.ends_with(".new")
+                && !name.ends_with(".key")
+                && !name.ends_with(".pub")
                 && !name.contains(".flows-")
         };
         paths.filter(is_ledger).collect()

@@ -57,9 +57,11 @@ pub(super) mod key {
         CORRECTION = 40, "correction";
         SUPERSEDES = 41, "supersedes";
         FLOWS = 42, "flows";
+        ROTATION = 43, "rotation";
+        ERASED = 44, "erased";
     }
 
-    pub const LAST: u64 = FLOWS;
+    pub const LAST: u64 = ERASED;
 }
 
 /// A set of keys, as bits.
@@ -94,9 +96,11 @@ pub(super) fn present(record: &Record) -> Keys {
         (key::CORRECTION, record.correction.is_some()),
         (key::SUPERSEDES, record.supersedes.is_some()),
         (key::FLOWS, record.flows.is_some()),
+        (key::ROTATION, record.rotation.is_some()),
+        (key::ERASED, !record.erased.is_empty()),
     ];
     let mut present = HEAD;
-    present |= if record.kind == Kind::Begin {
+    present |= if record.kind.is_of_the_ledger() {
         LABEL
     } else {
         SUBJECT
@@ -122,6 +126,8 @@ fn belonging(kind: Kind, flags: Flags, seen: Keys) -> (Keys, Keys) {
     let bounds = bit(key::BYTES_MIN) | bit(key::CAUSE);
     match kind {
         Kind::Begin => (HEAD | LABEL, bit(key::CAUSE) | bit(key::SUPERSEDES)),
+        Kind::Key => (HEAD | LABEL | bit(key::ROTATION), bit(key::CAUSE)),
+        Kind::Erasure => (HEAD | LABEL | bit(key::ERASED) | bit(key::CAUSE), 0),
         Kind::Correction => (
             HEAD | SUBJECT | bit(key::CORRECTION),
             bit(key::ZONE) | bit(key::WINDOW_FIRST),
@@ -176,7 +182,7 @@ pub(super) fn check_flags(kind: Kind, flags: Flags, merged: bool) -> Result<(), 
     let fits = Flags::ALL.has(flags)
         && flags.has(Flags::CORRECTION) == (kind == Kind::Correction)
         && flags.has(Flags::NODATA) == (kind == Kind::Nodata)
-        && (kind != Kind::Begin || flags == Flags::NONE)
+        && (!kind.is_of_the_ledger() || flags == Flags::NONE)
         && (!merged || flags.has(Flags::MERGED));
     if fits {
         Ok(())
@@ -201,10 +207,11 @@ fn require(holds: bool, error: RecordError) -> Result<(), RecordError> {
 pub(super) fn check_values(record: &Record) -> Result<(), RecordError> {
     ordered(record.window_start, record.window_end, key::WINDOW_END)?;
     match record.kind {
-        Kind::Begin => {
+        Kind::Begin | Kind::Key | Kind::Erasure => {
+            let first = record.kind == Kind::Begin;
             for (value, key) in [
-                (record.seq, key::SEQ),
-                (record.stream_seq, key::STREAM_SEQ),
+                (if first { record.seq } else { 0 }, key::SEQ),
+                (if first { record.stream_seq } else { 0 }, key::STREAM_SEQ),
                 (record.tenant_seq, key::TENANT_SEQ),
             ] {
                 require(value == 0, RecordError::Range { key })?;
@@ -244,6 +251,10 @@ pub(super) fn check_values(record: &Record) -> Result<(), RecordError> {
         let key = key::SUPERSEDES;
         let other = supersedes.ledger_id != record.ledger_id;
         require(other, RecordError::Range { key })?;
+    }
+    if let Some(last) = record.erased.last() {
+        let key = key::ERASED;
+        require(last[1] < record.seq, RecordError::Range { key })?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! `OCTROI_TEST_LEVEL` is `quick`, `normal` or `long`; `OCTROI_TEST_SEED` repeats a run.
 
-mod draw;
+pub(crate) mod draw;
 
 use super::*;
 use draw::{any_record, for_all, level};

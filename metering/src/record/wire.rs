@@ -1,8 +1,8 @@
 //! A record's bytes: a map from the keys of `rules::key`, in ascending order, to the fields.
 
 use super::{
-    Clock, Correction, Dropped, Flags, Flows, HOST_BYTES_MAX, Kind, PORT_BYTES_MAX, Reading,
-    Record, RecordError, Supersedes, TEXT_BYTES_MAX, Total, VERSION,
+    Clock, Correction, Dropped, ERASED_MAX, Flags, Flows, HOST_BYTES_MAX, Kind, PORT_BYTES_MAX,
+    Reading, Record, RecordError, Rotation, Supersedes, TEXT_BYTES_MAX, Total, VERSION,
     cbor::{Reader, Writer},
     rules::{self, Keys, READING, TOTAL, bit, key},
 };
@@ -113,6 +113,20 @@ fn write_remarks(writer: &mut Writer, key: u64, record: &Record) {
             writer.signed(correction.l2_bytes);
             writer.signed(correction.l3_bytes);
             writer.text(&correction.reason);
+        }
+        key::ROTATION => {
+            if let Some(rotation) = &record.rotation {
+                writer.array(3);
+                writer.bytes(&rotation.public);
+                writer.bytes(&rotation.by_old);
+                writer.bytes(&rotation.by_new);
+            }
+        }
+        key::ERASED => {
+            writer.array(record.erased.len() as u64);
+            for range in &record.erased {
+                writer.row(*range);
+            }
         }
         key::SUPERSEDES => {
             let supersedes = record.supersedes.unwrap_or_default();
@@ -322,6 +336,15 @@ fn read_remarks(reader: &mut Reader<'_>, record: &mut Record) -> Result<(), Reco
                 reason: reader.text(1, TEXT_BYTES_MAX)?,
             });
         }
+        key::ROTATION => {
+            reader.tuple(3)?;
+            record.rotation = Some(Rotation {
+                public: reader.bytes()?,
+                by_old: reader.bytes()?,
+                by_new: reader.bytes()?,
+            });
+        }
+        key::ERASED => record.erased = read_erased(reader)?,
         key::SUPERSEDES => {
             reader.tuple(2)?;
             record.supersedes = Some(Supersedes {
@@ -342,6 +365,27 @@ fn read_remarks(reader: &mut Reader<'_>, record: &mut Record) -> Result<(), Reco
         }
     }
     Ok(())
+}
+
+fn read_erased(reader: &mut Reader<'_>) -> Result<Vec<[u64; 2]>, RecordError> {
+    let key = reader.key;
+    let mut ranges: Vec<[u64; 2]> = Vec::new();
+    for _ in 0..reader.array(ERASED_MAX)? {
+        let range: [u64; 2] = reader.row()?;
+        if range[0] > range[1] {
+            return Err(RecordError::Backwards { key });
+        }
+        // BEGIN is never erased, and neighbours are one range.
+        let least = ranges.last().map_or(1, |last| last[1].saturating_add(2));
+        if range[0] < least {
+            return Err(RecordError::Order { key });
+        }
+        ranges.push(range);
+    }
+    if ranges.is_empty() {
+        return Err(reader.range());
+    }
+    Ok(ranges)
 }
 
 fn read_counts(reader: &mut Reader<'_>) -> Result<Counts, RecordError> {

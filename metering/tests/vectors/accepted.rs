@@ -8,7 +8,8 @@ use dataplane_common::{
 };
 use metering::{
     record::{
-        Clock, Correction, Dropped, Flags, Flows, Kind, Reading, Record, Supersedes, Total, salt,
+        Clock, Correction, Dropped, Flags, Flows, Kind, Reading, Record, Rotation, Supersedes,
+        Total, salt,
     },
     window::Counts,
 };
@@ -208,6 +209,35 @@ pub fn superseding() -> Record {
     }
 }
 
+/// M-14.10: another key signs.
+pub fn rotation() -> Record {
+    Record {
+        stream_seq: 0,
+        tenant_seq: 0,
+        window_start: HOUR_NS,
+        window_end: HOUR_NS,
+        rotation: Some(Rotation {
+            public: [0xC0; 32],
+            by_old: [0xC1; 64],
+            by_new: [0xC2; 64],
+        }),
+        ..head(Kind::Key, 300)
+    }
+}
+
+/// M-14.11: only the leaves of these are kept.
+pub fn erasure() -> Record {
+    Record {
+        stream_seq: 2,
+        tenant_seq: 0,
+        window_start: HOUR_NS,
+        window_end: HOUR_NS,
+        erased: vec![[1, 1], [3, 17], [255, 299]],
+        cause: Some("retention".into()),
+        ..head(Kind::Erasure, 300)
+    }
+}
+
 /// M-7.18: what the lost part of the ledger may have billed.
 pub fn ledger_lost() -> Record {
     Record {
@@ -362,5 +392,7 @@ pub fn all() -> Vec<(&'static str, Record)> {
         ("a correction", correction()),
         ("no data, with a reading", ledger_lost()),
         ("no data, without one", went_back()),
+        ("another key", rotation()),
+        ("an erasure", erasure()),
     ]
 }

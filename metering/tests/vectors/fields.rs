@@ -64,7 +64,7 @@ pub fn of(record: &Record) -> Value {
     fields.set("flags", number(record.flags.0));
     fields.set("boot_id", hex(&record.boot_id));
     fields.set("map_generation", hex(&record.map_generation));
-    if record.kind != metering::record::Kind::Begin {
+    if !record.kind.is_of_the_ledger() {
         fields.set("port_uid", record.port_uid.clone());
         fields.set("incarnation", number(record.incarnation));
         fields.set("tenant", number(record.tenant));
@@ -101,6 +101,13 @@ pub fn of(record: &Record) -> Value {
     fields.may("flows", record.flows, |flows| {
         json!([number(flows.rows), hex(&flows.root)])
     });
+    fields.may("rotation", record.rotation, |keys| {
+        json!([hex(&keys.public), hex(&keys.by_old), hex(&keys.by_new)])
+    });
+    let ranges = record.erased.iter();
+    let ranges = ranges.map(|[first, last]| json!([number(*first), number(*last)]));
+    let erased = (!record.erased.is_empty()).then(|| ranges.collect::<Vec<_>>());
+    fields.may("erased", erased, Value::from);
     fields.0.into()
 }
 

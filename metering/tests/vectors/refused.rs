@@ -1,8 +1,8 @@
 //! Bytes that are no record, each for one reason.
 
 use crate::accepted::{
-    begin, checkpoint, correction, counts, crashed, detailed, merged, reading, superseding, total,
-    total_record, zone_record,
+    begin, checkpoint, correction, counts, crashed, detailed, erasure, merged, reading, rotation,
+    superseding, total, total_record, zone_record,
 };
 use metering::record::{Dropped, Flags, Flows, Record};
 
@@ -35,7 +35,7 @@ fn bytes() -> Vec<Vector> {
     let indefinite = [&[0xBF], &whole[2..], &[0xFF]].concat();
     let cut = whole[..whole.len() - 1].to_vec();
     let more = [&whole[..], &[0]].concat();
-    let unknown = edited(TAG, &[TAG, b"\x18\x2b\x00"].concat(), 1);
+    let unknown = edited(TAG, &[TAG, b"\x18\x2d\x00"].concat(), 1);
     let float = start(b"\x00\xfb\x3f\xf0\x00\x00\x00\x00\x00\x00\x01\x01\x02");
     vec![
         ("no bytes", vec![], "truncated"),
@@ -89,7 +89,7 @@ fn bytes() -> Vec<Vector> {
         ("a negative version", start(b"\x00\x20\x01\x01\x02"), "type"),
         ("version 2", start(b"\x00\x02\x01\x01\x02"), "version"),
         ("kind 0", start(b"\x00\x01\x01\x00\x02"), "kind"),
-        ("kind 6", start(b"\x00\x01\x01\x06\x02"), "kind"),
+        ("kind 8", start(b"\x00\x01\x01\x08\x02"), "kind"),
         (
             "a text that is not UTF-8",
             host(b"\x07\x66host-\xff"),
@@ -357,6 +357,63 @@ fn fields() -> Vec<Vector> {
         (
             "a correction of what comes later",
             with(correction(), |r| r.seq = 17),
+            "range",
+        ),
+        (
+            "another key of a tenant",
+            with(rotation(), |r| r.tenant_seq = 1),
+            "range",
+        ),
+        (
+            "another key with a flag",
+            with(rotation(), |r| r.flags = Flags::LATE),
+            "flags",
+        ),
+        (
+            "another key that lasts",
+            with(rotation(), |r| r.window_end += 1),
+            "sum",
+        ),
+        (
+            "another key without one",
+            with(rotation(), |r| r.rotation = None),
+            "missing",
+        ),
+        (
+            "an erasure of nothing",
+            with(erasure(), |r| r.erased.clear()),
+            "missing",
+        ),
+        (
+            "an erasure without a cause",
+            with(erasure(), |r| r.cause = None),
+            "missing",
+        ),
+        (
+            "an erasure of BEGIN",
+            with(erasure(), |r| r.erased[0] = [0, 1]),
+            "order",
+        ),
+        (
+            "an erasure of neighbours in two ranges",
+            with(erasure(), |r| r.erased[1] = [2, 17]),
+            "order",
+        ),
+        (
+            "an erasure of a range that goes back",
+            with(erasure(), |r| r.erased[1] = [17, 3]),
+            "backwards",
+        ),
+        (
+            "an erasure of itself",
+            with(erasure(), |r| r.erased[2] = [255, 300]),
+            "range",
+        ),
+        (
+            "an erasure of 65 ranges",
+            with(erasure(), |r| {
+                r.erased = (0..65).map(|at| [1 + 3 * at, 2 + 3 * at]).collect()
+            }),
             "range",
         ),
     ]

@@ -166,11 +166,11 @@ fn what_is_no_ledger_is_named_and_left_alone() {
     let error = at_the_path("a later format", |path, whole| {
         fs::write(path, &whole.0).expect("room");
         let db = Connection::open(path).expect("a database");
-        db.execute_batch("PRAGMA user_version = 2; PRAGMA journal_mode = DELETE")
+        db.execute_batch("PRAGMA user_version = 3; PRAGMA journal_mode = DELETE")
             .expect("a pragma");
     });
     assert!(
-        error.contains("has format 2, and this octroi knows 1"),
+        error.contains("has format 3, and this octroi knows 2"),
         "{error}"
     );
     told("files that are no ledger");

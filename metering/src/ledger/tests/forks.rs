@@ -211,6 +211,8 @@ fn another_history_of_the_same_length_is_superseded() {
     // The copy is continued elsewhere, where nobody knows better: same machine, same registers.
     let mut other = Host::new();
     other.put(&copy);
+    let key = |host: &Host| keys::key_path(&host.path);
+    fs::copy(key(&host), key(&other)).expect("the key is copied, too");
     other.window = 2;
     other.owners = host.owners.clone();
     other.identity = host.identity.clone();

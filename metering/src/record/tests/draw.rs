@@ -219,6 +219,7 @@ prop_compose! {
             window_first: if unmerged { window_id } else { window_first },
             window_start, window_end, reading: Some(reading), total: Some(total),
             bytes_min: None, bytes_max, cause, correction: Some(correction), supersedes: None,
+            rotation: None, erased: Vec::new(),
             flows: flow_rows.map(|rows| Flows { rows: rows.max(1), root }),
         }
     }
@@ -265,6 +266,35 @@ fn legal(mut record: Record, kind: Kind, measured: bool, other: Option<([u8; 16]
                 window_end: record.window_end,
                 cause: record.cause,
                 supersedes: supersedes.filter(|old| old.ledger_id != record.ledger_id),
+                ..Record::default()
+            };
+        }
+        Kind::Key | Kind::Erasure => {
+            let key = kind == Kind::Key;
+            let one = record.salt.first().copied().unwrap_or_default();
+            let rotation = Rotation {
+                public: [one; 32],
+                by_old: [one ^ 1; 64],
+                by_new: [one ^ 2; 64],
+            };
+            // As many ranges as there can be, where the seq has room for them.
+            let seq = record.seq.max(10);
+            let ranges = (0..u64::from(one % 64) + 1).map(|at| [1 + at * 5, 3 + at * 5]);
+            let erased = ranges.filter(|range| range[1] < seq);
+            return Record {
+                kind,
+                ledger_id: record.ledger_id,
+                seq,
+                stream_seq: record.stream_seq,
+                salt: record.salt,
+                host: record.host,
+                boot_id: record.boot_id,
+                map_generation: record.map_generation,
+                window_start: record.window_end,
+                window_end: record.window_end,
+                rotation: key.then_some(rotation),
+                erased: if key { Vec::new() } else { erased.collect() },
+                cause: record.cause.or((!key).then(|| "why".into())),
                 ..Record::default()
             };
         }

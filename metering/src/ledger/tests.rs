@@ -13,7 +13,7 @@ mod retain;
 use super::*;
 use crate::{
     meter::{Owner, Sums, Time},
-    record::Clock,
+    record::{Clock, Kind},
     window::Counts,
 };
 use audit::Archive;

@@ -396,7 +396,7 @@ impl Meter {
         let begun = Instant::now();
         let mut said = Vec::new();
         let mut cut = false;
-        while begun.elapsed() < FAREWELL && !(cut && !self.pace.is_busy()) {
+        while begun.elapsed() < FAREWELL && (!cut || self.pace.is_busy()) {
             if !self.pace.is_busy() {
                 said.extend(self.cut(gate, None));
                 cut = true;

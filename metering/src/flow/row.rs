@@ -287,7 +287,7 @@ impl Row {
     /// Are these the fields of such a row, and do they go together?
     fn check(&self, seen: u64) -> Result<(), RecordError> {
         let optional: u64 = 1 << key::REMOTE | 1 << key::DROPS;
-        let mut must: u64 = (1 << key::VLAN) - 1 & !optional;
+        let mut must: u64 = ((1 << key::VLAN) - 1) & !optional;
         let mut may: u64 = 1 << key::DROPS;
         let full = self.detail == Detail::Full;
         if full {

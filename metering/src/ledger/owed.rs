@@ -3,7 +3,7 @@
 //! Bounded: when the disk is away for long, detail is lost, and the record says how much by what is
 //! unattributed. Bytes are not kept here, the registers have them.
 
-use crate::{flow::FlowDelta, meter::Cut, window::Counts};
+use crate::{flow::FlowDelta, meter::Cut};
 use std::collections::HashMap;
 
 /// So many flows are kept at most.
@@ -76,7 +76,7 @@ fn joined(one: FlowDelta, other: FlowDelta) -> FlowDelta {
         first_ns: one.first_ns.min(other.first_ns),
         last_ns: one.last_ns.max(other.last_ns),
         // Past 2^64: what is not attributed loses detail, and nothing else.
-        counts: sum.unwrap_or(Counts::default()),
+        counts: sum.unwrap_or_default(),
         tcp_flags: one.tcp_flags | other.tcp_flags,
         drop_reasons: one.drop_reasons | other.drop_reasons,
         drop_packets: one.drop_packets.saturating_add(other.drop_packets),
@@ -87,7 +87,7 @@ fn joined(one: FlowDelta, other: FlowDelta) -> FlowDelta {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meter::Owner;
+    use crate::{meter::Owner, window::Counts};
 
     fn cut(flows: &[(u16, u64)]) -> Cut {
         let flow = |(port, packets): &(u16, u64)| FlowDelta {

@@ -57,8 +57,8 @@ fn what_is_older_than_it_may_be_goes_and_its_hash_stays() {
     windows(&mut host, 5);
     let before = leaves(&host);
     let records = host.records();
-    let second = records.iter().filter(|record| record.window_id == 1);
-    let second = second.last().expect("it is there").clone();
+    let second = records.iter().rfind(|record| record.window_id == 1);
+    let second = second.expect("it is there").clone();
     let now = second.window_end + 30 * DAY_NS;
     assert_eq!(retain(&mut host, &keep(30), now - 1).pruned, second.seq - 3);
     let retained = retain(&mut host, &keep(30), now);

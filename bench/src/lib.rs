@@ -3,13 +3,14 @@
 //! `BPF_PROG_TEST_RUN` runs a program on a packet as often as one likes and says how long it took;
 //! the programs `bench_*` draw another port for each run.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf,
     maps::{Array, lpm_trie::Key},
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
 use dataplane::{
+    cut::{self, Barrier},
     flows::{Flows, Timeouts},
     maps::{Maps, Raw},
     object::{self, Plan},
@@ -22,7 +23,7 @@ use dataplane_common::{
     limit::{Rate, Times},
     units::BitsPerSecond,
 };
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Ports of the rig.
 pub const PORTS: u32 = 10_000;
@@ -256,6 +257,24 @@ impl Rig {
             picks.set(index, FIRST_INTERFACE + port, 0)?;
         }
         Ok(())
+    }
+
+    /// Closes the open window and reads its bank, for the first `ports` ports; how long the reading took.
+    ///
+    /// # Errors
+    /// When a map refuses.
+    pub fn drain(&mut self, ports: u32) -> Result<Duration> {
+        let slots: Vec<u32> = (1..=ports).collect();
+        let sealed = cut::cut(&mut self.maps, Barrier::Wait)?;
+        let begun = Instant::now();
+        let banks = sealed.read(&self.maps, &Plan::new(PORTS, 16).sizes, &slots)?;
+        let took = begun.elapsed();
+        ensure!(
+            banks.len() == slots.len(),
+            "{} ports were read",
+            banks.len()
+        );
+        Ok(took)
     }
 
     /// Runs a program `repeat` times on `frame`; the time of all runs together, as the kernel says.

@@ -148,7 +148,11 @@ pub fn udp_send(to: (IpAddr, u16), how: Datagrams, until: Instant) -> Result<u64
     Ok(sent)
 }
 
-fn udp_segment(socket: &UdpSocket, segment: u16) -> Result<()> {
+/// From now on each `send` is a GSO packet, of segments with so many payload bytes.
+///
+/// # Errors
+/// When the kernel has no `UDP_SEGMENT`.
+pub fn udp_segment(socket: &UdpSocket, segment: u16) -> Result<()> {
     const UDP_SEGMENT: libc::c_int = 103;
     let value = libc::c_int::from(segment);
     // SAFETY: the value is an int and lives through the call.

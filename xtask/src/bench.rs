@@ -35,7 +35,7 @@ pub struct Bench {
     /// Append the results to bench/results/criterion.ndjson.
     #[arg(long)]
     store: bool,
-    /// Handed on to criterion: a filter, or its options.
+    /// Handed on to criterion: a filter, or its options. `meter` also runs octroi beside its peers.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
 }
@@ -72,7 +72,15 @@ impl Bench {
     pub fn run(self) -> Result<ExitCode> {
         setup::run(Need::Build)?;
         let begin = SystemTime::now();
+        let peers = host::target_dir().join("peers.ndjson");
+        let compares = self.args.iter().any(|arg| arg.starts_with("meter"));
+        if compares {
+            setup::peers()?;
+            let _ = fs::remove_file(&peers);
+            host::run(host::cargo().args(["build", "--release", "--bin", "octroi"]))?;
+        }
         let mut cargo = host::cargo();
+        cargo.env("OCTROI_PEERS_RESULTS", &peers);
         cargo.args(["bench", "--package", "bench", "--"]);
         if self.short {
             cargo.args(SHORT);
@@ -96,9 +104,32 @@ impl Bench {
                 now.len(),
                 stored.display()
             ));
+            if compares {
+                let stored = host::root().join("bench/results/peers.ndjson");
+                let compared = compared(&peers)?;
+                append(&stored, &compared)?;
+                say(format!(
+                    "bench: {} runs appended to {}",
+                    compared.len(),
+                    stored.display()
+                ));
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The runs beside peers, with the commit and the kernel that they are of.
+fn compared(file: &Path) -> Result<Vec<serde_json::Value>> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let (commit, kernel) = (host::commit().unwrap_or_default(), host::kernel()?);
+    let runs = text.lines().map(|line| {
+        let mut run: serde_json::Value = serde_json::from_str(line)?;
+        run["commit"] = commit.clone().into();
+        run["kernel"] = kernel.clone().into();
+        Ok(run)
+    });
+    runs.collect()
 }
 
 /// What criterion has written below `dir` since `begin`, by name.
@@ -154,7 +185,7 @@ fn read(file: &Path) -> Result<Vec<Measured>> {
         .collect()
 }
 
-fn append(file: &Path, results: &[Measured]) -> Result<()> {
+fn append<T: Serialize>(file: &Path, results: &[T]) -> Result<()> {
     fs::create_dir_all(file.parent().context("a file without a directory")?)?;
     let mut file = OpenOptions::new().create(true).append(true).open(file)?;
     for result in results {

@@ -42,6 +42,9 @@ const BUILD_PACKAGES: [&str; 11] = [
 /// What boots another kernel, and checks what it boots from.
 const TEST_PACKAGES: [&str; 4] = ["busybox-static", "cpio", "qemu-system-x86", "xz-utils"];
 
+/// Meters that `bench meter` runs beside octroi.
+const PEER_PACKAGES: [&str; 3] = ["nfdump", "pmacct", "softflowd"];
+
 /// The version that toolchain and programs were tried with.
 const BPF_LINKER: &str = "0.13.0";
 
@@ -63,9 +66,21 @@ pub fn run(need: Need) -> Result<()> {
     Ok(())
 }
 
+/// Installs the meters that octroi is compared with; nothing else needs them.
+pub fn peers() -> Result<()> {
+    if env::var_os("OCTROI_NO_SETUP").is_some() {
+        return Ok(());
+    }
+    installed(&PEER_PACKAGES)
+}
+
 fn packages(need: Need) -> Result<()> {
     let tests = TEST_PACKAGES.iter().filter(|_| need >= Need::Test);
     let wanted: Vec<&str> = BUILD_PACKAGES.iter().chain(tests).copied().collect();
+    installed(&wanted)
+}
+
+fn installed(wanted: &[&str]) -> Result<()> {
     if find("apt-get").is_none() || find("dpkg-query").is_none() {
         bail!(
             "there is no apt-get here: install {} or the like by hand, then set OCTROI_NO_SETUP=1",

@@ -36,6 +36,12 @@ enum Step {
     Replace(bool),
     /// The host restarts, or its maps alone; is the ledger opened at once?
     Restart(bool, bool),
+    /// Somebody sets the wall clock, by so many ns.
+    ClockStep(i64),
+    /// The file is damaged while nobody has it, at its head or cut in two, and later put right.
+    Damage(bool),
+    /// Another machine goes on with a copy, with what the kernel remembers or without.
+    Clone(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -58,6 +64,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => flag.prop_map(Step::DeleteClosed),
         1 => flag.prop_map(Step::Replace),
         1 => (flag, flag).prop_map(|(a, b)| Step::Restart(a, b)),
+        1 => (-90_000_000_000_000..90_000_000_000_000_i64).prop_map(Step::ClockStep),
+        1 => flag.prop_map(Step::Damage),
+        1 => flag.prop_map(Step::Clone),
     ]
 }
 
@@ -73,6 +82,52 @@ fn taken_away(host: &mut Host) {
     host.forget();
     host.cut(true).expect("a new ledger takes it");
     assert_eq!(host.superseded.len(), said + 1);
+}
+
+/// A file that is damaged is left as it is and named, and nothing is begun beside it.
+fn damaged(host: &mut Host, head: bool) {
+    host.crash();
+    let whole = host.copy().expect("a ledger");
+    let (mut bytes, known) = (whole.0.clone(), host.files().len());
+    match head {
+        true => bytes[..64].fill(0x5A),
+        false => bytes.truncate(bytes.len() / 2),
+    }
+    host.delete(true);
+    fs::write(&host.path, &bytes).expect("room");
+    for _ in 0..2 {
+        let error = host.open().expect_err("it is damaged");
+        let named = error.to_string().contains(&*host.path.to_string_lossy());
+        let told = matches!(
+            error,
+            LedgerError::Damaged { .. } | LedgerError::Foreign { .. }
+        );
+        assert!(named && told, "{error}");
+    }
+    assert_eq!(fs::read(&host.path).ok(), Some(bytes), "it was changed");
+    assert_eq!(host.files().len(), known);
+    host.put(&whole);
+}
+
+/// Two machines do not write one ledger.
+fn cloned(host: &mut Host, remembers: bool) {
+    let whole = host.copy().expect("a ledger");
+    let other = Dir::new();
+    let path = other.0.join("ledger.db");
+    fs::write(&path, &whole.0).expect("room");
+    if let Some(journal) = &whole.1 {
+        fs::write(begin::beside(&path, "wal"), journal).expect("room");
+    }
+    let identity = Identity {
+        machine_id: "another".into(),
+        ..host.identity.clone()
+    };
+    let remembered = match remembers {
+        true => host.kernel,
+        false => Anchor::default(),
+    };
+    let begun = Ledger::open(&path, &identity, &remembered, None).expect("a new ledger");
+    assert!(begun.superseded.is_some() && begun.ledger.id() != host.kernel.ledger_id);
 }
 
 fn run(host: &mut Host, copies: &mut Option<Copy>, step: &Step) -> Result<(), LedgerError> {
@@ -107,6 +162,17 @@ fn run(host: &mut Host, copies: &mut Option<Copy>, step: &Step) -> Result<(), Le
             if anew {
                 host.forget();
             }
+        }
+        Step::ClockStep(ns) => host.time().utc_ns += ns,
+        Step::Damage(head) => {
+            host.open()?;
+            host.audit();
+            damaged(host, head);
+            host.open()?;
+        }
+        Step::Clone(remembers) => {
+            host.open()?;
+            cloned(host, remembers);
         }
         Step::Checkpoint => host.checkpoint()?,
         Step::Crash => host.crash(),

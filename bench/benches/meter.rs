@@ -73,10 +73,11 @@ impl Metered {
         self.ledger = None;
         let _ = fs::remove_dir_all(&self.directory);
         fs::create_dir_all(&self.directory).expect("room in the target directory");
-        let identity = Identity {
+        let mut identity = Identity {
             now: self.time,
             ..Identity::default()
         };
+        identity.epoch.host = "host".into();
         let path = self.directory.join("ledger.db");
         let begun = Ledger::open(&path, &identity, &Anchor::default(), None);
         self.ledger = Some(begun.expect("a new ledger").ledger);
@@ -140,7 +141,8 @@ fn durable(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("meter/durable");
     for ports in [10, 100, 1_000] {
         let records = ports * RECORDS_A_PORT;
-        let mut latency = Histogram::<u64>::new(3).expect("three digits");
+        let mut latency = Histogram::<u64>::new_with_bounds(1_000, 60_000_000_000, 3)
+            .expect("from a microsecond to a minute");
         group.throughput(Throughput::Elements(records));
         group.bench_with_input(
             BenchmarkId::from_parameter(ports),

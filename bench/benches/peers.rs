@@ -193,7 +193,8 @@ fn table(runs: &[Run]) -> String {
             );
         }
     }
-    text + "ratio: to octroi's CPU in the same run, kernel and daemon; l2: with Ethernet headers, l3: IP bytes\n"
+    text + "ratio: to octroi's CPU in the same run, kernel and daemon; of the others what they take in the kernel is \
+            in the sender's time only. l2: with Ethernet headers; l3: IP bytes\n"
 }
 
 /// In parts per million of a hundred percent, by integers: all of it is all of it.

@@ -27,6 +27,8 @@ const UDP: u64 = 8;
 const FLUSH: (u64, usize) = (6_000, 1_400);
 /// Bytes of their frames.
 pub const FLUSHED_L2_BYTES: u64 = FLUSH.0 * (FLUSH.1 as u64 + ETHERNET + IP + UDP);
+/// Flows that it is spread over.
+const FLOWS: usize = 256;
 /// Sends between two pauses.
 const BURST: u64 = 64;
 
@@ -65,11 +67,15 @@ pub fn send(site: &Site, frames: u64, gso: bool) -> Result<Carried> {
 }
 
 fn list(to: IpAddr, frames: u64, gso: bool) -> Result<(Carried, u64)> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.connect((to, PORT))?;
-    if gso {
-        traffic::udp_segment(&socket, GSO.1)?;
-    }
+    let socket = || -> Result<UdpSocket> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect((to, PORT))?;
+        if gso {
+            traffic::udp_segment(&socket, GSO.1)?;
+        }
+        Ok(socket)
+    };
+    let sockets = (0..FLOWS).map(|_| socket()).collect::<Result<Vec<_>>>()?;
     let (buffer, begun) = ([0x5A_u8; 16_384], cpu_ns());
     let mut carried = Carried {
         frames: 0,
@@ -83,7 +89,9 @@ fn list(to: IpAddr, frames: u64, gso: bool) -> Result<(Carried, u64)> {
             true => (GSO.0, usize::from(GSO.1)),
             false => (LIST[sends as usize % LIST.len()], usize::MAX),
         };
-        socket.send(&buffer[..payload])?;
+        // Every flow gets the whole list.
+        let flow = sends as usize / LIST.len() % FLOWS;
+        sockets[flow].send(&buffer[..payload])?;
         sends += 1;
         let segments = payload.div_ceil(segment) as u64;
         carried.frames += segments;

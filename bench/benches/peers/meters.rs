@@ -187,6 +187,10 @@ impl Started {
 
     /// Ends it, and returns what it counted of what was sent to [`PORT`].
     pub fn end(mut self, site: &mut Site) -> Result<Seen> {
+        if matches!(self.meter, Meter::Softflowd | Meter::Nfcapd) {
+            // Exporting and collecting is part of it.
+            self.order(&site.host, "expire-all")?;
+        }
         let process_ns = self.processes.iter().map(|process| {
             let now_ns = family_ns(process.child.id())?;
             Ok(now_ns.saturating_sub(process.before_ns))
@@ -239,14 +243,17 @@ impl Started {
         })
     }
 
-    fn end_softflowd(&mut self, host: &Namespace) -> Result<u64> {
+    fn order(&self, host: &Namespace, order: &str) -> Result<()> {
+        let mut ctl = command(host, "softflowctl")?;
         let control = self.directory.join("softflowd.ctl");
-        for order in ["expire-all", "exit"] {
-            let mut ctl = command(host, "softflowctl")?;
-            let done = ctl.arg("-c").arg(&control).arg(order).output()?;
-            ensure!(done.status.success(), "softflowctl {order}: {done:?}");
-            thread::sleep(Duration::from_secs(1));
-        }
+        let done = ctl.arg("-c").arg(control).arg(order).output()?;
+        ensure!(done.status.success(), "softflowctl {order}: {done:?}");
+        thread::sleep(Duration::from_secs(1));
+        Ok(())
+    }
+
+    fn end_softflowd(&mut self, host: &Namespace) -> Result<u64> {
+        self.order(host, "exit")?;
         let softflowd = self.processes.pop().context("softflowd")?;
         end(softflowd, libc::SIGTERM)?;
         let nfcapd = self.processes.pop().context("nfcapd")?;
@@ -276,7 +283,10 @@ impl Started {
 
 fn sum<'a>(rows: impl Iterator<Item = &'a str>, who: &str) -> Result<u64> {
     let rows = rows.filter(|row| !row.is_empty());
-    let numbers = rows.map(|row| row.parse().with_context(|| format!("{who} says {row:?}")));
+    let numbers = rows.map(|row| {
+        row.parse::<u64>()
+            .with_context(|| format!("{who} says {row:?}"))
+    });
     numbers.sum()
 }
 

@@ -53,6 +53,7 @@ impl Metered {
             live: true,
             since_ns: 0,
             directions: Some([sums(), sums()]),
+            ..Owner::default()
         });
         let mut metered = Self {
             directory,
@@ -108,6 +109,7 @@ impl Metered {
             window_ns: WINDOW_NS,
             clock: Clock::default(),
             owners: self.owners.clone(),
+            ..Cut::default()
         }
     }
 

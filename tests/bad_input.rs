@@ -294,7 +294,7 @@ fn what_the_maps_were_made_for_cannot_be_changed_under_a_running_gate() -> Resul
     for (old, new) in changes {
         fs::write(&file, site.config("").replacen(old, new, 1))?;
         let words = [
-            "[host] ports_max, zones_max, pin_dir, run_dir and [meter] are fixed",
+            "[host] ports_max, zones_max, flows_max, pin_dir, run_dir and [meter] are fixed",
             "`octroi detach`",
         ];
         Said::by(at(&site, &["apply", &file])?)?

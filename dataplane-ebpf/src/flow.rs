@@ -9,7 +9,7 @@ use crate::{account::Book, maps};
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 use dataplane_common::{
-    abi::PortPolicy,
+    abi::{FROM_TENANT, PortPolicy, TO_TENANT},
     flow::{Flow, FlowCounts, FlowKey, FlowOpened, FlowPlace, FlowRing, Places, take},
     parse::Packet,
     reason::DropReason,
@@ -26,19 +26,60 @@ pub struct Noted {
     pub key: FlowKey,
     /// Its TCP flags.
     pub tcp_flags: u32,
+    /// Entry of `FLOW_USE`, and how many flows may be counted in it.
+    pub account: u32,
+    pub quota: u32,
 }
 
 /// Notes whose packet this is, for [`passed`] or [`refused`]. The rest of the program runs on this CPU, and
-/// no other in between.
+/// no other in between. `APART`: in a function of its own, as the parser is then; Linux 6.1 rounds every frame
+/// up, and the program's would outgrow the stack.
 #[inline(always)]
-pub fn note<const DIRECTION: u32>(packet: &Packet, port: &PortPolicy, slot: u32) {
-    if port.has(PortPolicy::FLOWS)
-        && let Some(noted) = maps::FLOW_NOTED.get_ptr_mut(0)
-    {
+pub fn note<const DIRECTION: u32, const APART: bool>(
+    packet: &Packet,
+    port: &PortPolicy,
+    slot: u32,
+) {
+    if !port.has(PortPolicy::FLOWS) {
+        return;
+    }
+    if APART {
+        flow_note(packet, port, slot, DIRECTION);
+    } else {
+        write::<DIRECTION>(packet, port, slot);
+    }
+}
+
+/// [`write`], apart.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn flow_note(
+    packet: *const Packet,
+    port: *const PortPolicy,
+    slot: u32,
+    direction: u32,
+) -> u64 {
+    // SAFETY: `note` gives its own. To the verifier a pointer may be null.
+    let (Some(packet), Some(port)) = (unsafe { packet.as_ref() }, unsafe { port.as_ref() }) else {
+        return 0;
+    };
+    if direction == FROM_TENANT {
+        write::<FROM_TENANT>(packet, port, slot);
+    } else {
+        write::<TO_TENANT>(packet, port, slot);
+    }
+    1
+}
+
+#[inline(always)]
+fn write<const DIRECTION: u32>(packet: &Packet, port: &PortPolicy, slot: u32) {
+    if let Some(noted) = maps::FLOW_NOTED.get_ptr_mut(0) {
         // SAFETY: this CPU's own copy.
         unsafe {
-            (*noted).key = FlowKey::of::<DIRECTION>(packet, port, slot, 0);
+            (*noted).key.note::<DIRECTION>(packet, port, slot);
             (*noted).tcp_flags = packet.tcp_flags as u32;
+            (*noted).account = port.flow_account;
+            (*noted).quota = port.flow_quota;
         }
     }
 }
@@ -47,13 +88,11 @@ pub fn note<const DIRECTION: u32>(packet: &Packet, port: &PortPolicy, slot: u32)
 #[inline(always)]
 pub fn passed(zone: u32, wire: &Wire, book: &Book, port: &PortPolicy) {
     if port.has(PortPolicy::FLOWS) {
-        let account = (port.flow_account as u64) << 32 | port.flow_quota as u64;
         flow_passed(
             wire.packets,
             wire.l2_bytes,
             wire.l3_bytes,
             about(book, zone),
-            account,
         );
     }
 }
@@ -108,16 +147,10 @@ unsafe fn add(at: *mut u64, units: u64) {
     unsafe { atomic_xadd::<u64, u64, ORDER>(at, units) };
 }
 
-/// `about`: bank, direction << 1, zone << 8. `account`: entry of `FLOW_USE` << 32, quota.
+/// `about`: bank, direction << 1, zone << 8.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn flow_passed(
-    packets: u64,
-    l2_bytes: u64,
-    l3_bytes: u64,
-    about: u64,
-    account: u64,
-) -> u64 {
+pub extern "C" fn flow_passed(packets: u64, l2_bytes: u64, l3_bytes: u64, about: u64) -> u64 {
     let Some(noted) = noted(about) else {
         return 0;
     };
@@ -131,7 +164,7 @@ pub extern "C" fn flow_passed(
     let owner = FlowPlace::owner(key);
     let place = match find(key) {
         Some(place) => place,
-        None => begin(key, owner, account),
+        None => begin(noted, owner),
     };
     let Some(counts) = counts(place, owner, bank) else {
         return unattributed(key, wire, bank, direction);
@@ -194,9 +227,9 @@ fn unattributed(key: &FlowKey, wire: &Wire, bank: u32, direction: u32) -> u64 {
 /// Begins a flow: quota, place, key, and only then the hash. [`FlowPlace`] of nowhere when one of them
 /// cannot be had.
 #[inline(always)]
-fn begin(key: &FlowKey, owner: u64, account: u64) -> FlowPlace {
+fn begin(noted: &Noted, owner: u64) -> FlowPlace {
     let nowhere = FlowPlace::default();
-    let (account, quota) = ((account >> 32) as u32, account as u32 as u64);
+    let (key, account, quota) = (&noted.key, noted.account, noted.quota as u64);
     let Some(used) = maps::FLOW_USE.get_ptr_mut(account) else {
         return nowhere;
     };

@@ -59,7 +59,7 @@ pub fn on<const DIRECTION: u32, const APART: bool>(ctx: &TcContext, ifindex: u32
             book.slot = slot;
             match parsed {
                 Err(reason) => reason,
-                Ok(packet) => match stages::<DIRECTION>(ctx, &packet, &book, &mut booked) {
+                Ok(packet) => match stages::<DIRECTION, APART>(ctx, &packet, &book, &mut booked) {
                     Err(reason) => reason,
                     Ok(admitted) => {
                         book.delivered(admitted.zone, &booked, len);
@@ -86,7 +86,7 @@ struct Admitted {
 /// Spoof check, zone, encryption policy, limiter, flow. `booked` becomes what the packet is on the wire as
 /// soon as that is known, so that a drop is booked as exactly as a delivery.
 #[inline(always)]
-fn stages<const DIRECTION: u32>(
+fn stages<const DIRECTION: u32, const APART: bool>(
     ctx: &TcContext,
     packet: &Packet,
     book: &Book,
@@ -106,7 +106,7 @@ fn stages<const DIRECTION: u32>(
         antispoof::to_tenant(packet, port, &lists)?;
         intra_host = from_a_port(ctx)?;
     }
-    flow::note::<DIRECTION>(packet, port, book.slot);
+    flow::note::<DIRECTION, APART>(packet, port, book.slot);
     let zone = zone::of::<DIRECTION>(book.epoch, packet, intra_host);
     encryption::check(port)?;
     verdict::note_urgent(ctx, packet.finds_neighbours());

@@ -274,7 +274,7 @@ fn pins_of_another_shape_are_refused_and_their_gate_goes_on() -> Result<()> {
             "entries",
             "this configuration needs",
             "the old gate goes on enforcing",
-            "keep [host] ports_max and zones_max as they were",
+            "keep [host] ports_max, zones_max and flows_max as they were",
             "`octroi detach`",
         ];
         Said::by(run(&site)?)?.is(1, &words).context(change)?;

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_end_on_the_minute_and_registers_are_noted_every_ten_seconds() {
+    fn windows_end_on_the_minute_and_registers_are_noted_every_eight_seconds() {
         let mut pace = started();
         let mut done = Vec::new();
         for second in 5..=125 {
@@ -216,7 +216,11 @@ mod tests {
         assert_eq!(cuts, [(60, nominal(1)), (120, nominal(2))]);
         let notes = done.iter().filter(|(_, next)| *next == Next::Checkpoint);
         let notes: Vec<_> = notes.map(|(at, _)| *at).collect();
-        assert_eq!(notes, [15, 25, 35, 45, 55, 70, 80, 90, 100, 110]);
+        // Eight seconds after whatever was durable last.
+        assert_eq!(
+            notes,
+            [13, 21, 29, 37, 45, 53, 68, 76, 84, 92, 100, 108, 116]
+        );
     }
 
     #[test]
@@ -277,17 +281,17 @@ mod tests {
     #[test]
     fn a_checkpoint_that_fails_is_tried_again_a_second_later() {
         let mut pace = started();
-        assert_eq!(pace.turn(&at(14)), Next::Wait);
-        for second in 15..20 {
+        assert_eq!(pace.turn(&at(12)), Next::Wait);
+        for second in 13..18 {
             assert_eq!(pace.turn(&at(second)), Next::Checkpoint);
             pace.handed_over(&at(second));
             pace.ended(false);
         }
-        assert_eq!(pace.wait_ns(&at(19)), SECOND);
-        assert_eq!(pace.turn(&at(20)), Next::Checkpoint);
-        pace.handed_over(&at(20));
+        assert_eq!(pace.wait_ns(&at(17)), SECOND);
+        assert_eq!(pace.turn(&at(18)), Next::Checkpoint);
+        pace.handed_over(&at(18));
         pace.ended(true);
-        assert_eq!(pace.turn(&at(29)), Next::Wait);
-        assert_eq!(pace.turn(&at(30)), Next::Checkpoint);
+        assert_eq!(pace.turn(&at(25)), Next::Wait);
+        assert_eq!(pace.turn(&at(26)), Next::Checkpoint);
     }
 }

@@ -248,10 +248,8 @@ impl Standing {
         let Some(reading) = &record.reading else {
             return;
         };
-        let known = match &mut self.zones {
-            Some(zones) => Some(zones.insert(zone, reading.register_end).unwrap_or_default()),
-            None => None,
-        };
+        let zones = self.zones.as_mut();
+        let known = zones.map(|zones| zones.insert(zone, reading.register_end).unwrap_or_default());
         if known.is_some_and(|known| known != reading.register_start) {
             report.record(
                 seq,

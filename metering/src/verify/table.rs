@@ -210,7 +210,8 @@ impl Reader {
             }
             if found.seq != expected as i64 {
                 let last = (found.seq as u64).saturating_sub(1).max(expected);
-                report.find(Some((expected, last)), "missing");
+                let what = format!("missing: what follows is record {} of the table", found.seq);
+                report.find(Some((expected, last)), what);
                 return Ok(());
             }
             for what in std::mem::take(&mut found.wrong) {

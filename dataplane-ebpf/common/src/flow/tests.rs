@@ -30,22 +30,31 @@ fn parsed(frame: &[u8]) -> Packet {
     parse(&Slice(frame), &meta).unwrap()
 }
 
+fn key<const DIRECTION: u32>(back: bool, slot: u32, zone: u8) -> FlowKey {
+    // Whatever stood there before.
+    let mut key = FlowKey {
+        local: [7; 4],
+        remote: [7; 4],
+        local_port: 7,
+        remote_port: 7,
+        vlan: 7,
+        protocol: 7,
+        ..FlowKey::default()
+    };
+    key.note::<DIRECTION>(&parsed(&datagram(back)), &PortPolicy::default(), slot);
+    key.zone = zone;
+    key
+}
+
 #[test]
 fn both_directions_of_a_flow_have_one_key() {
-    let port = PortPolicy::default();
-    let out = FlowKey::of::<0>(&parsed(&datagram(false)), &port, 7, 4);
-    let back = FlowKey::of::<1>(&parsed(&datagram(true)), &port, 7, 4);
-    assert_eq!(out, back);
+    let out = key::<0>(false, 7, 4);
+    assert_eq!(out, key::<1>(true, 7, 4));
     assert_eq!((out.local_port, out.remote_port), (1000, 53));
-    assert_eq!(out.local[0].to_ne_bytes(), [10, 0, 0, 1]);
-    assert_ne!(
-        out,
-        FlowKey::of::<0>(&parsed(&datagram(false)), &port, 8, 4)
-    );
-    assert_ne!(
-        out,
-        FlowKey::of::<0>(&parsed(&datagram(false)), &port, 7, 5)
-    );
+    assert_eq!(out.local, [u32::from_ne_bytes([10, 0, 0, 1]), 0, 0, 0]);
+    assert_eq!((out.vlan, out.protocol), (0, 17));
+    assert_ne!(out, key::<0>(false, 8, 4));
+    assert_ne!(out, key::<0>(false, 7, 5));
 }
 
 proptest! {

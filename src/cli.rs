@@ -5,7 +5,7 @@ use crate::{
     config::{self, Config},
     correct,
     daemon::{self, control},
-    demo, doctor, flows, proof, records, status, usage,
+    demo, doctor, explain, flows, proof, records, statement, status, usage,
 };
 use clap::{Args, Parser, Subcommand};
 use std::{
@@ -74,6 +74,10 @@ enum Command {
     Flows(flows::Options),
     /// Totals, roll-ups by hour and day, 95th percentiles: what a bill is made of.
     Usage(usage::Options),
+    /// Every record, flag, drop and policy revision behind a number of a bill.
+    Explain(explain::Options),
+    /// A tenant's month on one page that prints, as CSV or as JSON.
+    Statement(statement::Options),
     /// Adds a correction to the ledger: signed, with a reason, and nothing is changed.
     Correct(correct::Options),
     /// The file that the records are in.
@@ -181,6 +185,8 @@ pub fn run() -> ExitCode {
         Command::Records(options) => records::show(&options).map_err(Failure::from),
         Command::Flows(options) => flows::show(&options).map_err(Failure::from),
         Command::Usage(options) => usage::show(&options).map_err(Failure::from),
+        Command::Explain(options) => explain::show(&options).map_err(Failure::from),
+        Command::Statement(options) => statement::run(&options).map_err(Failure::from),
         Command::Correct(options) => correct::run(&options).map_err(Failure::from),
         Command::Ledger { action } => records::ledger(&action).map_err(Failure::from),
         Command::Verify(options) => proof::verify(&options).map_err(Failure::from),

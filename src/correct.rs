@@ -8,7 +8,7 @@ use crate::{
 use anyhow::{Context as _, Result};
 use clap::Args;
 use jiff::Timestamp;
-use metering::ledger::{self, Correct};
+use metering::ledger::{self, Addition, Correct};
 use std::path::{Path, PathBuf};
 
 /// `octroi correct`.
@@ -62,14 +62,26 @@ pub fn run(options: &Options) -> Result<(), Refusal> {
         reason: options.reason.clone(),
         increase: options.increase,
     };
-    let path = options.at.path()?;
-    if writes(&options.run_dir, &path) {
-        let answer = control::call(&options.run_dir, &Request::Correct { correct })?;
-        println!("{answer}");
-        return Ok(());
-    }
-    println!("{}", alone(&path, &correct)?);
+    let seq = correct.seq;
+    let written = add(
+        &options.run_dir,
+        &options.at.path()?,
+        &Addition::Correct(correct),
+    )?;
+    println!("record {written} corrects record {seq}");
     Ok(())
+}
+
+/// Adds a record to a ledger, through the daemon if one has it open; returns its seq.
+///
+/// # Errors
+/// Why not; nothing is written then.
+pub fn add(run_dir: &Path, ledger: &Path, addition: &Addition) -> Result<String, Refusal> {
+    if writes(run_dir, ledger) {
+        let addition = addition.clone();
+        return control::call(run_dir, &Request::Add { addition });
+    }
+    Ok(alone(ledger, addition)?)
 }
 
 /// Does a daemon that runs have this ledger open?
@@ -84,8 +96,7 @@ fn writes(run_dir: &Path, ledger: &Path) -> bool {
     its.is_some_and(same)
 }
 
-fn alone(path: &Path, correct: &Correct) -> Result<String> {
+fn alone(path: &Path, addition: &Addition) -> Result<String> {
     let now = i64::try_from(Timestamp::now().as_nanosecond()).context("the clock is past 2262")?;
-    let seq = ledger::correct(path, correct, now)?;
-    Ok(format!("record {seq} corrects record {}", correct.seq))
+    Ok(ledger::append(path, addition, now)?.to_string())
 }

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use jiff::{Timestamp, tz::TimeZone};
 use metering::usage::{self, By, Query, SLOT_NS, Source};
+pub use output::reason_name;
 use peaks::Peaks;
 use std::path::PathBuf;
 

@@ -13,6 +13,7 @@
 //!
 //! What it is not: it does not cut and does not reckon (`meter` does).
 
+mod add;
 mod backup;
 mod begin;
 mod close;
@@ -21,6 +22,7 @@ mod days;
 mod erase;
 mod flows;
 pub(crate) mod head;
+mod issue;
 mod keep;
 pub mod keys;
 mod look;
@@ -33,9 +35,11 @@ mod rotate;
 pub(crate) mod schema;
 mod writer;
 
+pub use add::{AddError, Addition, append};
 pub use backup::{BackupError, Copied, backup, restore};
-pub use correct::{Correct, CorrectError, correct};
+pub use correct::Correct;
 pub use flows::FlowError;
+pub use issue::{Issue, next as next_statement};
 pub use look::{FlowFault, FlowFilter, FlowLine, Look, Network, enter, flows, looks};
 pub use open::{Begun, Checkpoint, CheckpointOwner, Identity};
 pub use query::{Filter, Row, Summary, last_head, records, summary};

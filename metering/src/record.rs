@@ -23,6 +23,7 @@ pub use flags::Flags;
 use crate::window::Counts;
 use dataplane_common::abi::Skbs;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// Version of the encoding and of the meaning of its fields.
@@ -59,11 +60,13 @@ pub enum Kind {
     Key = 6,
     /// Records of which only the leaf is kept from here on.
     Erasure = 7,
+    /// What a tenant was told about a period: M-17.
+    Statement = 9,
 }
 
 impl Kind {
     /// Every kind, by number.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Meter,
         Self::Checkpoint,
         Self::Begin,
@@ -71,6 +74,7 @@ impl Kind {
         Self::Nodata,
         Self::Key,
         Self::Erasure,
+        Self::Statement,
     ];
 
     /// The kind with this number.
@@ -84,7 +88,10 @@ impl Kind {
     /// Is it of a tenant, and numbered among its records?
     #[must_use]
     pub const fn is_of_a_tenant(self) -> bool {
-        matches!(self, Self::Meter | Self::Correction | Self::Nodata)
+        matches!(
+            self,
+            Self::Meter | Self::Correction | Self::Nodata | Self::Statement
+        )
     }
 
     /// Does it say something of the ledger itself, and of no port?
@@ -104,6 +111,7 @@ impl Kind {
             Self::Nodata => "NODATA",
             Self::Key => "KEY",
             Self::Erasure => "ERASURE",
+            Self::Statement => "STATEMENT",
         }
     }
 }
@@ -169,6 +177,8 @@ pub struct Record {
     pub rotation: Option<Rotation>,
     /// Only in ERASURE: first and last seq of what is erased, 1..=64 ranges in ascending order.
     pub erased: Vec<[u64; 2]>,
+    /// Only in a statement.
+    pub statement: Option<Statement>,
 }
 
 /// Two readings of a port's registers in one direction, and when they were taken.
@@ -293,6 +303,27 @@ impl Rotation {
         let (old, new) = (crate::note::base64(old), crate::note::base64(new));
         format!("{origin}\nkey\nseq {seq}\n{old}\n{new}\n")
     }
+}
+
+/// What a tenant was told about a period, in short.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statement {
+    /// Its number in the ledger, from 1; all versions of a tenant's period have the same.
+    pub number: u64,
+    /// From 1.
+    pub version: u64,
+    /// When it was issued, UTC, ns since 1970.
+    pub issued: i64,
+    /// It sums the ledger's records below this seq.
+    pub size: u64,
+    /// Packets of both directions.
+    pub packets: i64,
+    /// Layer-2 bytes of both directions.
+    pub l2_bytes: i64,
+    /// IP bytes of both directions.
+    pub l3_bytes: i64,
+    /// SHA-256 of its JSON.
+    pub digest: [u8; 32],
 }
 
 impl Record {

@@ -114,7 +114,7 @@ fn the_vectors_are_what_this_library_reads() {
 /// The reader in Python knows the page, and nothing of this library.
 #[test]
 fn a_reader_written_from_the_page_alone_agrees() {
-    const LINES_MAX: usize = 200;
+    const LINES_MAX: usize = 220;
     let reader = at("../tests/verify/record.py");
     let text = fs::read_to_string(&reader).expect("tests/verify/record.py");
     assert!(

@@ -2,7 +2,7 @@
 
 use super::state::State;
 use crate::config::Errors;
-use metering::ledger::Correct;
+use metering::ledger::Addition;
 use serde::{Deserialize, Serialize};
 use std::{
     cell::RefCell,
@@ -27,8 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// An answer may take a revision of ten thousand ports, and a grace period.
 const ANSWER: Duration = Duration::from_secs(60);
 
-/// How long a correction waits for the ledger.
-const CORRECTION: Duration = Duration::from_secs(30);
+/// How long a record waits for the ledger.
+const ADDITION: Duration = Duration::from_secs(30);
 /// How often it looks whether the ledger is free.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -43,7 +43,7 @@ pub enum Request {
     PortSet { port: String },
     PortRemove { name: String },
     Detach,
-    Correct { correct: Correct },
+    Add { addition: Addition },
 }
 
 /// Why not.
@@ -63,7 +63,7 @@ impl Refusal {
         }
     }
 
-    pub(super) fn system(message: impl Into<String>) -> Self {
+    pub(crate) fn system(message: impl Into<String>) -> Self {
         Self {
             config: false,
             message: message.into(),
@@ -137,7 +137,7 @@ pub(super) async fn answer(stream: UnixStream, state: Rc<RefCell<State>>) {
         Err(Refusal::system("only root may ask the daemon"))
     };
     let result = match request {
-        Ok(Request::Correct { correct }) => self::correct(&state, &correct).await,
+        Ok(Request::Add { addition }) => add(&state, &addition).await,
         Ok(request) => state.borrow_mut().answer(request),
         Err(refusal) => Err(refusal),
     };
@@ -147,11 +147,11 @@ pub(super) async fn answer(stream: UnixStream, state: Rc<RefCell<State>>) {
 }
 
 /// Waits for the ledger's thread, and lets the daemon go on meanwhile.
-async fn correct(state: &RefCell<State>, correct: &Correct) -> Result<String, Refusal> {
+async fn add(state: &RefCell<State>, addition: &Addition) -> Result<String, Refusal> {
     let written = async {
         // Not while a window is written, and never with the state held over a wait.
         let ticket = loop {
-            let ticket = state.borrow_mut().correct(correct)?;
+            let ticket = state.borrow_mut().add(addition)?;
             match ticket {
                 Some(ticket) => break ticket,
                 None => sleep(AGAIN).await,
@@ -161,17 +161,17 @@ async fn correct(state: &RefCell<State>, correct: &Correct) -> Result<String, Re
             let answer = state.borrow_mut().answered(ticket);
             match answer {
                 Some(Ok(seq)) => {
-                    return Ok(format!("record {seq} corrects record {}", correct.seq));
+                    return Ok(seq.to_string());
                 }
                 Some(Err(why)) => return Err(Refusal::system(why)),
                 None => sleep(AGAIN).await,
             }
         }
     };
-    timeout(CORRECTION, written).await.unwrap_or_else(|_| {
+    timeout(ADDITION, written).await.unwrap_or_else(|_| {
         Err(Refusal::system(
             "the ledger is not written: its disk is slow or full; `octroi status` says why, and \
-             `octroi records` whether the correction was written after all",
+             `octroi records` whether the record was written after all",
         ))
     })
 }

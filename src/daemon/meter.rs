@@ -19,7 +19,7 @@ use dataplane_common::{
 };
 use metering::{
     flow::Details,
-    ledger::{Anchor, Ceiling, Correct, Done, Job, Keep, Writer},
+    ledger::{Addition, Anchor, Ceiling, Done, Job, Keep, Writer},
     meter::{Cut, Epoch, Next, Owner, Pace},
 };
 use serde::{Deserialize, Serialize};
@@ -245,13 +245,13 @@ impl Meter {
         }
     }
 
-    /// Hands a correction to the ledger's thread and returns a ticket for the answer; `None` while that is
-    /// at work: to be asked again.
-    pub fn correct(&mut self, correct: &Correct) -> Option<u64> {
+    /// Hands a record that belongs to no window to the ledger's thread and returns a ticket for the answer;
+    /// `None` while that is at work: to be asked again.
+    pub fn add(&mut self, addition: &Addition) -> Option<u64> {
         if self.pace.is_busy() {
             return None;
         }
-        self.send(Job::Correct(Box::new(correct.clone())));
+        self.send(Job::Add(Box::new(addition.clone())));
         Some(self.tickets.give())
     }
 
@@ -278,7 +278,7 @@ impl Meter {
         let read = match &job {
             Job::Cut(cut) => Some(cut.time),
             Job::Checkpoint(checkpoint) => Some(checkpoint.time),
-            Job::Retain(..) | Job::Correct(_) => None,
+            Job::Retain(..) | Job::Add(_) => None,
         };
         if let Some(jobs) = &self.jobs
             && jobs.try_send(job).is_ok()

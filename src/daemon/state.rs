@@ -14,7 +14,7 @@ use dataplane::{
     gate::{Event, Gate, PortState},
     pins::Pins,
 };
-use metering::ledger::Correct;
+use metering::ledger::Addition;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -278,7 +278,7 @@ impl State {
                 let revision = self.change_ports(dynamic)?;
                 Ok(format!("port {name} removed in revision {revision}"))
             }
-            Request::Correct { .. } => Err(Refusal::system("a correction waits for the ledger")),
+            Request::Add { .. } => Err(Refusal::system("a record waits for the ledger")),
             Request::Detach => {
                 // What was counted is written while the registers are still there; nothing more is.
                 if let Some(gate) = &mut self.gate {
@@ -296,17 +296,17 @@ impl State {
         }
     }
 
-    /// Hands a correction to the ledger and returns a ticket for the answer; `None` while it is at work.
+    /// Hands a record that belongs to no window to the ledger and returns a ticket for the answer; `None` while it is at work.
     ///
     /// # Errors
     /// When there is no ledger.
-    pub fn correct(&mut self, correct: &Correct) -> Result<Option<u64>, Refusal> {
+    pub fn add(&mut self, addition: &Addition) -> Result<Option<u64>, Refusal> {
         // What is written meanwhile is heard here, so that the ledger is free as soon as it can be.
         self.turn();
         let meter = self.meter.as_mut();
         let meter =
             meter.ok_or_else(|| Refusal::config("the daemon has no ledger; add [meter]"))?;
-        Ok(meter.correct(correct))
+        Ok(meter.add(addition))
     }
 
     /// The answer for a ticket, when there is one.

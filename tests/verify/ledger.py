@@ -264,7 +264,7 @@ def proof(path, keys, against, continuation):
         need(r["seq"] < signed[1], f"{what}: not in the tree")
         found, _ = climb(r["seq"], signed[1] - 1, sha(b"\0", data), hashes(line["proof"]))
         need(found == signed[2], f"{what}: not in the tree")
-        need(r["kind"] in (record.METER, record.CORRECTION, record.NODATA) and r["tenant"] == tenant, f"{what}: another's")
+        need(r["kind"] in (record.METER, record.CORRECTION, record.NODATA, record.STATEMENT) and r["tenant"] == tenant, f"{what}: another's")
         need(r["seq"] > after and tenant_seq <= r["tenant_seq"] < last, f"{what}: not in order")
         after, tenant_seq = r["seq"], r["tenant_seq"] + 1
     if against and against != signed:

@@ -85,7 +85,7 @@ def ranges(value):
         need(first <= last, "backwards")
         need(first > before + 1, "order")
 
-METER, CHECKPOINT, BEGIN, CORRECTION, NODATA, KEY, ERASURE = range(1, 8)
+METER, CHECKPOINT, BEGIN, CORRECTION, NODATA, KEY, ERASURE, _, STATEMENT = range(1, 10)
 MERGED, PARTIAL, CORRECTS, UNMETERED, NO_DATA = 1, 2, 32, 64, 128
 U64, U32, I64 = number(0, 2**64 - 1), number(0, 2**32 - 1), number(-2**63, 2**63 - 1)
 ID, COUNTS, SKBS, REASON = string(bytes, 16, 16), row(U64, U64, U64), row(*[U64] * 4), string(str, 1, 256)
@@ -105,14 +105,15 @@ FIELDS = dict(enumerate([
     ("flows", row(number(1, 2**64 - 1), string(bytes, 32, 32))),
 ]))
 FIELDS |= {43: ("rotation", row(string(bytes, 32, 32), *[string(bytes, 64, 64)] * 2)), 44: ("erased", ranges)}
+FIELDS[48] = ("statement", row(U64, U64, I64, U64, I64, I64, I64, string(bytes, 32, 32)))
 HEAD, SUBJECT = set(range(11)), {11, 12, 13, 14, 16, 18, 19}
-OF_LEDGER = {BEGIN: (set(), {39, 41}), KEY: ({43}, {39}), ERASURE: ({39, 44}, set())}
+NO_PORT = {BEGIN: (set(), {39, 41}), KEY: ({43}, {39}), ERASURE: ({39, 44}, set()), STATEMENT: ({13, 48}, set())}
 READING, TOTAL = set(range(20, 29)), set(range(30, 36))
 
 def belonging(r):
     """Fields that the kind must have, and may have [M-5.2]."""
-    if r["kind"] in OF_LEDGER:
-        must, may = OF_LEDGER[r["kind"]]
+    if r["kind"] in NO_PORT:
+        must, may = NO_PORT[r["kind"]]
         return HEAD | {18, 19} | must, may
     if r["kind"] == CORRECTION:
         return HEAD | SUBJECT | {40}, {15, 17}
@@ -136,13 +137,13 @@ def read(data):
     need({0, 1, 8} <= pairs.keys(), "missing")
     r = {FIELDS[key][0]: value for key, value in pairs.items()}
     need(r["version"] == 1, "version")
-    need(METER <= r["kind"] <= ERASURE, "kind")
+    need(METER <= r["kind"] <= ERASURE or r["kind"] == STATEMENT, "kind")
     must, may = belonging(r)
     need(must <= pairs.keys(), "missing")
     need(pairs.keys() <= must | may, "not_allowed")
     kind, flags = r["kind"], r["flags"]
     need(flags < 512 and bool(flags & CORRECTS) == (kind == CORRECTION), "flags")
-    need(bool(flags & NO_DATA) == (kind == NODATA) and not (kind in OF_LEDGER and flags), "flags")
+    need(bool(flags & NO_DATA) == (kind == NODATA) and not (kind in NO_PORT and flags), "flags")
     need("window_first" not in r or flags & MERGED, "flags")
     need("window_first" not in r or r["window_first"] < r["window_id"], "range")
     for start, end in (("window_start", "window_end"), ("cut_start_ns", "cut_end_ns"),
@@ -161,6 +162,8 @@ def read(data):
     need("bytes_min" not in r or r["bytes_min"] == (0 if kind == NODATA else counted[1]), "sum")
     if kind == CORRECTION:  # [M-10.1]
         need(r["correction"][0] != r["ledger_id"] or r["correction"][1] < r["seq"], "range")
+    if kind == STATEMENT:  # [M-17.6]
+        need(min(r["statement"][:2]) >= 1 and r["statement"][3] <= r["seq"], "range")
     need("supersedes" not in r or r["supersedes"][0] != r["ledger_id"], "range")
     return r
 

@@ -1,6 +1,6 @@
 //! Corrections: `docs/METERING.md`, M-10.1 to M-10.4.
 
-use super::{Committed, Ledger, LedgerError};
+use super::{Ledger, LedgerError, add::AddError};
 use crate::{
     meter::Last,
     record::{Correction, Flags, Kind, Record, TEXT_BYTES_MAX},
@@ -8,7 +8,6 @@ use crate::{
 };
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
 
 /// What is to be added to a record of the same ledger.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,92 +27,20 @@ pub struct Correct {
     pub increase: bool,
 }
 
-/// Why there is no correction. Nothing is written then.
-#[derive(Debug, thiserror::Error)]
-pub enum CorrectError {
-    /// The ledger cannot be read or written.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    /// No such record.
-    #[error("record {seq} is not there: the ledger has {size}; `octroi records` shows them")]
-    NoRecord {
-        /// What was asked for.
-        seq: u64,
-        /// Records in the ledger.
-        size: u64,
-    },
-    /// The record bills nothing that could be corrected.
-    #[error("record {seq} is a {kind}, which bills no window; correct {instead}")]
-    Kind {
-        /// What was asked for.
-        seq: u64,
-        /// What it is.
-        kind: &'static str,
-        /// What to do.
-        instead: String,
-    },
-    /// The record cannot be read.
-    #[error("record {seq} cannot be read: {what}; the ledger was changed by somebody else")]
-    Unreadable {
-        /// Which record.
-        seq: u64,
-        /// Why.
-        what: String,
-    },
-    /// Nothing would change.
-    #[error("nothing is added; write --l2 with the bytes to add or to take away")]
-    Nothing,
-    /// More would be billed.
-    #[error("this bills more than before; write --increase if that is meant")]
-    Increase,
-    /// Less than nothing would be billed.
-    #[error(
-        "record {seq} with its corrections would fall below 0: {what} has {left} {unit} left to take away"
-    )]
-    BelowZero {
-        /// Which record.
-        seq: u64,
-        /// The record, or the total that it is a part of.
-        what: &'static str,
-        /// What can be taken away at most.
-        left: i128,
-        /// Of what.
-        unit: &'static str,
-    },
-    /// The reason is empty, too long, or has control characters.
-    #[error("the reason has 1 to 256 bytes, without control characters")]
-    Reason,
-}
-
 impl Ledger {
-    /// Adds a correction, and returns when it is durable; with it, its `seq`.
-    ///
-    /// # Errors
-    /// Any [`CorrectError`]; the ledger is then as before.
-    pub fn correct(
-        &mut self,
-        correct: &Correct,
-        utc_ns: i64,
-    ) -> Result<(u64, Committed), CorrectError> {
-        self.check_file()?;
-        let record = self.correction(correct, utc_ns)?;
-        let seq = self.anchor.size;
-        Ok((seq, self.add(record)?))
-    }
-
     /// The correction's record, if there may be one.
-    fn correction(&self, correct: &Correct, utc_ns: i64) -> Result<Record, CorrectError> {
+    pub(super) fn correction(&self, correct: &Correct, utc_ns: i64) -> Result<Record, AddError> {
         let reason = &correct.reason;
         let fits = (1..=TEXT_BYTES_MAX).contains(&(reason.len() as u64));
         if !fits || reason.chars().any(char::is_control) {
-            return Err(CorrectError::Reason);
+            return Err(AddError::Reason);
         }
         let add = [correct.packets, correct.l2_bytes, correct.l3_bytes];
         if add == [0; 3] {
-            return Err(CorrectError::Nothing);
+            return Err(AddError::Nothing);
         }
         if add.iter().any(|sum| *sum > 0) && !correct.increase {
-            return Err(CorrectError::Increase);
+            return Err(AddError::Increase);
         }
         let storage = Self::storage(&self.path);
         let subject = subject(&self.db, &storage, correct.seq, self.anchor.size)?;
@@ -148,22 +75,13 @@ impl Ledger {
     }
 }
 
-/// Adds a correction to a ledger that no daemon has open, and returns its `seq`.
-///
-/// # Errors
-/// Any [`CorrectError`]; the ledger is then as before.
-pub fn correct(path: &Path, correct: &Correct, utc_ns: i64) -> Result<u64, CorrectError> {
-    let mut ledger = Ledger::open_as_it_is(path)?;
-    Ok(ledger.correct(correct, utc_ns)?.0)
-}
-
 /// The record that is to be corrected.
 fn subject(
     db: &Connection,
     storage: &impl Fn(rusqlite::Error) -> LedgerError,
     seq: u64,
     size: u64,
-) -> Result<Record, CorrectError> {
+) -> Result<Record, AddError> {
     let select = "SELECT canonical FROM record WHERE seq = ?1";
     let canonical: Option<Vec<u8>> = match i64::try_from(seq) {
         Ok(seq) => db
@@ -172,11 +90,11 @@ fn subject(
             .map_err(storage)?,
         Err(_) => None,
     };
-    let canonical = canonical.ok_or(CorrectError::NoRecord { seq, size })?;
+    let canonical = canonical.ok_or(AddError::NoRecord { seq, size })?;
     let subject = read(seq, &canonical)?;
     match subject.kind {
         Kind::Meter | Kind::Nodata => Ok(subject),
-        kind => Err(CorrectError::Kind {
+        kind => Err(AddError::Kind {
             seq,
             kind: kind.name(),
             instead: match &subject.correction {
@@ -187,8 +105,8 @@ fn subject(
     }
 }
 
-fn read(seq: u64, canonical: &[u8]) -> Result<Record, CorrectError> {
-    Record::decode(canonical).map_err(|error| CorrectError::Unreadable {
+fn read(seq: u64, canonical: &[u8]) -> Result<Record, AddError> {
+    Record::decode(canonical).map_err(|error| AddError::Unreadable {
         seq,
         what: error.to_string(),
     })
@@ -200,7 +118,7 @@ fn check_zero(
     storage: &impl Fn(rusqlite::Error) -> LedgerError,
     subject: &Record,
     add: [i64; 3],
-) -> Result<(), CorrectError> {
+) -> Result<(), AddError> {
     let mut statement = db
         .prepare_cached(
             "SELECT seq, canonical FROM record WHERE kind = 4 AND window_id = ?1 AND boot_id = ?2 AND \
@@ -216,7 +134,7 @@ fn check_zero(
         subject.direction,
     ];
     let mut rows = statement.query(key).map_err(storage)?;
-    let overflow = |_| CorrectError::Unreadable {
+    let overflow = |_| AddError::Unreadable {
         seq: subject.seq,
         what: "its corrections are past 2^127".into(),
     };
@@ -250,7 +168,7 @@ fn check_zero(
             .zip(["packets", "bytes", "IP bytes"])
         {
             if left + i128::from(add) < 0 {
-                return Err(CorrectError::BelowZero {
+                return Err(AddError::BelowZero {
                     seq: subject.seq,
                     what,
                     left: left.max(0),
@@ -267,7 +185,7 @@ fn total_of(
     db: &Connection,
     storage: &impl Fn(rusqlite::Error) -> LedgerError,
     zone: &Record,
-) -> Result<Record, CorrectError> {
+) -> Result<Record, AddError> {
     let select = "SELECT seq, canonical FROM record WHERE kind IN (1, 5) AND boot_id = ?1 AND \
                   map_generation = ?2 AND port_uid = ?3 AND incarnation = ?4 AND direction = ?5 AND \
                   zone = -1 AND window_id = ?6";
@@ -283,7 +201,7 @@ fn total_of(
         .query_row(select, key, |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()
         .map_err(storage)?;
-    let (seq, canonical) = found.ok_or_else(|| CorrectError::Unreadable {
+    let (seq, canonical) = found.ok_or_else(|| AddError::Unreadable {
         seq: zone.seq,
         what: "its window has no total".into(),
     })?;

@@ -125,7 +125,7 @@ pub fn summary(path: &Path) -> Result<Summary, LedgerError> {
     let host = of("host").map_err(&storage)?;
     let (records, first, last) = db
         .query_row(
-            "SELECT count(*), min(window_start), max(window_end) FROM record WHERE kind NOT IN (0, 3)",
+            "SELECT count(*), min(window_start), max(window_end) FROM record WHERE kind IN (1, 4, 5)",
             [],
             |row| Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?)),
         )

@@ -1,11 +1,12 @@
 //! Reading a ledger record by record, while a daemon may be writing it.
 
-use super::{Ledger, LedgerError, query::Row, schema};
+use super::{Ledger, LedgerError, issue, query::Row, schema};
 use crate::record::Record;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use std::path::{Path, PathBuf};
 
-/// A ledger that is read, as it stood when it was opened: what is committed meanwhile is not seen.
+/// A ledger that is read. No read lasts longer than one question, so that the journal stays small; who wants
+/// the same answer again asks for the first so many records, which never change.
 pub struct Reader {
     path: PathBuf,
     db: Connection,
@@ -18,9 +19,6 @@ impl Reader {
     /// [`LedgerError::Storage`], [`LedgerError::Foreign`].
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let db = schema::open_to_read(path)?;
-        let storage = Ledger::storage(path);
-        // One snapshot for all that is asked.
-        db.execute_batch("BEGIN").map_err(&storage)?;
         let reader = Self {
             path: path.to_owned(),
             db,
@@ -86,6 +84,18 @@ impl Reader {
             .map_err(self.failed())
     }
 
+    /// The first signed head of at least so many leaves: it is the same one whenever it is asked for.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    pub fn head(&self, size: u64) -> Result<Option<String>, LedgerError> {
+        let head = "SELECT note FROM head WHERE size >= ?1 ORDER BY number LIMIT 1";
+        self.db
+            .query_row(head, [size as i64], |row| row.get(0))
+            .optional()
+            .map_err(self.failed())
+    }
+
     /// One record.
     ///
     /// # Errors
@@ -121,7 +131,7 @@ impl Reader {
             "?2 IS NULL"
         };
         let text = format!(
-            "SELECT seq, canonical FROM record WHERE seq < ?1 AND {of_tenant} AND kind != 3 AND \
+            "SELECT seq, canonical FROM record WHERE seq < ?1 AND {of_tenant} AND kind IN (1, 4, 5) AND \
              (flags & 16 != 0 OR (window_start < ?4 AND window_end >= ?3)) ORDER BY seq"
         );
         let mut statement = self.db.prepare(&text).map_err(&storage)?;
@@ -162,6 +172,14 @@ impl Reader {
         .collect()
     }
 
+    /// The statements among the first `size` records, oldest first.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    pub fn statements(&self, size: u64) -> Result<Vec<Row>, LedgerError> {
+        issue::statements(&self.db, &self.failed(), size)
+    }
+
     /// The end of the last label, of a tenant or of all, among the readings before a record.
     ///
     /// # Errors
@@ -181,7 +199,7 @@ impl Reader {
     /// [`LedgerError::Storage`].
     pub fn extent(&self, tenant: Option<u32>) -> Result<Option<(i64, i64)>, LedgerError> {
         let select = "SELECT min(window_start), max(window_end) FROM record \
-                      WHERE kind != 3 AND (?1 IS NULL OR tenant = ?1)";
+                      WHERE kind IN (1, 4, 5) AND (?1 IS NULL OR tenant = ?1)";
         let (first, last): (Option<i64>, Option<i64>) = self
             .db
             .query_row(select, [tenant], |row| Ok((row.get(0)?, row.get(1)?)))

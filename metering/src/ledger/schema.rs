@@ -48,6 +48,7 @@ pub(crate) const TABLES: &str = "
         (boot_id, map_generation, port_uid, incarnation, direction, zone, window_id)
         WHERE kind IN (1, 5);
     CREATE INDEX record_correction ON record (window_id) WHERE kind = 4;
+    CREATE INDEX record_statement ON record (seq) WHERE kind = 9;
     CREATE INDEX record_by_time ON record (window_start);
     CREATE INDEX record_by_tenant ON record (tenant, window_start);
 ";

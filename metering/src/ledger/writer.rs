@@ -9,8 +9,7 @@
 //! What it is not: no thread and no queue; the daemon has those, and the simulation has none.
 
 use super::{
-    Anchor, Checkpoint, Committed, Correct, CorrectError, Identity, Keep, Ledger, Retained,
-    owed::Owed,
+    AddError, Addition, Anchor, Checkpoint, Committed, Identity, Keep, Ledger, Retained, owed::Owed,
 };
 use crate::meter::{Cut, Epoch, State, Time};
 use std::path::PathBuf;
@@ -24,8 +23,8 @@ pub enum Job {
     Checkpoint(Box<Checkpoint>),
     /// What is too old goes, by this wall clock: UTC, ns since 1970.
     Retain(Keep, i64),
-    /// A correction is added.
-    Correct(Box<Correct>),
+    /// A record that belongs to no window is added.
+    Add(Box<Addition>),
 }
 
 /// What was done.
@@ -148,12 +147,12 @@ impl Writer {
                 .checkpoint(checkpoint)
                 .map(|()| Done::Noted)
                 .map_err(|error| error.to_string()),
-            Job::Correct(correct) => match ledger.correct(correct, now.utc_ns) {
+            Job::Add(addition) => match ledger.append(addition, now.utc_ns) {
                 Ok((seq, committed)) => {
                     self.remembered = committed.anchor;
                     Ok(Done::Added(seq, committed))
                 }
-                Err(CorrectError::Ledger(error)) => Err(error.to_string()),
+                Err(AddError::Ledger(error)) => Err(error.to_string()),
                 Err(refused) => Ok(Done::Refused(refused.to_string())),
             },
             Job::Retain(keep, now) => ledger

@@ -59,9 +59,15 @@ pub(super) mod key {
         FLOWS = 42, "flows";
         ROTATION = 43, "rotation";
         ERASED = 44, "erased";
+        STATEMENT = 48, "statement";
     }
 
-    pub const LAST: u64 = ERASED;
+    pub const LAST: u64 = STATEMENT;
+
+    /// Keys below the last one that no field has.
+    pub const fn is_free(key: u64) -> bool {
+        key > ERASED && key < STATEMENT
+    }
 }
 
 /// A set of keys, as bits.
@@ -98,12 +104,13 @@ pub(super) fn present(record: &Record) -> Keys {
         (key::FLOWS, record.flows.is_some()),
         (key::ROTATION, record.rotation.is_some()),
         (key::ERASED, !record.erased.is_empty()),
+        (key::STATEMENT, record.statement.is_some()),
     ];
     let mut present = HEAD;
-    present |= if record.kind.is_of_the_ledger() {
-        LABEL
-    } else {
-        SUBJECT
+    present |= match record.kind {
+        Kind::Statement => LABEL | bit(key::TENANT),
+        kind if kind.is_of_the_ledger() => LABEL,
+        _ => SUBJECT,
     };
     for (key, _) in optional.into_iter().filter(|(_, there)| *there) {
         present |= bit(key);
@@ -128,6 +135,7 @@ fn belonging(kind: Kind, flags: Flags, seen: Keys) -> (Keys, Keys) {
         Kind::Begin => (HEAD | LABEL, bit(key::CAUSE) | bit(key::SUPERSEDES)),
         Kind::Key => (HEAD | LABEL | bit(key::ROTATION), bit(key::CAUSE)),
         Kind::Erasure => (HEAD | LABEL | bit(key::ERASED) | bit(key::CAUSE), 0),
+        Kind::Statement => (HEAD | LABEL | bit(key::TENANT) | bit(key::STATEMENT), 0),
         Kind::Correction => (
             HEAD | SUBJECT | bit(key::CORRECTION),
             bit(key::ZONE) | bit(key::WINDOW_FIRST),
@@ -182,7 +190,7 @@ pub(super) fn check_flags(kind: Kind, flags: Flags, merged: bool) -> Result<(), 
     let fits = Flags::ALL.has(flags)
         && flags.has(Flags::CORRECTION) == (kind == Kind::Correction)
         && flags.has(Flags::NODATA) == (kind == Kind::Nodata)
-        && (!kind.is_of_the_ledger() || flags == Flags::NONE)
+        && (!(kind.is_of_the_ledger() || kind == Kind::Statement) || flags == Flags::NONE)
         && (!merged || flags.has(Flags::MERGED));
     if fits {
         Ok(())
@@ -233,7 +241,7 @@ pub(super) fn check_values(record: &Record) -> Result<(), RecordError> {
                 require(is_zero, RecordError::Range { key })?;
             }
         }
-        Kind::Meter | Kind::Correction | Kind::Nodata => {}
+        Kind::Meter | Kind::Correction | Kind::Nodata | Kind::Statement => {}
     }
     if let Some(reading) = &record.reading {
         check_reading(reading)?;
@@ -246,6 +254,12 @@ pub(super) fn check_values(record: &Record) -> Result<(), RecordError> {
         let earlier = correction.ledger_id != record.ledger_id || correction.corrects < record.seq;
         let key = key::CORRECTION;
         require(earlier, RecordError::Range { key })?;
+    }
+    if let Some(statement) = &record.statement {
+        let key = key::STATEMENT;
+        let counted = statement.number != 0 && statement.version != 0;
+        let earlier = statement.size <= record.seq;
+        require(counted && earlier, RecordError::Range { key })?;
     }
     if let Some(supersedes) = &record.supersedes {
         let key = key::SUPERSEDES;

@@ -2,7 +2,7 @@
 
 use super::{
     Clock, Correction, Dropped, ERASED_MAX, Flags, Flows, HOST_BYTES_MAX, Kind, PORT_BYTES_MAX,
-    Reading, Record, RecordError, Rotation, Supersedes, TEXT_BYTES_MAX, Total, VERSION,
+    Reading, Record, RecordError, Rotation, Statement, Supersedes, TEXT_BYTES_MAX, Total, VERSION,
     cbor::{Reader, Writer},
     rules::{self, Keys, READING, TOTAL, bit, key},
 };
@@ -128,6 +128,18 @@ fn write_remarks(writer: &mut Writer, key: u64, record: &Record) {
                 writer.row(*range);
             }
         }
+        key::STATEMENT => {
+            let statement = record.statement.unwrap_or_default();
+            writer.array(8);
+            writer.unsigned(statement.number);
+            writer.unsigned(statement.version);
+            writer.signed(statement.issued);
+            writer.unsigned(statement.size);
+            writer.signed(statement.packets);
+            writer.signed(statement.l2_bytes);
+            writer.signed(statement.l3_bytes);
+            writer.bytes(&statement.digest);
+        }
         key::SUPERSEDES => {
             let supersedes = record.supersedes.unwrap_or_default();
             writer.array(2);
@@ -195,7 +207,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, RecordError> {
 fn next_key(reader: &mut Reader<'_>, seen: Keys) -> Result<u64, RecordError> {
     let key = reader.unsigned()?;
     reader.key = key;
-    if key > key::LAST {
+    if key > key::LAST || key::is_free(key) {
         Err(RecordError::UnknownKey { key })
     } else if seen & bit(key) != 0 {
         Err(RecordError::Duplicate { key })
@@ -345,6 +357,19 @@ fn read_remarks(reader: &mut Reader<'_>, record: &mut Record) -> Result<(), Reco
             });
         }
         key::ERASED => record.erased = read_erased(reader)?,
+        key::STATEMENT => {
+            reader.tuple(8)?;
+            record.statement = Some(Statement {
+                number: reader.unsigned()?,
+                version: reader.unsigned()?,
+                issued: reader.signed()?,
+                size: reader.unsigned()?,
+                packets: reader.signed()?,
+                l2_bytes: reader.signed()?,
+                l3_bytes: reader.signed()?,
+                digest: reader.bytes()?,
+            });
+        }
         key::SUPERSEDES => {
             reader.tuple(2)?;
             record.supersedes = Some(Supersedes {

@@ -79,7 +79,9 @@ impl Usage {
             (Kind::Nodata, _) => self.nodata(record),
             (Kind::Correction, _) => self.correction(record),
             // Neither bills anything, nor does one that is no leaf.
-            (Kind::Begin | Kind::Checkpoint | Kind::Key | Kind::Erasure, _) => Ok(()),
+            (Kind::Begin | Kind::Checkpoint | Kind::Key | Kind::Erasure | Kind::Statement, _) => {
+                Ok(())
+            }
         }
     }
 

@@ -79,7 +79,9 @@ impl<'a> Explain<'a> {
             }
             (Kind::Meter, None) => (Part::Total, billed.share_of(whole, from, to)),
             (Kind::Meter, Some(_)) => (Part::Billed, billed.share_of(whole, from, to)),
-            (Kind::Begin | Kind::Checkpoint | Kind::Key | Kind::Erasure, _) => return,
+            (Kind::Begin | Kind::Checkpoint | Kind::Key | Kind::Erasure | Kind::Statement, _) => {
+                return;
+            }
         };
         self.found.push(Explained {
             ledger: ledger.to_owned(),

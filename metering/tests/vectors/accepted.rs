@@ -8,8 +8,8 @@ use dataplane_common::{
 };
 use metering::{
     record::{
-        Clock, Correction, Dropped, Flags, Flows, Kind, Reading, Record, Rotation, Supersedes,
-        Total, salt,
+        Clock, Correction, Dropped, Flags, Flows, Kind, Reading, Record, Rotation, Statement,
+        Supersedes, Total, salt,
     },
     window::Counts,
 };
@@ -209,6 +209,30 @@ pub fn superseding() -> Record {
     }
 }
 
+/// M-17.6: what a tenant was told about November 2026, in Paris; the second version.
+pub fn statement() -> Record {
+    Record {
+        seq: 130,
+        stream_seq: 1,
+        tenant_seq: 44,
+        salt: salt(&SECRET, 130),
+        tenant: 17,
+        window_start: 1_793_487_600_000_000_000,
+        window_end: 1_796_079_600_000_000_000,
+        statement: Some(Statement {
+            number: 1,
+            version: 2,
+            issued: 1_796_115_600_000_000_000,
+            size: 130,
+            packets: 12,
+            l2_bytes: 9_007_199_254_740_993,
+            l3_bytes: -1,
+            digest: [0xD1; 32],
+        }),
+        ..head(Kind::Statement, 130)
+    }
+}
+
 /// M-14.10: another key signs.
 pub fn rotation() -> Record {
     Record {
@@ -390,6 +414,7 @@ pub fn all() -> Vec<(&'static str, Record)> {
         ("the first record of a ledger", begin()),
         ("the first record, taking another's place", superseding()),
         ("a correction", correction()),
+        ("a statement", statement()),
         ("no data, with a reading", ledger_lost()),
         ("no data, without one", went_back()),
         ("another key", rotation()),

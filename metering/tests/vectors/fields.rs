@@ -64,7 +64,9 @@ pub fn of(record: &Record) -> Value {
     fields.set("flags", number(record.flags.0));
     fields.set("boot_id", hex(&record.boot_id));
     fields.set("map_generation", hex(&record.map_generation));
-    if !record.kind.is_of_the_ledger() {
+    if record.kind == metering::record::Kind::Statement {
+        fields.set("tenant", number(record.tenant));
+    } else if !record.kind.is_of_the_ledger() {
         fields.set("port_uid", record.port_uid.clone());
         fields.set("incarnation", number(record.incarnation));
         fields.set("tenant", number(record.tenant));
@@ -93,6 +95,18 @@ pub fn of(record: &Record) -> Value {
             number(correction.l2_bytes),
             number(correction.l3_bytes),
             correction.reason,
+        ])
+    });
+    fields.may("statement", record.statement, |told| {
+        json!([
+            number(told.number),
+            number(told.version),
+            number(told.issued),
+            number(told.size),
+            number(told.packets),
+            number(told.l2_bytes),
+            number(told.l3_bytes),
+            hex(&told.digest),
         ])
     });
     fields.may("supersedes", record.supersedes, |old| {

@@ -2,9 +2,9 @@
 
 use crate::accepted::{
     begin, checkpoint, correction, counts, crashed, detailed, erasure, merged, reading, rotation,
-    superseding, total, total_record, zone_record,
+    statement, superseding, total, total_record, zone_record,
 };
-use metering::record::{Dropped, Flags, Flows, Record};
+use metering::record::{Dropped, Flags, Flows, Record, Statement};
 
 type Vector = (&'static str, Vec<u8>, &'static str);
 
@@ -353,6 +353,32 @@ fn fields() -> Vec<Vector> {
             "a checkpoint with a salt",
             with(checkpoint(), |r| r.salt = [1; 16]),
             "range",
+        ),
+        (
+            "a statement that sums what comes later",
+            with(statement(), |r| r.seq = 129),
+            "range",
+        ),
+        (
+            "a statement without a number",
+            with(statement(), |r| {
+                let statement = r.statement.unwrap_or_default();
+                r.statement = Some(Statement {
+                    number: 0,
+                    ..statement
+                });
+            }),
+            "range",
+        ),
+        (
+            "a statement with a flag",
+            with(statement(), |r| r.flags = Flags::LATE),
+            "flags",
+        ),
+        (
+            "a statement without what was told",
+            with(statement(), |r| r.statement = None),
+            "missing",
         ),
         (
             "a correction of what comes later",

@@ -62,7 +62,10 @@ impl Archive {
         let mut once = BTreeSet::new();
         for (record, _) in self.ledgers.values().flatten() {
             // A correction is a difference to a reading, and not the only one that a window may have.
-            if !matches!(record.kind, Kind::Begin | Kind::Correction) {
+            if !matches!(
+                record.kind,
+                Kind::Begin | Kind::Correction | Kind::Statement
+            ) {
                 let window = (key(record), record.window_id, record.kind as u8);
                 assert!(once.insert(window), "a sink would refuse it: {record:?}");
             }
@@ -202,7 +205,7 @@ fn audit_one(rows: &[(Record, [u8; 32])]) {
         let tenant = tenants.entry(record.tenant).or_default();
         assert_eq!(record.tenant_seq, *tenant);
         *tenant += 1;
-        if record.kind == Kind::Correction {
+        if matches!(record.kind, Kind::Correction | Kind::Statement) {
             continue;
         }
         let key = key(record);

@@ -34,13 +34,19 @@ fn less(seq: u64, l2_bytes: i64) -> Correct {
     }
 }
 
+fn wanted(correct: &Correct) -> Addition {
+    Addition::Correct(correct.clone())
+}
+
 #[test]
 fn a_correction_is_a_record_of_its_own_and_changes_no_other() {
     let mut host = metered();
     let before = host.records();
     let zone = seq_of(&host, Some(1));
     let mut open = host.ledger.take().expect("it is open");
-    let (seq, committed) = open.correct(&less(zone, -400), NOW).expect("a correction");
+    let (seq, committed) = open
+        .append(&wanted(&less(zone, -400)), NOW)
+        .expect("a correction");
     assert_eq!((seq, committed.records), (before.len() as u64, 1));
     assert_eq!(committed.anchor, open.anchor());
     host.remembered = committed.anchor;
@@ -82,7 +88,7 @@ fn nothing_is_taken_away_that_was_not_billed() {
         seq_of(&host, Some(2)),
         seq_of(&host, None),
     );
-    let correct = |wanted: &Correct| ledger::correct(&host.path, wanted, NOW);
+    let correct = |wanted: &Correct| ledger::append(&host.path, &self::wanted(wanted), NOW);
     let refused = |wanted: &Correct| correct(wanted).expect_err("refused").to_string();
     let size = host.records().len();
     assert!(refused(&less(one, -1_001)).contains("the record has 1000 bytes left"));
@@ -142,7 +148,7 @@ fn a_correction_beside_an_open_ledger_loses_no_window() {
     let zone = seq_of(&host, Some(1));
     let before = host.records().len();
     // Somebody corrects the file while a daemon has it open, and does not ask the daemon.
-    ledger::correct(&host.path, &less(zone, -1), NOW).expect("the file takes it");
+    ledger::append(&host.path, &wanted(&less(zone, -1)), NOW).expect("the file takes it");
     host.carry(0, 0, 3, 7, 100);
     assert!(host.cut(true).is_err(), "the daemon's place was taken");
     host.forget();
@@ -161,7 +167,60 @@ fn a_correction_is_never_billed_before_the_last_window() {
     let zone = seq_of(&host, Some(1));
     let last = host.records().iter().map(|record| record.window_end).max();
     // The wall clock stands in 1970.
-    ledger::correct(&host.path, &less(zone, -1), 0).expect("a correction");
+    ledger::append(&host.path, &wanted(&less(zone, -1)), 0).expect("a correction");
     let record = host.records().pop().expect("a record");
     assert!(Some(record.window_end) > last);
+}
+
+fn issue(number: u64, version: u64, size: u64) -> Addition {
+    Addition::Issue(Issue {
+        tenant: 1,
+        from: 0,
+        to: 1,
+        statement: record::Statement {
+            number,
+            version,
+            size,
+            ..record::Statement::default()
+        },
+    })
+}
+
+#[test]
+fn statements_are_numbered_without_gaps_and_versions_too() {
+    let host = metered();
+    let append = |addition: &Addition| ledger::append(&host.path, addition, NOW);
+    let refused = |addition: &Addition| append(addition).expect_err("refused").to_string();
+    let size = host.records().len() as u64;
+    assert!(
+        refused(&issue(2, 1, 1)).contains("meanwhile"),
+        "1 is the first number"
+    );
+    assert!(
+        refused(&issue(1, 2, 1)).contains("meanwhile"),
+        "1 is the first version"
+    );
+    assert!(refused(&issue(1, 1, size + 1)).contains(&format!("has {size}")));
+    append(&issue(1, 1, size)).expect("the first");
+    assert!(
+        refused(&issue(1, 1, size)).contains("meanwhile"),
+        "it is there"
+    );
+    append(&issue(1, 2, size + 1)).expect("a new version has the number of the one before");
+    let Addition::Issue(mut other) = issue(1, 1, 1) else {
+        unreachable!("it is one");
+    };
+    other.to = 2;
+    assert!(
+        refused(&Addition::Issue(other)).contains("meanwhile"),
+        "another month"
+    );
+    other.statement.number = 2;
+    append(&Addition::Issue(other)).expect("the next number");
+    let records = host.records();
+    let kinds: Vec<Kind> = records[size as usize..]
+        .iter()
+        .map(|one| one.kind)
+        .collect();
+    assert_eq!(kinds, [Kind::Statement; 3]);
 }

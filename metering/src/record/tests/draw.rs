@@ -196,6 +196,21 @@ prop_compose! {
 }
 
 prop_compose! {
+    fn any_statement()(
+        [number, version, size] in [number(), number(), number()],
+        issued in signed(),
+        [packets, l2_bytes, l3_bytes] in [signed(), signed(), signed()],
+        digest in any::<[u8; 32]>(),
+    ) -> Statement {
+        Statement {
+            number: number.max(1),
+            version: version.max(1),
+            issued, size, packets, l2_bytes, l3_bytes, digest,
+        }
+    }
+}
+
+prop_compose! {
     /// All fields, of which each kind keeps its own.
     fn any_fields()(
         [ledger_id, salt, boot_id, map_generation] in any::<[[u8; 16]; 4]>(),
@@ -206,7 +221,8 @@ prop_compose! {
         zone in option::of(word()),
         [window_first, window_id] in pair(number().boxed()),
         [window_start, window_end] in pair(signed().boxed()),
-        (reading, total, correction) in (any_reading(), any_total(), any_correction()),
+        (reading, total) in (any_reading(), any_total()),
+        (correction, statement) in (any_correction(), any_statement()),
         (flags, unmerged) in (0..=Flags::ALL.0, any::<bool>()),
         (flow_rows, root) in (option::of(number()), any::<[u8; 32]>()),
         bytes_max in option::of(number()),
@@ -221,6 +237,7 @@ prop_compose! {
             bytes_min: None, bytes_max, cause, correction: Some(correction), supersedes: None,
             rotation: None, erased: Vec::new(),
             flows: flow_rows.map(|rows| Flows { rows: rows.max(1), root }),
+            statement: Some(statement),
         }
     }
 }
@@ -243,7 +260,7 @@ fn legal(mut record: Record, kind: Kind, measured: bool, other: Option<([u8; 16]
     if record.window_first != record.window_id {
         record.flags |= Flags::MERGED;
     }
-    let correction = record.correction.take();
+    let (correction, statement) = (record.correction.take(), record.statement.take());
     match kind {
         Kind::Meter => {}
         Kind::Checkpoint => {
@@ -266,6 +283,27 @@ fn legal(mut record: Record, kind: Kind, measured: bool, other: Option<([u8; 16]
                 window_end: record.window_end,
                 cause: record.cause,
                 supersedes: supersedes.filter(|old| old.ledger_id != record.ledger_id),
+                ..Record::default()
+            };
+        }
+        Kind::Statement => {
+            return Record {
+                kind,
+                ledger_id: record.ledger_id,
+                seq: record.seq,
+                stream_seq: record.stream_seq,
+                tenant_seq: record.tenant_seq,
+                salt: record.salt,
+                host: record.host,
+                boot_id: record.boot_id,
+                map_generation: record.map_generation,
+                tenant: record.tenant,
+                window_start: record.window_start,
+                window_end: record.window_end,
+                statement: statement.map(|statement| Statement {
+                    size: statement.size.min(record.seq),
+                    ..statement
+                }),
                 ..Record::default()
             };
         }

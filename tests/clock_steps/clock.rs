@@ -82,13 +82,17 @@ pub fn leap(status: i32) -> Result<Between> {
     adjust(libc::ADJ_STATUS, |timex| timex.status = status)?;
     let (begun, before) = (Instant::now(), offset_ns());
     let mut last = clock_ns(libc::CLOCK_BOOTTIME);
-    // What adjtimex returns says nothing of a clock that nobody synchronises.
-    while (offset_ns() - before).abs() < SECOND / 2 {
+    loop {
+        let looked = clock_ns(libc::CLOCK_BOOTTIME);
+        // What adjtimex returns says nothing of a clock that nobody synchronises.
+        if (offset_ns() - before).abs() > SECOND / 2 {
+            break;
+        }
+        last = looked;
         ensure!(
             begun.elapsed() < Duration::from_secs(20),
             "the leap second never came"
         );
-        last = clock_ns(libc::CLOCK_BOOTTIME);
         std::thread::sleep(Duration::from_millis(20));
     }
     let between = (last, clock_ns(libc::CLOCK_BOOTTIME));

@@ -17,7 +17,8 @@ import record
 
 MERGED, PARTIAL, RESET = 1, 2, 4
 # What may be unseen before a cut [issue 3]; and how far a counter on the way may lag behind a register.
-UNSEEN_NS, LAG_NS = 10 * 10**9, 100 * 10**6
+# A cut has the time at which it began.
+UNSEEN_NS, LAG_NS, CUT_NS = 10 * 10**9, 100 * 10**6, 500 * 10**6
 # Tenant and direction, in the order of the witness's counters.
 WITNESSED = {(1, 0): 0, (2, 0): 1, (2, 1): 2}
 
@@ -133,7 +134,7 @@ class Judge:
                 self.need(not r["drops"], f"{where}: below the ceiling, and dropped")
             least = max((line[2 + at] - before for line in seen if line[1] <= when - LAG_NS), default=0)
             self.need(end >= least, f"{where}: {end} bytes; {least} had been carried")
-            later = [line[2 + at] for line in seen if line[0] >= when + LAG_NS]
+            later = [line[2 + at] for line in seen if line[0] >= when + CUT_NS]
             if later:
                 self.need(end <= later[0], f"{where}: {end} bytes; only {later[0]} had been carried later")
                 self.bracketed += 1

@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, fs, process::Command};
 const LINES_MAX: usize = 500;
 
 /// Files that are longer, and why that is right. One that is short, or gone, leaves the list.
-const LONGER: [(&str, &str); 0] = [];
+const LONGER: [(&str, &str); 1] = [(
+    "docs/METERING.md",
+    "whoever checks a bill needs this page and no other",
+)];
 
 /// Endings of files that nobody reads from top to bottom.
 const DATA: [&str; 7] = [

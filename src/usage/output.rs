@@ -246,7 +246,7 @@ impl Shown<'_> {
         )?;
         writeln!(
             out,
-            "{:<20} {:<20} {:>6} {:<12} {:<16} {:<4} {:>4} {:>12} {:>16} {:>16} {}",
+            "{:<20} {:<20} {:>6} {:<12} {:<16} {:<4} {:>4} {:>12} {:>16} {:>16} state",
             "from",
             "to",
             "tenant",
@@ -256,8 +256,7 @@ impl Shown<'_> {
             "zone",
             "packets",
             "l2 bytes",
-            "l3 bytes",
-            "state"
+            "l3 bytes"
         )?;
         for row in rows {
             writeln!(

@@ -187,7 +187,7 @@ pub fn run(
         }
         let known = bench.truth.committed.len();
         let before = bench.directory.join("before.img");
-        fs::copy(&bench.image(), &before)?;
+        fs::copy(bench.image(), &before)?;
         let cut = bench
             .boot(&plan)
             .with_context(|| format!("machine {number}, seed {seed}"))?;

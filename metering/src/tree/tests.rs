@@ -23,12 +23,8 @@ fn root_of(oracle: &Oracle) -> Hash {
 
 /// What the blocks of an outline are asked for.
 fn block_of(leaves: &[Hash], number: u64) -> Vec<Hash> {
-    let blocks = leaves.chunks(BLOCK as usize);
-    blocks
-        .skip(number as usize)
-        .next()
-        .unwrap_or_default()
-        .to_vec()
+    let mut blocks = leaves.chunks(BLOCK as usize);
+    blocks.nth(number as usize).unwrap_or_default().to_vec()
 }
 
 fn outline(leaves: &[Hash]) -> Outline {

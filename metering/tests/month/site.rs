@@ -67,7 +67,11 @@ pub fn carried(port: u64, slot: u64, zone: u64) -> u64 {
         2, 1, 1, 1, 1, 2, 4, 9, 14, 18, 20, 21, 19, 20, 22, 21, 19, 17, 15, 13, 11, 8, 5, 3,
     ];
     let day = slot / 288;
-    let weekend = if day % 7 == 0 || day % 7 == 6 { 2 } else { 5 };
+    let weekend = if day.is_multiple_of(7) || day % 7 == 6 {
+        2
+    } else {
+        5
+    };
     let burst = if day == 11 && hour == 15 { 9 } else { 1 };
     let noise = (slot * 2_654_435_761 + port * 40_503 + zone * 7_919) % 1_000_003;
     let zone_share = [40, 3, 1, 0, 90, 25][zone as usize % 6];

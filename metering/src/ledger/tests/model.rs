@@ -37,7 +37,7 @@ enum Step {
     /// The host restarts, or its maps alone; is the ledger opened at once?
     Restart(bool, bool),
     /// Somebody sets the wall clock, by so many ns.
-    ClockStep(i64),
+    WallClock(i64),
     /// The file is damaged while nobody has it, at its head or cut in two, and later put right.
     Damage(bool),
     /// Another machine goes on with a copy, with what the kernel remembers or without.
@@ -64,7 +64,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => flag.prop_map(Step::DeleteClosed),
         1 => flag.prop_map(Step::Replace),
         1 => (flag, flag).prop_map(|(a, b)| Step::Restart(a, b)),
-        1 => (-90_000_000_000_000..90_000_000_000_000_i64).prop_map(Step::ClockStep),
+        1 => (-90_000_000_000_000..90_000_000_000_000_i64).prop_map(Step::WallClock),
         1 => flag.prop_map(Step::Damage),
         1 => flag.prop_map(Step::Clone),
     ]
@@ -163,7 +163,7 @@ fn run(host: &mut Host, copies: &mut Option<Copy>, step: &Step) -> Result<(), Le
                 host.forget();
             }
         }
-        Step::ClockStep(ns) => host.time().utc_ns += ns,
+        Step::WallClock(ns) => host.time().utc_ns += ns,
         Step::Damage(head) => {
             host.open()?;
             host.audit();

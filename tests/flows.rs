@@ -402,7 +402,8 @@ fn a_table_of_16_places_under_10_000_flows_loses_detail_and_no_byte() -> Result<
         .run(|| (0..2).try_for_each(|_| table.window()))??;
     let packets = |at: usize| -> u64 { table.counted.values().map(|sums| sums[at][0]).sum() };
     ensure!(packets(0) >= 40_000, "{} packets", packets(0));
-    ensure!(packets(1) >= 32, "only {} packets in flows", packets(1));
+    // More than there are places: they were given again. Answers to the tenants have some of them.
+    ensure!(packets(1) > 16, "only {} packets in flows", packets(1));
     ensure!(packets(2) > 0, "16 places held 40,000 flows");
     println!(
         "16 places: {} of {} packets in flows, {} windows",

@@ -233,15 +233,16 @@ pub fn prove(
         note.signers(keys.as_slice()).map(drop)
     })?;
     // BEGIN and others of no tenant have the column 0, as uplinks have.
-    let which = "FROM record WHERE tenant = ?1 AND kind IN (1, 4, 5) AND canonical IS NOT NULL";
+    let which = "FROM record WHERE tenant = ?1 AND kind IN (1, 4, 5, 9) AND canonical IS NOT NULL";
     let whole = (from, to) == (None, None);
     let tenant_seq: (i64, i64) = if whole {
         let next = "SELECT coalesce(max(next), 0) FROM series WHERE series = 'tenant' AND of = ?1";
         (0, source.db.query_row(next, [tenant], |row| row.get(0))?)
     } else {
+        // A statement is of a month, and written after it: it would stretch the period to its own place.
         let range = format!(
             "SELECT coalesce(min(tenant_seq), 0), coalesce(max(tenant_seq) + 1, 0) {which} \
-             AND window_end > ?2 AND window_start < ?3"
+             AND kind != 9 AND window_end > ?2 AND window_start < ?3"
         );
         let (from, to) = (from.unwrap_or(i64::MIN), to.unwrap_or(i64::MAX));
         let range = source

@@ -38,6 +38,13 @@ fn all(site: &Site) -> Vec<Record> {
 #[test]
 fn a_proof_has_all_records_of_a_tenant_and_both_verifiers_take_it() {
     let mut site = Site::new(5);
+    site.issue(7);
+    let report = verify::ledger(&site.path(), &site.keys(), None).expect("it can be read");
+    let leaves = all(&site).len() as u64;
+    assert_eq!((report.findings, report.verified), (Vec::new(), leaves));
+    if let Some(said) = python::verify(&site, &[site.path()], &[]) {
+        assert_eq!(said, [Said::Verified(leaves, 0)]);
+    }
     for tenant in [7, 8, 0, 99] {
         let (proof, proved) = proof_of(&site, tenant);
         let of = |record: &&Record| record.tenant == tenant && record.kind != Kind::Begin;

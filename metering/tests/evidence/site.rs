@@ -2,10 +2,10 @@
 
 use metering::{
     flow::Detail,
-    ledger::{Anchor, Identity, Ledger, Look, enter, keys},
+    ledger::{Addition, Anchor, Identity, Issue, Ledger, Look, enter, keys},
     meter::{Cut, Epoch, Owner, Sums, Time},
     note::{Verifier, keyring},
-    record::Clock,
+    record::{Clock, Statement},
     window::Counts,
 };
 use std::{
@@ -112,6 +112,25 @@ impl Site {
         self.window += 1;
         let ledger = self.ledger.as_mut().expect("it is open");
         ledger.commit(&cut, None).expect("it can be written");
+    }
+
+    /// The tenant is told what it had.
+    pub fn issue(&mut self, tenant: u32) {
+        let ledger = self.ledger.as_mut().expect("it is open");
+        let statement = Statement {
+            number: 1,
+            version: 1,
+            size: ledger.anchor().size,
+            ..Statement::default()
+        };
+        let (from, to) = (HOUR_NS, HOUR_NS + 1);
+        let issue = Addition::Issue(Issue {
+            tenant,
+            from,
+            to,
+            statement,
+        });
+        ledger.append(&issue, to).expect("it can be written");
     }
 
     /// Nobody writes any more: one file is all of it.

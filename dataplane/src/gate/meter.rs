@@ -14,7 +14,10 @@ use dataplane_common::{
     abi::{Anchor, Slot, slot_state},
     fault::{self, Point},
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// The registers of one owner of a slot, since it began.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,11 +105,9 @@ impl Gate {
         let book = &self.slots;
         let gone = |slot| book.get(slot).state != slot_state::PORT;
         let (gains, failed) = flows.drain(&mut self.maps, sealed.bank, gone);
-        let keeps = |slot: u32| {
-            let name = text(&book.get(slot).name);
-            let port = self.policy.ports.iter().find(|port| port.name == name);
-            !gone(slot) && port.is_some_and(|port| port.flows.is_some())
-        };
+        let ports = self.policy.ports.iter().filter(|port| port.flows.is_some());
+        let kept: BTreeSet<&str> = ports.map(|port| port.name.as_str()).collect();
+        let keeps = |slot: u32| !gone(slot) && kept.contains(text(&book.get(slot).name).as_str());
         let wrong = self.conservation.check(
             &conservation::Sealed {
                 bank: sealed.bank,

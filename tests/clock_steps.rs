@@ -164,7 +164,8 @@ fn are_labelled(windows: &[Window]) -> Result<u32> {
         let by_first = window.cuts.1 + window.offset_ns;
         let by_second = by_first + window.step_ns;
         let is_nominal = window.label.1 % WINDOW_NS == 0;
-        let expected = if is_nominal { by_second } else { by_first };
+        let was_set = window.step_ns.abs() > MISALIGNED_NS;
+        let expected = if was_set { by_first } else { by_second };
         let off_ns = (window.label.1 - expected).abs();
         ensure!(
             off_ns <= MISALIGNED_NS || is_nominal && window.flags & MISALIGNED != 0,

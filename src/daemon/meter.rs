@@ -26,9 +26,11 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     path::PathBuf,
+    sync::Arc,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
+use tokio::sync::Notify;
 
 /// How often what is too old is removed; its first time is with the first window.
 const RETAIN: Duration = Duration::from_secs(86_400);
@@ -62,6 +64,7 @@ pub struct MeterStatus {
 pub struct Meter {
     jobs: Option<Sender<Job>>,
     done: Receiver<Done>,
+    told: Arc<Notify>,
     thread: Option<JoinHandle<()>>,
     window_ns: u64,
     pace: Pace,
@@ -110,17 +113,23 @@ impl Meter {
         let mut writer = Writer::new(path, epoch, clock::machine_id(), remembered);
         let (jobs, inbox) = bounded(1);
         let (outbox, done) = unbounded();
+        let told = Arc::new(Notify::new());
+        let tell = Arc::clone(&told);
         let thread = thread::Builder::new()
             .name("ledger".into())
             .spawn(move || {
                 for job in inbox {
-                    // The other end goes when the daemon does, and then there is no job any more.
-                    writer.work(job, clock::now(), |done| drop(outbox.send(done)));
+                    writer.work(job, clock::now(), |done| {
+                        // The other end goes when the daemon does, and then there is no job any more.
+                        drop(outbox.send(done));
+                        tell.notify_one();
+                    });
                 }
             })?;
         let mut started = Self {
             jobs: Some(jobs),
             done,
+            told,
             thread: Some(thread),
             window_ns: meter.window_ns,
             pace: Pace::new(meter.window_ns, &clock::now()),
@@ -153,6 +162,11 @@ impl Meter {
     /// How long until there may be something to do.
     pub fn wait(&self) -> Duration {
         Duration::from_nanos(self.pace.wait_ns(&clock::now()))
+    }
+
+    /// Woken whenever the ledger's thread has done something: [`Meter::turn`] hears of it.
+    pub fn told(&self) -> Arc<Notify> {
+        Arc::clone(&self.told)
     }
 
     /// What `status` says.

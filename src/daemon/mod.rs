@@ -74,6 +74,7 @@ async fn serve(state: State, run_dir: &Path) -> Result<()> {
     let mut reload = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let told = state.borrow().ledger_told();
     let mut look = time::interval(LOOK_AGAIN);
     look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     state.borrow_mut().look();
@@ -89,6 +90,7 @@ async fn serve(state: State, run_dir: &Path) -> Result<()> {
                 // This tick puts the sleep below off again and again.
                 state.borrow_mut().turn();
             }
+            () = told.notified() => state.borrow_mut().turn(),
             () = time::sleep(state.borrow().until_turn()) => state.borrow_mut().turn(),
             ready = monitor.readable() => {
                 let mut ready = ready?;

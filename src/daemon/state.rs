@@ -18,8 +18,10 @@ use metering::ledger::Addition;
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
+use tokio::sync::Notify;
 
 /// Ports that `port add` brought, kept in the run directory so that a restart adopts them.
 pub const DYNAMIC_PORTS: &str = "ports.toml";
@@ -103,6 +105,11 @@ impl State {
         self.meter
             .as_ref()
             .map_or(Duration::from_secs(3_600), Meter::wait)
+    }
+
+    /// Woken whenever the ledger has done something. Without a meter nothing wakes it.
+    pub fn ledger_told(&self) -> Arc<Notify> {
+        self.meter.as_ref().map(Meter::told).unwrap_or_default()
     }
 
     /// The meter's turn.

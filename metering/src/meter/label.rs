@@ -24,11 +24,12 @@ impl Label {
         let before = state.last.map(|last| last.time.utc_offset_ns());
         let before = before.unwrap_or(offset);
         let was_set = offset.abs_diff(before) > MISALIGNED_NS;
-        let end = match (until, cut.nominal_ns) {
-            (Some(until), _) => until,
-            (None, Some(nominal)) if !was_set => nominal,
+        let end = match until {
+            Some(until) => until,
+            // What is left of a clock that is slewed goes into this window: the next one begins where it ends.
+            None if !was_set => meant,
             // As the clock stood when the window began.
-            (None, _) => before.saturating_add_unsigned(cut.time.boot_ns),
+            None => before.saturating_add_unsigned(cut.time.boot_ns),
         };
         let start = match state.last {
             Some(last) => last.next_start.unwrap_or(last.window_end),

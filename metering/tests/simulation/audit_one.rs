@@ -261,9 +261,10 @@ fn times(auditor: &Auditor, stand: &mut Stand, record: &Record) {
     if !continues {
         return;
     }
-    let expected = match cut.nominal_ns {
-        Some(nominal) if step.unsigned_abs() <= MOMENT_NS => nominal,
-        _ => offset + reading.cut_end_ns as i64,
+    let expected = if step.unsigned_abs() <= MOMENT_NS {
+        meant
+    } else {
+        offset + reading.cut_end_ns as i64
     };
     assert_eq!(end, expected, "M-4.4: {record:?}");
 }

@@ -24,8 +24,9 @@ use support::{alone, by_level, can_run};
 
 /// The length of a window: longer than the daemon takes to notice a step.
 const WINDOW_NS: i64 = 5 * SECOND;
-/// A step cuts at once, but once a second at most; an emulated machine that others load may take another one.
-const NOTICED_NS: i64 = 2 * SECOND;
+/// A step cuts at once, but once a second at most. How late it was is printed: an emulated machine that others load
+/// takes seconds. It fails where the cut might as well have been the next nominal one.
+const NOTICED_NS: i64 = WINDOW_NS - SECOND / 2;
 /// Two clocks are read one after the other, and something may come between.
 const APART_NS: i64 = 20_000_000;
 const MISALIGNED_NS: i64 = SECOND / 2;
@@ -141,7 +142,7 @@ fn tell_the_steps(windows: &[Window], done: &[Done]) -> Result<()> {
 
 /// A clock that is set cuts (M-7.9).
 fn cut_at_steps(windows: &[Window], done: &[Done]) -> Result<u32> {
-    let mut cuts = 0;
+    let (mut cuts, mut latest_ns) = (0, 0);
     for step in done.iter().filter(|done| done.step_ns.abs() > APART_NS) {
         let cut = windows
             .iter()
@@ -152,8 +153,10 @@ fn cut_at_steps(windows: &[Window], done: &[Done]) -> Result<u32> {
             "{}: cut after {late_ns:?} ns",
             step.what
         );
+        latest_ns = late_ns.unwrap_or_default().max(latest_ns);
         cuts += 1;
     }
+    println!("MEASURED: latest cut after a step: {latest_ns} ns");
     Ok(cuts)
 }
 

@@ -350,13 +350,18 @@ fn compare(
     } else {
         None
     };
-    // What is told, merged or segmented is explained; else the excess of before is all that is.
-    let explained = if found.is_some() || wide || (runts && low > kept.settled) {
+    // What is merged or segmented is explained as far as it may go, what is told as far as it was told: were it
+    // more, packets that are missed later would take the place of some that were not. Else the excess of before
+    // is all that is.
+    let explained = if wide || less || (runts && low > kept.settled) {
         high
+    } else if more {
+        low
     } else {
         high.min(kept.settled)
     };
-    let closed = found.is_some() || high <= kept.settled;
+    let told = found.is_some() && explained == high;
+    let closed = told || high <= kept.settled;
     let next = Kept {
         settled: explained - gained + least,
         open_bytes: if closed {

@@ -261,12 +261,7 @@ fn run(direction: usize, steps: &[Step]) -> Verdict {
 }
 
 proptest! {
-    // One seed: a case that these rules do not hold for is known (docs/STATUS.md, "Audit"), and a run of the tests
-    // finds it by chance only.
-    #![proptest_config(ProptestConfig {
-        rng_seed: proptest::test_runner::RngSeed::Fixed(2_026),
-        ..ProptestConfig::with_cases(2_000)
-    })]
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     /// M-7.13: whatever waits, is dropped, lost or segmented, a program that is there is no alarm.
     #[test]
@@ -284,7 +279,10 @@ proptest! {
     fn every_packet_that_no_program_saw_is_found_at_the_latest_when_it_is_quiet(
         direction in 0..2_usize,
         steps in prop::collection::vec(prop_oneof![
-            9 => step(1).prop_filter("nothing lost", |step| !matches!(step, Step::Lose(_))),
+            9 => step(1).prop_map(|step| match step {
+                Step::Lose(count) => Step::GoOn(count),
+                step => step,
+            }),
             1 => any::<bool>().prop_map(Step::Detach),
         ], 1..60),
     ) {
@@ -295,6 +293,33 @@ proptest! {
             .sum();
         prop_assert!(more >= verdict.missed.bytes, "{} of {:?}", more, verdict.missed);
     }
+}
+
+/// What was told at a busy cut once explained more than was known, and a large packet hid behind small ones.
+#[test]
+fn a_packet_that_is_missed_after_a_busy_cut_was_told_is_told_too() {
+    let steps = [
+        Step::Come(1, 60, 1),
+        Step::Detach(true),
+        Step::GoOn(1),
+        Step::Detach(false),
+        Step::Come(11, 60, 1),
+        Step::Cut(0, 0, 0),
+        Step::GoOn(11),
+        Step::Detach(true),
+        Step::Come(1, 661, 1),
+    ];
+    let verdict = run(0, &steps);
+    let causes: Vec<_> = verdict.flagged.iter().map(|record| &record.cause).collect();
+    assert_eq!(verdict.flagged.len(), 2, "{causes:?}");
+    let more = verdict.flagged.iter().map(|record| {
+        let (most, least) = record
+            .bytes_max
+            .zip(record.bytes_min)
+            .expect("both are known");
+        most - least
+    });
+    assert!(more.sum::<u64>() >= 721);
 }
 
 #[test]

@@ -7,7 +7,9 @@ use aya_ebpf::{
 };
 use core::arch::asm;
 use dataplane_common::{
-    parse::{Extensions, Frame, HEADER_WINDOW, Meta, Packet, extensions, parse, parse_into},
+    parse::{
+        Extensions, Frame, HEADER_WINDOW, Meta, PLAIN, Packet, Plain, extensions, parse, parse_into,
+    },
     reason::DropReason,
 };
 
@@ -120,9 +122,61 @@ impl<C: Context> Frame for Linear<C> {
     }
 
     #[inline(always)]
+    fn plain(&self) -> Option<impl Plain> {
+        if self.start + PLAIN > self.end {
+            None
+        } else {
+            Some(Near(self.start))
+        }
+    }
+
+    #[inline(always)]
     fn extensions(&self, start: Extensions, limit: u32, gso: bool) -> u64 {
         let start = start.offset as u64 | (start.next as u64) << 16;
         self.context.extensions(start, limit, gso as u32)
+    }
+}
+
+/// A packet whose first [`PLAIN`] bytes the verifier knows to be there.
+struct Near(usize);
+
+/// One load at a constant offset from a pointer that was compared with the packet's end.
+macro_rules! near {
+    ($width:literal, $near:expr, $at:expr) => {{
+        let value: u64;
+        // SAFETY: `Linear::plain` has compared the pointer with the packet's end.
+        unsafe {
+            asm!(
+                concat!("{value} = *(", $width, " *)({pointer} + {at})"),
+                value = out(reg) value,
+                pointer = in(reg) $near.0,
+                at = const $at,
+                options(pure, readonly, nostack)
+            );
+        }
+        value
+    }};
+}
+
+impl Plain for Near {
+    #[inline(always)]
+    fn u8<const AT: usize>(&self) -> u8 {
+        near!("u8", self, AT) as u8
+    }
+
+    #[inline(always)]
+    fn be16<const AT: usize>(&self) -> u16 {
+        u16::from_be(near!("u16", self, AT) as u16)
+    }
+
+    #[inline(always)]
+    fn raw32<const AT: usize>(&self) -> u32 {
+        near!("u32", self, AT) as u32
+    }
+
+    #[inline(always)]
+    fn be64<const AT: usize>(&self) -> u64 {
+        u64::from_be(near!("u64", self, AT))
     }
 }
 

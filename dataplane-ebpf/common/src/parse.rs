@@ -9,9 +9,11 @@
 
 mod ipv6;
 mod names;
+mod plain;
 
 pub use ipv6::{Extensions, IPV6_EXTENSIONS_MAX, extensions};
 pub use names::{ethertype, proto};
+pub use plain::{PLAIN, Plain};
 
 use crate::reason::DropReason;
 use ipv6::ipv6;
@@ -28,6 +30,8 @@ pub trait Frame {
     fn be16(&self, offset: u32) -> Option<u16>;
     /// Four bytes in memory order, for addresses that are only compared.
     fn raw32(&self, offset: u32) -> Option<u32>;
+    /// The first [`PLAIN`] bytes, when all of them are there.
+    fn plain(&self) -> Option<impl Plain>;
     /// [`extensions`] on this frame. The kernel calls it as a function that the verifier checks
     /// once, by itself: inlined, its paths would multiply with all that follow.
     #[inline(always)]
@@ -175,6 +179,17 @@ pub fn parse<F: Frame>(frame: &F, meta: &Meta) -> Result<Packet, DropReason> {
 /// The reason why the frame must be dropped.
 #[inline(always)]
 pub fn parse_into<F: Frame>(frame: &F, meta: &Meta, packet: &mut Packet) -> Result<(), DropReason> {
+    if let Some(plain) = frame.plain()
+        && plain::ipv4(&plain, meta, packet)
+    {
+        return Ok(());
+    }
+    general(frame, meta, packet)
+}
+
+/// Any frame, field by field.
+#[inline(always)]
+fn general<F: Frame>(frame: &F, meta: &Meta, packet: &mut Packet) -> Result<(), DropReason> {
     ethernet(frame, meta, packet)?;
     match packet.network {
         Network::Ipv4 => ipv4(frame, meta, packet),
@@ -373,5 +388,9 @@ impl Frame for Slice<'_> {
 
     fn raw32(&self, offset: u32) -> Option<u32> {
         self.array(offset).map(u32::from_ne_bytes)
+    }
+
+    fn plain(&self) -> Option<impl Plain> {
+        self.array::<PLAIN>(0)
     }
 }

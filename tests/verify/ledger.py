@@ -132,11 +132,6 @@ def columns(r):
     rest = [r.get("zone", -1) if name == "zone" else r.get(name, 0) for name in COLUMNS[10:17]]
     return [value if type(value) is bytes else signed(value) for value in first + rest + counted]
 
-def ledger(path, keys, against):
-    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    db.text_factory = Text
-    return tables(db, keys, against)
-
 def placed(r, what, seq, ledger_id, secret):
     need(r["seq"] == seq and r["ledger_id"] == ledger_id, f"{what}: another record")
     need((r["kind"] == record.BEGIN) == (seq == 0), f"{what}: BEGIN")
@@ -156,8 +151,12 @@ def rotated(r, key, name, what):  # [M-14.10]
         need(ed25519.signed_by(one, text, signature), f"{what}: not signed by both keys")
     return new
 
-def tables(db, keys, against):
+def ledger(path, keys, against):
+    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    db.text_factory = Text
     db.execute("BEGIN")
+    marks = [db.execute(f"PRAGMA {mark}").fetchone()[0] for mark in ("application_id", "user_version")]
+    need(marks == [0x6F637472, 2], "no ledger, or one of another format")
     names = [name.decode() for name, in db.execute("SELECT name FROM sqlite_master WHERE type != 'index'")]
     need(sorted(names) == sorted(TABLES), "other tables")
     for name, known in TABLES.items():
@@ -293,7 +292,7 @@ def main():
             print(f"{os.path.basename(path)}: {verified} verified, {pruned} pruned")
         except (Wrong, record.Refused, KeyError, TypeError, ValueError, sqlite3.Error) as wrong:
             status = 1
-            print(f"{os.path.basename(path)}: WRONG: {wrong}")
+            print(ascii(f"{os.path.basename(path)}: WRONG: {wrong}")[1:-1])
     return status
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ pub fn looks(at: &At) -> Result<()> {
 /// When the ledger cannot be read.
 pub fn kept(at: &At) -> Result<Kept> {
     let retention = at.config()?.map(|config| config.retention);
-    let keep = daemon::keep(&retention.unwrap_or_else(Retention::default));
+    let keep = daemon::keep(&retention.unwrap_or_else(Retention::default), u64::MAX);
     Ok(ledger::kept(&at.path()?, &keep)?)
 }
 

@@ -16,6 +16,7 @@ pub mod lab;
 pub mod period;
 mod proof;
 mod records;
+mod sinks;
 mod statement;
 pub mod status;
 mod usage;

@@ -31,6 +31,9 @@ pub struct Report {
     pub tenants: BTreeMap<u32, String>,
     /// The meter; `None`: no daemon runs, or it keeps no records.
     pub meter: Option<daemon::MeterStatus>,
+    /// Where records go.
+    #[serde(default)]
+    pub sinks: Vec<daemon::SinkStatus>,
     /// Ports, retired ones too.
     pub ports: Vec<PortStatus>,
 }
@@ -59,6 +62,7 @@ impl Report {
                 .map(|tenant| (tenant.id.0, tenant.name.as_str().to_owned()))
                 .collect(),
             meter: None,
+            sinks: Vec::new(),
             ports: gate.ports()?,
         })
     }
@@ -77,6 +81,7 @@ impl Report {
             zones: (0u32..).zip(BUILT_IN_ZONES.map(String::from)).collect(),
             tenants: BTreeMap::new(),
             meter: None,
+            sinks: Vec::new(),
             ports,
         })
     }

@@ -43,7 +43,7 @@ pub use issue::{Issue, next as next_statement};
 pub use look::{FlowFault, FlowFilter, FlowLine, Look, Network, enter, flows, looks};
 pub use open::{Begun, Checkpoint, CheckpointOwner, Identity};
 pub use query::{Filter, Row, Summary, last_head, records, summary};
-pub use reader::Reader;
+pub use reader::{Leaf, Reader};
 pub use retention::{Keep, Kept, Retained, kept};
 pub use writer::{Done, Job, Writer};
 

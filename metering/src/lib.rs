@@ -15,6 +15,7 @@ pub mod meter;
 pub mod note;
 pub mod proof;
 pub mod record;
+pub mod sink;
 pub mod statement;
 pub mod tree;
 pub mod usage;

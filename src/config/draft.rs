@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use super::sink::DraftSink;
 use dataplane_common::units::{BitsPerSecond, PacketsPerSecond};
 use metering::flow::Detail;
 
@@ -117,6 +118,7 @@ pub(super) struct Draft {
     pub meter: Option<DraftMeter>,
     pub retention: DraftRetention,
     pub timezone: Field<Zone>,
+    pub sinks: Vec<DraftSink>,
     pub uplinks: Vec<DraftUplink>,
     pub zones: Vec<DraftZone>,
     pub tenants: Vec<DraftTenant>,
@@ -259,6 +261,7 @@ impl From<&Config> for Draft {
                 zones_max: Field::of(host.zones_max),
                 flows_max: Field::of(host.flows_max),
             },
+            sinks: config.sinks.iter().map(DraftSink::of).collect(),
             uplinks: uplinks.collect(),
             zones: zones.collect(),
             tenants: tenants.collect(),

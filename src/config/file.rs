@@ -14,6 +14,7 @@ use super::draft::{
 use super::errors::{At, Faults};
 use super::model::{Meter, Shape, ZONE_ID_FIRST};
 use super::reader::{Key, Reader};
+use super::sink::{self, SINK};
 use super::units::{parse_burst, parse_days, parse_packet_rate, parse_rate, parse_time};
 use super::values::{Cidr, InterfaceName, Mac, Name, ValueError, shown};
 
@@ -27,7 +28,7 @@ const FILE_BYTES_MAX: usize = 1_024;
 const SMALLEST: &str = "write at least [host] and on the next line name = \"host-1\"";
 
 /// A key with a value for messages.
-const fn key(name: &'static str, example: &'static str) -> Key {
+pub(super) const fn key(name: &'static str, example: &'static str) -> Key {
     Key {
         name,
         example,
@@ -36,7 +37,7 @@ const fn key(name: &'static str, example: &'static str) -> Key {
 }
 
 /// A key that is written as a header.
-const fn header(name: &'static str, example: &'static str) -> Key {
+pub(super) const fn header(name: &'static str, example: &'static str) -> Key {
     Key {
         name,
         example,
@@ -52,7 +53,9 @@ const PORT: Key = header("port", "[[port]]");
 const METER: Key = header("meter", "[meter]");
 const RETENTION: Key = header("retention", "[retention]");
 const BILLING: Key = header("billing", "[billing]");
-const SECTIONS: [Key; 8] = [HOST, METER, RETENTION, BILLING, UPLINK, ZONE, TENANT, PORT];
+const SECTIONS: [Key; 9] = [
+    HOST, METER, RETENTION, BILLING, SINK, UPLINK, ZONE, TENANT, PORT,
+];
 
 const HOST_NAME: Key = key("name", "\"host-1\"");
 const PIN_DIR: Key = key("pin_dir", "\"/sys/fs/bpf/octroi\"");
@@ -137,6 +140,7 @@ pub(super) fn read_config(text: &str, faults: &mut Faults<'_>) -> Option<Draft> 
         return None;
     }
     let mut root = Reader::open(top, ("file", "the file"), &SECTIONS, faults);
+    let (sinks, _) = root.sections(SINK);
     let (uplinks, _) = root.sections(UPLINK);
     let (zones, _) = root.sections(ZONE);
     let (tenants, tenants_complete) = root.sections(TENANT);
@@ -150,6 +154,10 @@ pub(super) fn read_config(text: &str, faults: &mut Faults<'_>) -> Option<Draft> 
         meter,
         retention,
         timezone,
+        sinks: sinks
+            .into_iter()
+            .map(|table| sink::read(table, faults))
+            .collect(),
         uplinks: uplinks
             .into_iter()
             .map(|table| read_uplink(table, faults))
@@ -345,7 +353,7 @@ fn flow_time_ns(text: &str) -> Result<u64, ValueError> {
 }
 
 /// An absolute file.
-fn file(text: &str) -> Result<PathBuf, ValueError> {
+pub(super) fn file(text: &str) -> Result<PathBuf, ValueError> {
     let path = path(
         text,
         FILE_BYTES_MAX,

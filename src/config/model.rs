@@ -9,6 +9,7 @@ use dataplane_common::units::{BitsPerSecond, Bytes, PacketsPerSecond, TenantId};
 use metering::flow::Detail;
 
 use super::billing::{Billing, ChargeChange, ChargeClass};
+use super::sink::Sink;
 use super::values::{Cidr, InterfaceName, Mac, Name, Vlan};
 
 /// Zones that exist on every host, by number. The file cannot use their names.
@@ -28,6 +29,8 @@ pub struct Config {
     pub retention: Retention,
     /// What bills need to know.
     pub billing: Billing,
+    /// Where records go, in file order; none without [`Config::meter`].
+    pub sinks: Vec<Sink>,
     /// The links by which packets leave the host; may be empty.
     pub uplinks: Vec<Uplink>,
     /// The zones of the file, in file order, without the built-in ones.

@@ -26,6 +26,20 @@ pub(super) fn to_toml(config: &Config) -> String {
     out.key("rollups", text(days(kept.rollups_days)));
     out.line("\n[billing]");
     out.key("timezone", text(&config.billing.timezone));
+    for sink in &config.sinks {
+        out.line("\n[[sink]]");
+        out.key("name", text(&sink.name));
+        out.key("kind", text("postgres"));
+        out.key("url", text(&sink.target.url));
+        for (key, path) in [
+            ("password_file", &sink.target.password_file),
+            ("ca_file", &sink.target.ca_file),
+        ] {
+            if let Some(path) = path {
+                out.key(key, text(path.display()));
+            }
+        }
+    }
     for item in &config.uplinks {
         uplink(&mut out, item);
     }

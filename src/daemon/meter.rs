@@ -7,6 +7,7 @@ use super::{
     audit::{self, AuditStatus},
     clock,
     reading::{alarms, ceilings, checkpoint, owner, timeouts},
+    sinks::{SinkStatus, Sinks},
     tickets::{Answer, Tickets},
 };
 use crate::config::{Config, Retention};
@@ -73,6 +74,7 @@ pub struct Meter {
     /// When to look for what is too old.
     retain_at: Instant,
     tickets: Tickets,
+    sinks: Sinks,
     generation: [u8; 16],
     /// By port: from the tenant, to the tenant.
     ceilings: BTreeMap<String, [Option<Ceiling>; 2]>,
@@ -136,6 +138,7 @@ impl Meter {
             details: Details::default(),
             retain_at: Instant::now(),
             tickets: Tickets::default(),
+            sinks: Sinks::default(),
             generation: anchor.generation,
             ceilings: BTreeMap::new(),
             ending: false,
@@ -150,6 +153,8 @@ impl Meter {
 
     /// Another configuration is in force.
     pub fn configure(&mut self, config: &Config) {
+        self.sinks
+            .configure(config, &self.status.ledger, &self.generation);
         let details = config.tenants.iter();
         self.details.set(
             details
@@ -172,6 +177,11 @@ impl Meter {
     /// What `status` says.
     pub fn status(&self) -> &MeterStatus {
         &self.status
+    }
+
+    /// What `sinks` says.
+    pub fn sinks(&self) -> Vec<SinkStatus> {
+        self.sinks.status()
     }
 
     /// The gate is taken down on purpose: the records of [`Meter::farewell`] are the last ones.
@@ -284,7 +294,10 @@ impl Meter {
             && self.pace.until_cut_ns(&now) > clear_ns
         {
             self.retain_at = Instant::now() + RETAIN_AGAIN;
-            self.send(Job::Retain(keep(&config.retention), now.utc_ns));
+            self.send(Job::Retain(
+                keep(&config.retention, self.sinks.unconfirmed()),
+                now.utc_ns,
+            ));
         }
     }
 
@@ -441,13 +454,13 @@ impl Drop for Meter {
     }
 }
 
-/// What is kept, now. There are no sinks, so that none has left something unconfirmed.
-pub fn keep(retention: &Retention) -> Keep {
+/// What is kept, now. `unconfirmed`: the lowest seq that a sink has not confirmed; `u64::MAX`: there is no sink.
+pub fn keep(retention: &Retention, unconfirmed: u64) -> Keep {
     Keep {
         flows_days: retention.flows_days,
         records_days: retention.records_days,
         rollups_days: retention.rollups_days,
-        unconfirmed: u64::MAX,
+        unconfirmed,
         clock_is_sound: clock::state().synchronised,
     }
 }

@@ -7,6 +7,7 @@ pub mod control;
 mod meter;
 mod privilege;
 mod reading;
+mod sinks;
 mod state;
 mod tickets;
 mod translate;
@@ -14,6 +15,7 @@ mod wall_clock;
 
 pub use audit::AuditStatus;
 pub use meter::{MeterStatus, keep};
+pub use sinks::SinkStatus;
 pub use translate::{plan, policy};
 
 use crate::config;

@@ -253,6 +253,7 @@ impl State {
                 let gate = self.gate()?;
                 let mut report = status::Report::of(gate, &names)?;
                 report.meter = self.meter.as_ref().map(|meter| meter.status().clone());
+                report.sinks = self.meter.as_ref().map(Meter::sinks).unwrap_or_default();
                 Ok(serde_json::to_string(&report).map_err(anyhow::Error::from)?)
             }
             Request::Apply { config } => self.apply(config::parse(&config, "config")?),

@@ -40,7 +40,13 @@ const BUILD_PACKAGES: [&str; 11] = [
 ];
 
 /// What boots another kernel, and checks what it boots from.
-const TEST_PACKAGES: [&str; 4] = ["busybox-static", "cpio", "qemu-system-x86", "xz-utils"];
+const TEST_PACKAGES: [&str; 5] = [
+    "busybox-static",
+    "cpio",
+    "postgresql",
+    "qemu-system-x86",
+    "xz-utils",
+];
 
 /// Meters that `bench meter` runs beside octroi.
 const PEER_PACKAGES: [&str; 3] = ["nfdump", "pmacct", "softflowd"];

@@ -5,6 +5,17 @@ use crate::record::Record;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use std::path::{Path, PathBuf};
 
+/// A leaf, and the bytes of its record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// Its index.
+    pub seq: u64,
+    /// Its hash.
+    pub hash: [u8; 32],
+    /// The record; `None`: it was pruned or erased.
+    pub canonical: Option<Vec<u8>>,
+}
+
 /// A ledger that is read. No read lasts longer than one question, so that the journal stays small; who wants
 /// the same answer again asks for the first so many records, which never change.
 pub struct Reader {
@@ -82,6 +93,26 @@ impl Reader {
             .query_row(leaf, [seq as i64], |row| row.get(0))
             .optional()
             .map_err(self.failed())
+    }
+
+    /// The leaves from `from` on, at most `count`.
+    ///
+    /// # Errors
+    /// [`LedgerError::Storage`].
+    pub fn leaves(&self, from: u64, count: u32) -> Result<Vec<Leaf>, LedgerError> {
+        let select =
+            "SELECT seq, leaf, canonical FROM record WHERE seq >= ?1 ORDER BY seq LIMIT ?2";
+        let mut statement = self.db.prepare_cached(select).map_err(self.failed())?;
+        let rows = statement
+            .query_map(params![from as i64, count], |row| {
+                Ok(Leaf {
+                    seq: row.get::<_, i64>(0)? as u64,
+                    hash: row.get(1)?,
+                    canonical: row.get(2)?,
+                })
+            })
+            .map_err(self.failed())?;
+        rows.collect::<Result<_, _>>().map_err(self.failed())
     }
 
     /// The first signed head of at least so many leaves: it is the same one whenever it is asked for.

@@ -1,5 +1,6 @@
 //! Makes configurations that are legal, of all kinds there are, and never one that is not.
 
+use metering::sink::postgres::Target;
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use super::Random;
 use crate::config::model::BUILT_IN_ZONES;
 use crate::config::{
     Billing, ChargeChange, ChargeClass, Cidr, Config, Host, InterfaceName, Limits, Mac, Meter,
-    Name, Port, Retention, Shape, Tenant, Uplink, ZONE_ID_FIRST, Zone,
+    Name, Port, Retention, Shape, Sink, Tenant, Uplink, ZONE_ID_FIRST, Zone,
 };
 
 /// One configuration.
@@ -57,6 +58,17 @@ pub(super) fn config(random: &mut Random) -> Config {
             xdp: random.one_in(2),
         })
         .collect();
+    let count = if meter.is_some() { random.below(3) } else { 0 };
+    let sinks = (0..count)
+        .map(|number| Sink {
+            name: format!("sink-{number}").parse().expect("a name"),
+            target: Target {
+                url: "host=/run/postgresql dbname='metering and \"more\"'".into(),
+                password_file: random.one_in(2).then(|| "/etc/octroi/p w".into()),
+                ca_file: random.one_in(2).then(|| "/etc/octroi/ca.pem".into()),
+            },
+        })
+        .collect();
     let tenants = tenants(random);
     Config {
         zones: zones(random, host.zones_max),
@@ -70,6 +82,7 @@ pub(super) fn config(random: &mut Random) -> Config {
                 .parse()
                 .expect("a time zone"),
         },
+        sinks,
         uplinks,
         tenants,
     }

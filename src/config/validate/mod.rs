@@ -18,11 +18,13 @@ use super::errors::{At, Faults};
 use super::model::{
     BUILT_IN_ZONES, Config, Host, Meter, Port, Retention, Tenant, Uplink, ZONE_ID_FIRST, Zone,
 };
+use super::sink::{self, DraftSink};
 use super::values::{Cidr, InterfaceName, Name};
 
 /// Checks the whole. `None` if a value was refused; other faults are only in `faults`.
 pub(super) fn check(draft: Draft, faults: &mut Faults<'_>) -> Option<Config> {
     check_host(&draft.host, faults);
+    sink::check(&draft.sinks, draft.meter.is_some(), faults);
     check_uplinks(&draft, faults);
     let zones_max = draft.host.zones_max.clone().or(Host::ZONES_MAX);
     check_zones(&draft.zones, zones_max, faults);
@@ -317,6 +319,11 @@ fn build(draft: Draft) -> Option<Config> {
         billing: Billing {
             timezone: draft.timezone.or_default()?,
         },
+        sinks: draft
+            .sinks
+            .into_iter()
+            .map(DraftSink::build)
+            .collect::<Option<_>>()?,
         uplinks: draft
             .uplinks
             .into_iter()

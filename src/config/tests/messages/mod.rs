@@ -5,6 +5,7 @@
 mod limits;
 mod ports;
 mod sections;
+mod sinks;
 mod zones_tenants;
 
 use crate::config::{Errors, parse, parse_port};

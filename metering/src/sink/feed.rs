@@ -1,0 +1,199 @@
+//! What sinks are offered: the ledgers of a host, the eldest first, in batches.
+//!
+//! A ledger that was put aside may have records that no sink has. They are billed by it, not by the one that took
+//! its place: so it is read to its end first.
+
+use super::{Mark, SinkError};
+use crate::{
+    ledger::{Leaf, Reader},
+    note,
+    record::{Kind, Record, leaf_hash},
+};
+use std::path::{Path, PathBuf};
+
+/// A record as a sink gets it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Its number.
+    pub seq: u64,
+    /// Hash of its leaf.
+    pub leaf: [u8; 32],
+    /// What it says.
+    pub record: Record,
+    /// The bytes of the leaf.
+    pub canonical: Vec<u8>,
+}
+
+/// Records of one ledger that follow each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// The ledger.
+    pub ledger_id: [u8; 16],
+    /// The host that began it.
+    pub host: String,
+    /// Where the sink must stand.
+    pub from: Mark,
+    /// Where it stands afterwards.
+    pub to: Mark,
+    /// What of it is for a sink that bills (M-12.5), and what says what happened to the ledger. Records that are
+    /// erased are left out.
+    pub items: Vec<Item>,
+    /// The signed head that covers the batch, if there is one by now.
+    pub head: Option<String>,
+}
+
+/// One ledger that is offered.
+pub struct Feed {
+    reader: Reader,
+    id: [u8; 16],
+    host: String,
+}
+
+impl Feed {
+    /// The files of a ledger and of what was put aside for it, the eldest first.
+    #[must_use]
+    pub fn files(ledger: &Path) -> Vec<PathBuf> {
+        let name = ledger.file_name().unwrap_or_default().to_string_lossy();
+        let prefix = format!("{name}.superseded-");
+        let directory = ledger.parent().filter(|at| !at.as_os_str().is_empty());
+        let aside = std::fs::read_dir(directory.unwrap_or(Path::new(".")));
+        let mut aside: Vec<_> = aside
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|entry| {
+                let name = entry.file_name();
+                let name = name.to_string_lossy();
+                name.starts_with(&prefix) && !name.ends_with("-wal") && !name.ends_with("-shm")
+            })
+            .map(|entry| {
+                let made = entry.metadata().and_then(|found| found.modified()).ok();
+                (made, entry.path())
+            })
+            .collect();
+        aside.sort();
+        let aside = aside.into_iter().map(|(_, path)| path);
+        aside.chain([ledger.to_owned()]).collect()
+    }
+
+    /// Opens a ledger.
+    ///
+    /// # Errors
+    /// [`SinkError::Ledger`].
+    pub fn open(path: &Path) -> Result<Self, SinkError> {
+        let reader = Reader::open(path)?;
+        Ok(Self {
+            id: reader.id()?,
+            host: reader.host()?,
+            reader,
+        })
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &[u8; 16] {
+        &self.id
+    }
+
+    /// Its host.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Its name for people.
+    #[must_use]
+    pub fn name(&self) -> String {
+        note::origin(&self.host, &self.id)
+    }
+
+    /// Its records, by number.
+    ///
+    /// # Errors
+    /// [`SinkError::Ledger`].
+    pub fn size(&self) -> Result<u64, SinkError> {
+        Ok(self.reader.size()?)
+    }
+
+    /// Is what a sink has of this ledger a part of it?
+    ///
+    /// # Errors
+    /// [`SinkError::Fork`]: of another one with the same id.
+    pub fn holds(&self, mark: &Mark) -> Result<(), SinkError> {
+        let Some(last) = mark.next.checked_sub(1) else {
+            return Ok(());
+        };
+        match self.reader.leaf(last)? {
+            Some(leaf) if leaf == mark.leaf => Ok(()),
+            Some(_) => Err(SinkError::Fork(format!(
+                "record {last} of {} is another one at the sink",
+                self.name()
+            ))),
+            None => Err(SinkError::Fork(format!(
+                "the sink has {} records of {}, and the ledger has {}",
+                mark.next,
+                self.name(),
+                self.reader.size()?
+            ))),
+        }
+    }
+
+    /// What comes after a mark, at most so many records; `None`: nothing.
+    ///
+    /// # Errors
+    /// [`SinkError::Ledger`]; [`SinkError::Refused`]: a record that cannot be read.
+    pub fn batch(&self, from: Mark, most: u32) -> Result<Option<Batch>, SinkError> {
+        let leaves = self.reader.leaves(from.next, most)?;
+        let Some(last) = leaves.last() else {
+            return Ok(None);
+        };
+        let to = Mark {
+            next: last.seq + 1,
+            leaf: last.hash,
+        };
+        let mut items = Vec::with_capacity(leaves.len());
+        for (expected, leaf) in (from.next..).zip(leaves) {
+            let Leaf {
+                seq,
+                hash,
+                canonical,
+            } = leaf;
+            if seq != expected {
+                return Err(SinkError::Refused(format!(
+                    "{}: record {expected} is missing; `octroi verify` says more",
+                    self.name()
+                )));
+            }
+            let Some(canonical) = canonical else { continue };
+            if leaf_hash(&canonical) != hash {
+                return Err(SinkError::Refused(format!(
+                    "{}: record {seq} is not what its leaf says; `octroi verify` says more",
+                    self.name()
+                )));
+            }
+            let record = Record::decode(&canonical).map_err(|error| {
+                SinkError::Refused(format!(
+                    "{}: record {seq}: {error}; `octroi verify` says more",
+                    self.name()
+                ))
+            })?;
+            // M-12.5: beside its zones a total would be billed twice.
+            if record.kind != Kind::Meter || record.zone.is_some() {
+                items.push(Item {
+                    seq,
+                    leaf: hash,
+                    record,
+                    canonical,
+                });
+            }
+        }
+        Ok(Some(Batch {
+            ledger_id: self.id,
+            host: self.host.clone(),
+            from,
+            to,
+            items,
+            head: self.reader.head(to.next)?,
+        }))
+    }
+}

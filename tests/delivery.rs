@@ -1,0 +1,307 @@
+//! What a biller's database has is what the tenants' interfaces sent: whatever is lost, killed, deleted, put back or
+//! copied on the way. Real packets, a real daemon, a real PostgreSQL; the totals are reckoned by the database.
+
+#[path = "meter/bill.rs"]
+#[allow(dead_code, reason = "written for tests/meter.rs")]
+mod bill;
+#[path = "delivery/database.rs"]
+mod database;
+#[path = "meter/site.rs"]
+#[allow(dead_code, reason = "written for tests/meter.rs")]
+mod site;
+mod support;
+
+use anyhow::{Context as _, Result, ensure};
+use database::{Database, Lossy, url};
+use metering::sink::{
+    Courier,
+    postgres::{Postgres, Target},
+};
+use octroi::daemon::SinkStatus;
+use site::{Metered, TENANTS, Traffic};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+use support::{alone, by_level, can_run, octroi};
+
+const HOST_OF_SITES: &str = "SELECT DISTINCT host FROM octroi.ledger";
+
+fn ready(test: &str) -> bool {
+    if Database::programs().is_none() {
+        println!("SKIPPED: {test}: there is no PostgreSQL; `cargo xtask setup` installs it");
+        return false;
+    }
+    can_run(test)
+}
+
+/// The sink's section in the daemon's file; the daemon is not started yet.
+fn deliver_to(metered: &Metered, window: &str, url: &str) -> Result<()> {
+    let config = metered.site.config("shape = \"police\"")
+        + &format!(
+            "\n[meter]\nledger = \"{}\"\nwindow = \"{window}\"\n\
+             \n[[sink]]\nname = \"billing\"\nkind = \"postgres\"\nurl = \"{url}\"\n",
+            metered.ledger.display()
+        );
+    metered.site.write_config(&config)
+}
+
+fn sink(metered: &Metered) -> Result<SinkStatus> {
+    let mut sinks = metered.site.report()?.sinks;
+    sinks.pop().context("no sink")
+}
+
+/// Waits until the sink has every record of the ledger that was there when this began.
+fn caught_up(metered: &Metered) -> Result<()> {
+    // A daemon that has just begun does not know its ledger before the first window.
+    metered.wait("a window", |status| status.windows > 0)?;
+    let begun = Instant::now();
+    let records = metered.status()?.records;
+    loop {
+        let status = sink(metered)?;
+        if status.confirmed >= records {
+            return Ok(());
+        }
+        ensure!(
+            begun.elapsed() < Duration::from_secs(120),
+            "the sink stays behind {records}: {status:?}\n{}",
+            metered.site.log()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Packets and bytes that a tenant sent, as the database adds them up.
+fn billed(database: &Database, tenant: usize) -> Result<(u64, u64)> {
+    let answer = database.ask(&format!(
+        "SELECT coalesce(sum(packets), 0), coalesce(sum(l2_bytes), 0) FROM octroi.billed \
+         WHERE tenant = {} AND direction = 0",
+        tenant + 1
+    ))?;
+    let (packets, bytes) = answer.split_once('|').context("two numbers")?;
+    Ok((packets.parse()?, bytes.parse()?))
+}
+
+fn nothing_is_twice(database: &Database) -> Result<()> {
+    let twice = database.ask(
+        "SELECT count(*) FROM (SELECT 1 FROM octroi.record WHERE kind = 1 GROUP BY host, boot_id, map_generation, \
+         port_uid, incarnation, direction, zone, window_id HAVING count(*) > 1) AS twice",
+    )?;
+    ensure!(twice == "0", "{twice} windows are there twice");
+    let totals = database.ask("SELECT count(*) FROM octroi.record WHERE kind = 1 AND zone < 0")?;
+    ensure!(totals == "0", "{totals} totals beside their zones");
+    let forks = database.ask("SELECT count(*) FROM octroi.fork")?;
+    ensure!(forks == "0", "{forks} forks");
+    Ok(())
+}
+
+/// Stops the daemon, whose records must be what the interfaces sent, starts it again so that the last of them are
+/// delivered, and compares the database with the interfaces.
+fn exactly_once(metered: &mut Metered, database: &Database, earlier: &[(u64, u64)]) -> Result<()> {
+    let bill = metered.conserved()?;
+    metered.site.start(octroi())?;
+    caught_up(metered)?;
+    metered.site.stop();
+    nothing_is_twice(database)?;
+    for (index, earlier) in earlier.iter().enumerate() {
+        let sent = bill.sent_by(TENANTS[index].name);
+        let billed = billed(database, index)?;
+        let expected = (earlier.0 + sent.packets, earlier.1 + sent.l2_bytes);
+        // What the second run saw: an interface that says something by itself.
+        let more = (billed.0 - expected.0, billed.1 - expected.1);
+        ensure!(
+            more.0 <= 20,
+            "{index}: the database has {billed:?}, the interface sent {expected:?}"
+        );
+        let after = bill::Bill::read(&metered.ledger)?.sent_by(TENANTS[index].name);
+        ensure!(
+            (earlier.0 + after.packets, earlier.1 + after.l2_bytes) == billed,
+            "{index}: the database has {billed:?}, the ledger {after:?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_database_that_dies_and_answers_that_are_lost_cost_no_byte_and_bill_none_twice() -> Result<()> {
+    const TEST: &str =
+        "a_database_that_dies_and_answers_that_are_lost_cost_no_byte_and_bill_none_twice";
+    let _alone = alone();
+    if !ready(TEST) {
+        return Ok(());
+    }
+    let mut database = Database::new("lost")?;
+    let lossy = Lossy::new(&database, 2_026)?;
+    let mut metered = Metered::new("100ms", None)?;
+    deliver_to(&metered, "100ms", &url(&lossy.directory))?;
+    metered.start()?;
+    let traffic = Traffic::start(&metered.site)?;
+    let rounds = by_level(2, 6, 40);
+    for round in 0..rounds {
+        std::thread::sleep(Duration::from_millis(900 + round * 137 % 700));
+        match round % 3 {
+            0 => {
+                database.kill()?;
+                std::thread::sleep(Duration::from_millis(400));
+                database.start()?;
+            }
+            1 => {
+                metered.site.kill()?;
+                metered.site.start(octroi())?;
+            }
+            _ => {
+                metered.site.kill()?;
+                database.kill()?;
+                database.start()?;
+                metered.site.start(octroi())?;
+            }
+        }
+    }
+    traffic.stop()?;
+    exactly_once(&mut metered, &database, &[(0, 0), (0, 0)])?;
+    let records = database.ask("SELECT count(*) FROM octroi.record")?;
+    ensure!(lossy.broken() > 2, "{} connections broke", lossy.broken());
+    println!("CASES: records delivered exactly once: {records}");
+    println!("CASES: kills of database and daemon under delivery: {rounds}");
+    println!(
+        "CASES: connections broken under delivery: {}",
+        lossy.broken()
+    );
+    Ok(())
+}
+
+#[test]
+fn a_ledger_that_is_deleted_put_back_or_copied_bills_nothing_twice() -> Result<()> {
+    const TEST: &str = "a_ledger_that_is_deleted_put_back_or_copied_bills_nothing_twice";
+    let _alone = alone();
+    if !ready(TEST) {
+        return Ok(());
+    }
+    let database = Database::new("copies")?;
+    let mut metered = Metered::new("100ms", None)?;
+    deliver_to(&metered, "100ms", &database.url())?;
+    metered.start()?;
+    let traffic = Traffic::start(&metered.site)?;
+    metered.wait("windows", |status| status.windows > 10)?;
+    let copy = metered.site.directory().join("copy.db");
+    rusqlite::Connection::open(&metered.ledger)?
+        .execute("VACUUM INTO ?1", [copy.display().to_string()])?;
+    let windows = metered.status()?.windows;
+    metered.wait("more windows", |status| status.windows > windows + 10)?;
+    traffic.stop()?;
+    support::settle(|| Metered::sent(&metered.site))?;
+    let windows = metered.status()?.windows;
+    metered.wait("quiet windows", |status| status.windows > windows + 3)?;
+    caught_up(&metered)?;
+    let first = metered.status()?.ledger_id;
+
+    // An old copy in its place: the daemon supersedes it, and what the sink has of it stays.
+    for name in ["ledger.db-wal", "ledger.db-shm"] {
+        let _ = fs::remove_file(metered.site.directory().join(name));
+    }
+    fs::rename(&copy, &metered.ledger)?;
+    metered.wait("another ledger", |status| {
+        status.ledger_id != first && status.error.is_none()
+    })?;
+    let traffic = Traffic::start(&metered.site)?;
+    let windows = metered.status()?.windows;
+    metered.wait("its windows", |status| status.windows > windows + 10)?;
+    traffic.stop()?;
+    support::settle(|| Metered::sent(&metered.site))?;
+    let windows = metered.status()?.windows;
+    metered.wait("quiet windows", |status| status.windows > windows + 3)?;
+    caught_up(&metered)?;
+    let sent: Vec<_> = Metered::sent(&metered.site)?
+        .into_iter()
+        .zip(&metered.before)
+        .map(|(after, before)| support::between(*before, after))
+        .collect();
+    for (index, sent) in sent.iter().enumerate() {
+        let billed = billed(&database, index)?;
+        ensure!(
+            billed == (sent[2], sent[3]),
+            "tenant {index}: the database has {billed:?}, the interface sent {} and {}\n{}",
+            sent[2],
+            sent[3],
+            metered.site.log()
+        );
+    }
+    nothing_is_twice(&database)?;
+    let ledgers = database.ask("SELECT count(*) FROM octroi.ledger")?;
+    ensure!(ledgers == "2", "{ledgers} ledgers");
+    let config = metered.site.config_path();
+    let reconciled = reconcile(&config)?;
+    ensure!(reconciled.0, "{}", reconciled.1);
+    metered.site.stop();
+
+    forks(&metered, &database)?;
+    // Reconciliation says when the biller's totals are not the ledger's.
+    database.ask(
+        "UPDATE octroi.record SET l2_bytes = l2_bytes + 1 WHERE (ledger_id, seq) IN \
+         (SELECT ledger_id, seq FROM octroi.record WHERE kind = 1 AND l2_bytes > 0 AND ledger_id = \
+         (SELECT ledger_id FROM octroi.ledger ORDER BY moved DESC LIMIT 1) LIMIT 1)",
+    )?;
+    let wrong = reconcile(&config)?;
+    ensure!(
+        !wrong.0 && wrong.1.contains("are not the ledger's"),
+        "{}",
+        wrong.1
+    );
+    println!("CASES: ledgers put back, copied and changed under a sink: 4");
+    Ok(())
+}
+
+fn reconcile(config: &Path) -> Result<(bool, String)> {
+    let output = Command::new(octroi())
+        .args(["reconcile", "--sink", "billing", "--config"])
+        .arg(config)
+        .output()?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((
+        output.status.success(),
+        String::from_utf8_lossy(&said).into_owned(),
+    ))
+}
+
+/// Copies that say something else under the same names are refused and told, and the database stays as it was.
+fn forks(metered: &Metered, database: &Database) -> Result<()> {
+    let host = database.ask(HOST_OF_SITES)?;
+    let before = database.ask("SELECT count(*), sum(l2_bytes) FROM octroi.record")?;
+    for (name, change) in [
+        // The same ledger with another last record.
+        (
+            "another.db",
+            "UPDATE record SET leaf = zeroblob(32) WHERE seq > 5",
+        ),
+        // The same windows in a ledger of another id: a copy that was made to look new.
+        (
+            "renamed.db",
+            "UPDATE about SET value = randomblob(16) WHERE key = 'ledger_id'",
+        ),
+        // Shorter than what was delivered.
+        ("short.db", "DELETE FROM record WHERE seq > 20"),
+    ] {
+        let copy = metered.site.directory().join(name);
+        let db = rusqlite::Connection::open(&metered.ledger)?;
+        db.execute("VACUUM INTO ?1", [copy.display().to_string()])?;
+        let db = rusqlite::Connection::open(&copy)?;
+        ensure!(db.execute(change, [])? > 0, "{name} is not changed");
+        drop(db);
+        let target = Target {
+            url: database.url(),
+            password_file: None,
+            ca_file: None,
+        };
+        let mut courier = Courier::new(Postgres::new(target), &copy, &host, 1);
+        courier.step();
+        let progress = courier.progress();
+        ensure!(progress.fork, "{name}: {progress:?}");
+        let after = database.ask("SELECT count(*), sum(l2_bytes) FROM octroi.record")?;
+        ensure!(before == after, "{name}: {before} became {after}");
+    }
+    let told = database.ask("SELECT count(*) FROM octroi.fork")?;
+    ensure!(told != "0", "the database was not told of a fork");
+    Ok(())
+}

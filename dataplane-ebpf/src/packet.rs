@@ -84,17 +84,18 @@ impl<C> Linear<C> {
     }
 }
 
-/// One load instruction of a given width: packets are not aligned, BPF on the machines that octroi
-/// runs on does not care, and Rust would fall back to single bytes.
+/// One load instruction of a given width, at a constant offset from a pointer: packets are not aligned, BPF on the
+/// machines that octroi runs on does not care, and Rust would fall back to single bytes.
 macro_rules! load {
-    ($width:literal, $pointer:expr) => {{
+    ($width:literal, $pointer:expr, $at:expr) => {{
         let value: u64;
-        // SAFETY: `at` has compared the pointer with the packet's end.
+        // SAFETY: `at` or `plain` has compared the pointer with the packet's end.
         unsafe {
             asm!(
-                concat!("{value} = *(", $width, " *)({pointer} + 0)"),
+                concat!("{value} = *(", $width, " *)({pointer} + {at})"),
                 value = out(reg) value,
                 pointer = in(reg) $pointer,
+                at = const $at,
                 options(pure, readonly, nostack)
             );
         }
@@ -106,19 +107,19 @@ impl<C: Context> Frame for Linear<C> {
     #[inline(always)]
     fn u8(&self, offset: u32) -> Option<u8> {
         let pointer = self.at::<1>(offset)?;
-        Some(load!("u8", pointer) as u8)
+        Some(load!("u8", pointer, 0) as u8)
     }
 
     #[inline(always)]
     fn be16(&self, offset: u32) -> Option<u16> {
         let pointer = self.at::<2>(offset)?;
-        Some(u16::from_be(load!("u16", pointer) as u16))
+        Some(u16::from_be(load!("u16", pointer, 0) as u16))
     }
 
     #[inline(always)]
     fn raw32(&self, offset: u32) -> Option<u32> {
         let pointer = self.at::<4>(offset)?;
-        Some(load!("u32", pointer) as u32)
+        Some(load!("u32", pointer, 0) as u32)
     }
 
     #[inline(always)]
@@ -140,43 +141,25 @@ impl<C: Context> Frame for Linear<C> {
 /// A packet whose first [`PLAIN`] bytes the verifier knows to be there.
 struct Near(usize);
 
-/// One load at a constant offset from a pointer that was compared with the packet's end.
-macro_rules! near {
-    ($width:literal, $near:expr, $at:expr) => {{
-        let value: u64;
-        // SAFETY: `Linear::plain` has compared the pointer with the packet's end.
-        unsafe {
-            asm!(
-                concat!("{value} = *(", $width, " *)({pointer} + {at})"),
-                value = out(reg) value,
-                pointer = in(reg) $near.0,
-                at = const $at,
-                options(pure, readonly, nostack)
-            );
-        }
-        value
-    }};
-}
-
 impl Plain for Near {
     #[inline(always)]
     fn u8<const AT: usize>(&self) -> u8 {
-        near!("u8", self, AT) as u8
+        load!("u8", self.0, AT) as u8
     }
 
     #[inline(always)]
     fn be16<const AT: usize>(&self) -> u16 {
-        u16::from_be(near!("u16", self, AT) as u16)
+        u16::from_be(load!("u16", self.0, AT) as u16)
     }
 
     #[inline(always)]
     fn raw32<const AT: usize>(&self) -> u32 {
-        near!("u32", self, AT) as u32
+        load!("u32", self.0, AT) as u32
     }
 
     #[inline(always)]
     fn be64<const AT: usize>(&self) -> u64 {
-        u64::from_be(near!("u64", self, AT))
+        u64::from_be(load!("u64", self.0, AT))
     }
 }
 

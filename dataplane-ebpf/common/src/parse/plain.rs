@@ -4,6 +4,7 @@
 //! below). It knows no reason to drop: what is wrong with a packet is for the general way to say.
 
 use super::{Meta, Network, Packet, ethertype, proto};
+use core::array;
 
 /// Bytes of an Ethernet, an IPv4 and a TCP header without tags and options.
 pub const PLAIN: usize = 14 + 20 + 20;
@@ -26,18 +27,15 @@ impl Plain for [u8; PLAIN] {
     }
 
     fn be16<const AT: usize>(&self) -> u16 {
-        u16::from_be_bytes([self[AT], self[AT + 1]])
+        u16::from_be_bytes(array::from_fn(|index| self[AT + index]))
     }
 
     fn raw32<const AT: usize>(&self) -> u32 {
-        u32::from_ne_bytes([self[AT], self[AT + 1], self[AT + 2], self[AT + 3]])
+        u32::from_ne_bytes(array::from_fn(|index| self[AT + index]))
     }
 
     fn be64<const AT: usize>(&self) -> u64 {
-        let high = u32::from_be(self.raw32::<AT>()) as u64;
-        let mut low = [0; 4];
-        low.copy_from_slice(&self[AT + 4..AT + 8]);
-        high << 32 | u32::from_be_bytes(low) as u64
+        u64::from_be_bytes(array::from_fn(|index| self[AT + index]))
     }
 }
 

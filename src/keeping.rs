@@ -6,18 +6,17 @@ use crate::{
     records::{At, time},
 };
 use anyhow::{Context as _, Result};
-use metering::ledger::{self, Copied, Kept};
+use metering::{
+    ledger::{self, Copied, Kept},
+    note,
+};
 use serde_json::{Value, json};
 use std::path::Path;
-
-fn hex(id: &[u8]) -> String {
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 fn said(copied: &Copied) -> String {
     format!(
         "ledger {} with {} records, {} bytes",
-        hex(&copied.ledger_id),
+        note::hex(&copied.ledger_id),
         copied.leaves,
         copied.file_bytes
     )

@@ -112,10 +112,6 @@ fn keyring(given: Option<&Path>, file: &Path) -> Result<Vec<Verifier>> {
     note::keyring(&text(path)?).with_context(|| format!("{}", path.display()))
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Says what was found, and fails when that is not nothing.
 fn tell(file: &Path, report: &Report, json: bool) -> Result<()> {
     if json {
@@ -124,7 +120,7 @@ fn tell(file: &Path, report: &Report, json: bool) -> Result<()> {
             "ok": report.is_sound(),
             "origin": report.origin,
             "size": report.size.to_string(),
-            "root": hex(&report.root),
+            "root": note::hex(&report.root),
             "verified": report.verified.to_string(),
             "pruned": report.pruned.to_string(),
             "heads": report.heads.to_string(),
@@ -140,7 +136,7 @@ fn tell(file: &Path, report: &Report, json: bool) -> Result<()> {
             report.pruned,
             report.heads,
             report.size,
-            hex(&report.root)
+            note::hex(&report.root)
         );
         for finding in &report.findings {
             println!("{finding}");

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use metering::{
     ledger::{self, Filter},
+    note,
     record::Record,
 };
 use serde::Serialize;
@@ -364,11 +365,7 @@ fn status(at: &At, json: bool) -> Result<()> {
     let path = at.path()?;
     let kept = keeping::kept(at)?;
     let summary = ledger::summary(&path)?;
-    let id: String = summary
-        .ledger_id
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let id = note::hex(&summary.ledger_id);
     if json {
         let mut object = serde_json::json!({
             "ledger": path,

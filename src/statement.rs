@@ -11,6 +11,7 @@ use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use metering::{
     ledger::{self, Addition, Issue},
+    note,
     record::{self, Record},
     statement::{self, Day, Lang, LedgerLine, Parts, Statement, Subject},
     usage::{self, By, HOUR_NS, Query, Report},
@@ -291,21 +292,15 @@ impl Reckoned {
                     .join("+"),
             });
         }
-        let hex = |bytes: &[u8]| {
-            bytes
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect::<String>()
-        };
         let mut ledgers = Vec::new();
         for source in &opened.sources {
             let last = source.size.checked_sub(1);
             let leaf = last.map(|last| source.reader.leaf(last)).transpose()?;
             ledgers.push(LedgerLine {
                 host: source.reader.host()?,
-                ledger_id: hex(&source.reader.id()?),
+                ledger_id: note::hex(&source.reader.id()?),
                 records: source.size,
-                leaf: hex(&leaf.flatten().unwrap_or_default()),
+                leaf: note::hex(&leaf.flatten().unwrap_or_default()),
                 head: source.reader.head(source.size)?,
             });
         }

@@ -72,6 +72,12 @@ pub fn origin_of(record: &Record) -> String {
     origin(&record.host, &record.ledger_id)
 }
 
+/// Bytes in hexadecimal digits, lower case.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Bytes in base64, RFC 4648 §4.
 #[must_use]
 pub fn base64(bytes: &[u8]) -> String {

@@ -1,7 +1,10 @@
 //! The page's second half: its tables, its lists, and how to check them.
 
 use super::{LIST_MAX, Page, escape};
-use crate::statement::{Line, Remark};
+use crate::{
+    note,
+    statement::{Line, Remark},
+};
 use std::fmt::Write as _;
 
 impl Page<'_> {
@@ -191,11 +194,7 @@ impl Page<'_> {
             escape(&subject.month),
             escape(&subject.timezone)
         );
-        let digest: String = statement
-            .digest()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let digest = note::hex(&statement.digest());
         let later = match statement.issue {
             Some(_) => "",
             None => words.check_later,

@@ -7,12 +7,9 @@ use crate::{
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
-use metering::{
-    record::Kind,
-    sink::{
-        Feed, Mark, Sink as _,
-        postgres::{Postgres, Sums},
-    },
+use metering::sink::{
+    Feed, Mark, Sink as _,
+    postgres::{Postgres, Sums},
 };
 use serde_json::json;
 use std::{collections::BTreeMap, path::PathBuf};
@@ -64,12 +61,13 @@ pub fn sinks(options: &SinksOptions) -> Result<()> {
 }
 
 fn line(sink: &SinkStatus) -> String {
-    let lag = sink.lag.map_or("unknown".into(), |lag| lag.to_string());
+    let at = &sink.progress;
+    let lag = at.lag.map_or("unknown".into(), |lag| lag.to_string());
     let mut line = format!(
         "{}: confirmed below {}, lag {lag} records, {} delivered",
-        sink.name, sink.confirmed, sink.delivered
+        sink.name, at.confirmed, at.delivered
     );
-    if let Some(error) = &sink.error {
+    if let Some(error) = &at.error {
         line += &format!("; {error}; next try in {} ms", sink.next_try_ms);
     }
     line
@@ -88,19 +86,11 @@ fn ledger_sums(feed: &Feed, until: u64) -> Result<BTreeMap<Key, Sums>> {
         mark = batch.to;
         for item in batch.items.iter().filter(|item| item.seq < until) {
             let record = &item.record;
-            let key = (
-                i64::from(record.tenant),
-                i16::from(record.direction),
-                record.zone.map_or(-1, i64::from),
-            );
-            let [packets, l2_bytes, l3_bytes] = match (&record.correction, record.kind) {
-                (Some(by), _) => [by.packets, by.l2_bytes, by.l3_bytes].map(i128::from),
-                (None, Kind::Meter) => {
-                    let counted = record.counted().unwrap_or_default();
-                    [counted.packets, counted.l2_bytes, counted.l3_bytes].map(i128::from)
-                }
-                _ => continue,
+            let Some([packets, l2_bytes, l3_bytes]) = item.billed() else {
+                continue;
             };
+            let direction = i16::from(record.direction);
+            let key = (i64::from(record.tenant), direction, item.zone());
             let sums = all.entry(key).or_insert(Sums {
                 tenant: key.0,
                 direction: key.1,
@@ -153,7 +143,7 @@ pub fn reconcile(options: &ReconcileOptions) -> Result<()> {
             continue;
         }
         feed.holds(&mark)?;
-        let sink_sums = there.sums(feed.id())?;
+        let sink_sums = there.sums(feed.id(), mark.next)?;
         let mut keys: BTreeMap<Key, (Sums, Sums)> = BTreeMap::new();
         for (key, sums) in here {
             keys.entry(key).or_default().0 = sums;

@@ -37,6 +37,7 @@ mod writer;
 
 pub use add::{AddError, Addition, append};
 pub use backup::{BackupError, Copied, backup, restore};
+pub use begin::aside;
 pub use correct::Correct;
 pub use flows::FlowError;
 pub use issue::{Issue, next as next_statement};

@@ -22,6 +22,7 @@ use metering::{
     flow::Details,
     ledger::{Addition, Anchor, Ceiling, Done, Job, Keep, Writer},
     meter::{Cut, Epoch, Next, Owner, Pace},
+    note,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -295,7 +296,10 @@ impl Meter {
         {
             self.retain_at = Instant::now() + RETAIN_AGAIN;
             self.send(Job::Retain(
-                keep(&config.retention, self.sinks.unconfirmed()),
+                keep(
+                    &config.retention,
+                    self.sinks.unconfirmed(&self.status.ledger_id),
+                ),
                 now.utc_ns,
             ));
         }
@@ -400,11 +404,7 @@ impl Meter {
 
     fn anchor(&mut self, gate: &mut Gate, anchor: Anchor) -> Option<String> {
         self.status.records = anchor.size;
-        self.status.ledger_id = anchor
-            .ledger_id
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        self.status.ledger_id = note::hex(&anchor.ledger_id);
         let anchor = abi::Anchor {
             generation: self.generation,
             ledger: anchor.ledger_id,

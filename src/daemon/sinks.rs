@@ -2,7 +2,7 @@
 
 use crate::config::{Config, Sink};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use metering::sink::{Courier, postgres::Postgres};
+use metering::sink::{Courier, Progress, postgres::Postgres};
 use serde::{Deserialize, Serialize};
 use std::{
     path::{Path, PathBuf},
@@ -16,16 +16,9 @@ use std::{
 pub struct SinkStatus {
     /// Its name.
     pub name: String,
-    /// The first seq of the ledger that it has not confirmed.
-    pub confirmed: u64,
-    /// Records that it has not; `None`: it was not asked yet.
-    pub lag: Option<u64>,
-    /// Records that it took from this daemon.
-    pub delivered: u64,
-    /// What went wrong last; `None`: it is well.
-    pub error: Option<String>,
-    /// It has something else under the name of a record: nothing more is delivered to it.
-    pub fork: bool,
+    /// Where it stands.
+    #[serde(flatten)]
+    pub progress: Progress,
     /// Until it is tried again, ms.
     pub next_try_ms: u64,
 }
@@ -61,9 +54,17 @@ impl Sinks {
         self.of = Some(wanted);
     }
 
-    /// The lowest seq that a sink has not confirmed; `u64::MAX`: there is no sink.
-    pub fn unconfirmed(&self) -> u64 {
-        let all = self.status().into_iter().map(|status| status.confirmed);
+    /// The lowest seq of a ledger that a sink has not confirmed; `u64::MAX`: there is no sink. One that speaks of
+    /// another ledger has confirmed nothing of this one.
+    pub fn unconfirmed(&self, ledger_id: &str) -> u64 {
+        let all = self.status().into_iter().map(|status| {
+            let is_of_it = status.progress.ledger_id == ledger_id;
+            if is_of_it {
+                status.progress.confirmed
+            } else {
+                0
+            }
+        });
         all.min().unwrap_or(u64::MAX)
     }
 
@@ -96,7 +97,7 @@ fn start(sink: &Sink, ledger: &Path, host: &str, seed: u64) -> Running {
         .spawn(move || deliver(courier, &name, &tell, &stopped));
     if let Err(error) = began {
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.0.error = Some(format!("there is no thread for it: {error}"));
+        seen.0.progress.error = Some(format!("there is no thread for it: {error}"));
     }
     Running { seen, _stop: stop }
 }
@@ -109,7 +110,7 @@ fn deliver(
 ) {
     let mut said: Option<String> = None;
     loop {
-        let wait = courier.step();
+        let wait = courier.step(Instant::now());
         let progress = courier.progress().clone();
         // Once, and again when it is something else: an operator reads this at night.
         if progress.error != said {
@@ -122,15 +123,7 @@ fn deliver(
         }
         {
             let mut seen = tell.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.0 = SinkStatus {
-                name: name.to_owned(),
-                confirmed: progress.confirmed,
-                lag: progress.error.is_none().then_some(progress.lag),
-                delivered: progress.delivered,
-                error: progress.error,
-                fork: progress.fork,
-                next_try_ms: 0,
-            };
+            seen.0.progress = progress;
             seen.1 = Instant::now() + wait;
         }
         if stopped.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected) {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     meter::{Lost, Outcome, State},
-    note::Signer,
+    note::{self, Signer},
     record::{Kind, Record, Supersedes, TEXT_BYTES_MAX},
 };
 use dataplane_common::fault::{self, Point};
@@ -252,11 +252,42 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// What follows a ledger's name when it is put aside, before the id.
+pub(super) const ASIDE: &str = ".superseded-";
+
+/// The files that were put aside for the ledger at `path`, the eldest first.
+pub fn aside(path: &Path) -> Vec<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let prefix = format!("{name}{ASIDE}");
+    let directory = path.parent().filter(|at| !at.as_os_str().is_empty());
+    let entries = fs::read_dir(directory.unwrap_or(Path::new(".")));
+    let mut found: Vec<_> = entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with(&prefix) && !name.ends_with("-wal") && !name.ends_with("-shm")
+        })
+        .map(|entry| {
+            let changed = entry.metadata().and_then(|found| found.modified()).ok();
+            (changed, entry.path())
+        })
+        .collect();
+    found.sort();
+    found.into_iter().map(|(_, path)| path).collect()
+}
+
 /// A name beside `path` that nothing has.
 pub(super) fn free_name(path: &Path, id: [u8; 16]) -> PathBuf {
-    let id: String = id[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = note::hex(&id[..4]);
     (1..)
-        .map(|number| beside(path, &format!("superseded-{id}-{number}")))
+        .map(|number| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(format!("{ASIDE}{id}-{number}"));
+            PathBuf::from(name)
+        })
         .find(|name| {
             ["", "wal", "shm"]
                 .iter()

@@ -15,7 +15,7 @@ pub(super) const fn of(utc_ns: i64) -> i64 {
 /// The name of a ledger, as its flow files have it: one that was put aside keeps the files that it had.
 fn stem(ledger: &Path) -> String {
     let name = ledger.file_name().unwrap_or_default().to_string_lossy();
-    let first = name.split(".superseded-").next();
+    let first = name.split(super::begin::ASIDE).next();
     first.unwrap_or_default().to_owned()
 }
 

@@ -1,10 +1,18 @@
-//! Brings what is new in a host's ledgers to one sink. Pure but for the ledger's files and the sink: whoever drives it
-//! sleeps.
+//! Brings what is new in a host's ledgers to one sink. It reads the ledgers' files and asks the sink; the time is an
+//! argument, and whoever drives it sleeps.
+//!
+//! Invariants
+//! - What is wrong with one ledger holds no other up: each has its own mark, batch and next try. A sink that is not
+//!   there is so for all.
+//! - [`Progress::confirmed`] is of the ledger that [`Progress::ledger_id`] names: 0 until the sink has answered for that one.
 
 use super::{Backoff, Feed, Mark, Sink, SinkError};
+use crate::note;
+use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// How long to wait when there is nothing new.
@@ -17,18 +25,49 @@ const STUCK: Duration = Duration::from_secs(60);
 const BATCH: std::ops::RangeInclusive<u32> = 16..=2_000;
 
 /// Where a sink stands, for `octroi sinks`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    /// The first seq of the ledger of now that the sink has not confirmed; 0 until it was asked.
+    /// The ledger of now, in hexadecimal digits; empty until there is one.
+    pub ledger_id: String,
+    /// The first seq of it that the sink has not confirmed; 0 until it was asked.
     pub confirmed: u64,
-    /// Records that the ledgers have and the sink has not.
-    pub lag: u64,
+    /// Records that the ledgers have and the sink has not, but for those that it refuses; `None`: it does not answer,
+    /// or was not asked yet.
+    pub lag: Option<u64>,
     /// Records that it took since this process began.
     pub delivered: u64,
-    /// What went wrong last, if it is not good again.
+    /// What is wrong.
     pub error: Option<String>,
     /// Two records have one name: an alarm.
     pub fork: bool,
+}
+
+/// One ledger, as the sink has it.
+struct Standing {
+    id: [u8; 16],
+    /// `None`: the sink is to be asked.
+    mark: Option<Mark>,
+    /// Records in the next batch: less after a failure, more after a success.
+    batch: u32,
+    /// Records that are left.
+    left: u64,
+    /// What is wrong with it, whether it is a fork, and when to look again.
+    wrong: Option<(String, bool, Instant)>,
+    /// It was put aside, and nothing of it is new.
+    done: bool,
+}
+
+impl Standing {
+    fn new(id: [u8; 16]) -> Self {
+        Self {
+            id,
+            mark: None,
+            batch: *BATCH.end(),
+            left: 0,
+            wrong: None,
+            done: false,
+        }
+    }
 }
 
 /// One sink, and the ledgers of its host.
@@ -38,10 +77,7 @@ pub struct Courier<S> {
     host: String,
     backoff: Backoff,
     progress: Progress,
-    /// Records in the next batch: less after a failure, more after a success.
-    batch: u32,
-    /// Of ledgers that were put aside: those that it has whole.
-    done: Vec<PathBuf>,
+    standings: BTreeMap<PathBuf, Standing>,
 }
 
 impl<S: Sink> Courier<S> {
@@ -53,8 +89,7 @@ impl<S: Sink> Courier<S> {
             host: host.to_owned(),
             backoff: Backoff::new(seed),
             progress: Progress::default(),
-            batch: *BATCH.end(),
-            done: Vec::new(),
+            standings: BTreeMap::new(),
         }
     }
 
@@ -64,92 +99,108 @@ impl<S: Sink> Courier<S> {
     }
 
     /// Delivers what there is, a batch at most of each ledger, and says how long to wait.
-    pub fn step(&mut self) -> Duration {
-        match self.round() {
-            Ok(more) => {
+    pub fn step(&mut self, now: Instant) -> Duration {
+        match self.round(now) {
+            Ok(()) => {
                 self.backoff.worked();
-                self.progress.error = None;
-                self.progress.fork = false;
-                if more { Duration::ZERO } else { IDLE }
+                let mut wrong = self.standings.values().filter_map(|s| s.wrong.as_ref());
+                self.progress.fork = wrong.clone().any(|(_, fork, _)| *fork);
+                self.progress.error = wrong.next().map(|(what, ..)| what.clone());
+                let well = self.standings.values().filter(|s| s.wrong.is_none());
+                let left = well.map(|standing| standing.left).sum();
+                self.progress.lag = Some(left);
+                if left == 0 { IDLE } else { Duration::ZERO }
             }
             Err(error) => {
-                self.batch = (self.batch / 4).max(*BATCH.start());
-                self.progress.fork = matches!(error, SinkError::Fork(_));
+                self.progress.fork = false;
                 self.progress.error = Some(error.to_string());
-                match error {
-                    SinkError::Unavailable(_) | SinkError::Ledger(_) => self.backoff.failed(),
-                    SinkError::Fork(_) | SinkError::Refused(_) => STUCK,
-                }
+                self.progress.lag = None;
+                self.backoff.failed()
             }
         }
     }
 
-    /// True: there is more.
-    fn round(&mut self) -> Result<bool, SinkError> {
-        let (mut more, mut lag) = (false, 0);
-        let mut wrong = None;
-        for path in Feed::files(&self.ledger) {
-            let aside = path != self.ledger;
-            if aside && self.done.contains(&path) {
-                continue;
-            }
-            if !aside && !path.exists() {
+    /// Fails when the sink is not there.
+    fn round(&mut self, now: Instant) -> Result<(), SinkError> {
+        let files = Feed::files(&self.ledger);
+        self.standings.retain(|path, _| files.contains(path));
+        for path in files {
+            let of_now = path == self.ledger;
+            if of_now && !path.exists() {
                 continue; // the daemon makes it with its first window
             }
-            match self.one(&path, aside) {
-                Ok(left) => {
-                    lag += left;
-                    more |= left != 0;
-                }
-                // What is wrong with one ledger, which somebody may have put there, holds no other up. A sink that
-                // is not there is so for all.
-                Err(error @ SinkError::Unavailable(_)) => return Err(error),
-                Err(error) => wrong = wrong.or(Some(error)),
+            let standing = self.standings.get(&path);
+            let waits = |standing: &Standing| {
+                standing.done || standing.wrong.as_ref().is_some_and(|(.., at)| *at > now)
+            };
+            if standing.is_some_and(waits) {
+                continue;
             }
+            let error = match self.one(&path, of_now) {
+                Ok(()) => continue,
+                Err(error) => error,
+            };
+            let standing = self.standings.entry(path);
+            let standing = standing.or_insert_with(|| Standing::new([0; 16]));
+            standing.mark = None;
+            standing.batch = (standing.batch / 4).max(*BATCH.start());
+            let again = match error {
+                SinkError::Unavailable(_) => return Err(error),
+                SinkError::Ledger(_) => IDLE,
+                SinkError::Fork(_) | SinkError::Refused(_) => STUCK,
+            };
+            let fork = matches!(error, SinkError::Fork(_));
+            standing.wrong = Some((error.to_string(), fork, now + again));
         }
-        self.progress.lag = lag;
-        wrong.map_or(Ok(more), Err)
+        Ok(())
     }
 
-    /// How many records are left to deliver.
-    fn one(&mut self, path: &Path, aside: bool) -> Result<u64, SinkError> {
+    fn one(&mut self, path: &Path, of_now: bool) -> Result<(), SinkError> {
         let feed = Feed::open(path)?;
-        if feed.host() != self.host {
-            // Somebody else's file: its own host delivers it.
-            if aside {
-                self.done.push(path.to_owned());
-                return Ok(0);
+        let standing = self.standings.entry(path.to_owned());
+        let standing = standing.or_insert_with(|| Standing::new(*feed.id()));
+        if standing.id != *feed.id() {
+            // Another ledger took its place: what is known is of the one before.
+            *standing = Standing::new(*feed.id());
+        }
+        if of_now {
+            let id = note::hex(feed.id());
+            if self.progress.ledger_id != id {
+                self.progress.ledger_id = id;
+                self.progress.confirmed = 0;
             }
-            return Err(SinkError::Refused(format!(
-                "{} is not of the host {}",
-                feed.name(),
-                self.host
-            )));
         }
-        let mut mark = self.sink.mark(feed.id(), feed.host())?;
-        let held = feed.holds(&mark);
-        if aside && matches!(held, Err(SinkError::Fork(_))) && self.is_a_part(&feed, &mark)? {
+        if feed.host() != self.host {
+            if of_now {
+                let why = format!("{} is not of the host {}", feed.name(), self.host);
+                return Err(SinkError::Refused(why));
+            }
+            // Somebody else's file: its own host delivers it.
+            standing.done = true;
+            return Ok(());
+        }
+        let mut mark = match standing.mark {
+            Some(mark) => mark,
+            None => self.sink.mark(feed.id(), feed.host())?,
+        };
+        if !of_now && feed.size()? < mark.next {
             // A copy that ends before what the sink has: nothing of it is new.
-            self.done.push(path.to_owned());
-            return Ok(0);
+            standing.done = true;
+            return Ok(());
         }
-        held?;
-        if let Some(batch) = feed.batch(mark, self.batch)? {
+        feed.holds(&mark)?;
+        if let Some(batch) = feed.batch(mark, standing.batch)? {
             mark = self.sink.deliver(&batch)?;
-            self.batch = self.batch.saturating_mul(2).min(*BATCH.end());
+            standing.batch = standing.batch.saturating_mul(2).min(*BATCH.end());
             self.progress.delivered += batch.items.len() as u64;
         }
-        if !aside {
+        if of_now {
             self.progress.confirmed = mark.next;
         }
-        let left = feed.size()?.saturating_sub(mark.next);
-        if aside && left == 0 {
-            self.done.push(path.to_owned());
-        }
-        Ok(left)
-    }
-
-    fn is_a_part(&self, feed: &Feed, mark: &Mark) -> Result<bool, SinkError> {
-        Ok(feed.size()? < mark.next)
+        standing.mark = Some(mark);
+        standing.left = feed.size()?.saturating_sub(mark.next);
+        standing.wrong = None;
+        standing.done = !of_now && standing.left == 0;
+        Ok(())
     }
 }

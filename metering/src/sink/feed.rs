@@ -5,7 +5,7 @@
 
 use super::{Mark, SinkError};
 use crate::{
-    ledger::{Leaf, Reader},
+    ledger::{self, Leaf, Reader},
     note,
     record::{Kind, Record, leaf_hash},
 };
@@ -22,6 +22,27 @@ pub struct Item {
     pub record: Record,
     /// The bytes of the leaf.
     pub canonical: Vec<u8>,
+}
+
+impl Item {
+    /// What it adds to a bill: packets, layer-2 bytes, IP bytes. `None`: it bills nothing.
+    #[must_use]
+    pub fn billed(&self) -> Option<[i128; 3]> {
+        match (&self.record.correction, self.record.kind) {
+            (Some(by), _) => Some([by.packets, by.l2_bytes, by.l3_bytes].map(i128::from)),
+            (None, Kind::Meter) => {
+                let counted = self.record.counted().unwrap_or_default();
+                Some([counted.packets, counted.l2_bytes, counted.l3_bytes].map(i128::from))
+            }
+            _ => None,
+        }
+    }
+
+    /// The zone's number; −1: none.
+    #[must_use]
+    pub fn zone(&self) -> i64 {
+        self.record.zone.map_or(-1, i64::from)
+    }
 }
 
 /// Records of one ledger that follow each other.
@@ -53,27 +74,9 @@ impl Feed {
     /// The files of a ledger and of what was put aside for it, the eldest first.
     #[must_use]
     pub fn files(ledger: &Path) -> Vec<PathBuf> {
-        let name = ledger.file_name().unwrap_or_default().to_string_lossy();
-        let prefix = format!("{name}.superseded-");
-        let directory = ledger.parent().filter(|at| !at.as_os_str().is_empty());
-        let aside = std::fs::read_dir(directory.unwrap_or(Path::new(".")));
-        let mut aside: Vec<_> = aside
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter(|entry| {
-                let name = entry.file_name();
-                let name = name.to_string_lossy();
-                name.starts_with(&prefix) && !name.ends_with("-wal") && !name.ends_with("-shm")
-            })
-            .map(|entry| {
-                let made = entry.metadata().and_then(|found| found.modified()).ok();
-                (made, entry.path())
-            })
-            .collect();
-        aside.sort();
-        let aside = aside.into_iter().map(|(_, path)| path);
-        aside.chain([ledger.to_owned()]).collect()
+        let mut files = ledger::aside(ledger);
+        files.push(ledger.to_owned());
+        files
     }
 
     /// Opens a ledger.

@@ -6,7 +6,6 @@
 //! that is not where its batch begins.
 
 use super::{Batch, Item, Mark, Sink, SinkError};
-use crate::record::Kind;
 use ::postgres::{
     Client, Config, Error, GenericClient, NoTls, Transaction, config::Host, error::SqlState,
 };
@@ -43,6 +42,10 @@ impl Target {
     /// # Errors
     /// A line for people.
     pub fn check(&self) -> Result<(), String> {
+        self.parsed().map(drop)
+    }
+
+    fn parsed(&self) -> Result<Config, String> {
         let config: Config = self
             .url
             .parse()
@@ -59,18 +62,14 @@ impl Target {
         if self.ca_file.is_none() && config.get_hosts().iter().any(is_far) {
             return Err("its host is another machine; write `ca_file`, the certificates to trust, so that records are not sent in clear".into());
         }
-        Ok(())
+        Ok(config)
     }
 
     fn config(&self) -> Result<Config, SinkError> {
-        self.check().map_err(SinkError::Refused)?;
         let refused = |path: &PathBuf, error: &dyn std::fmt::Display| {
             SinkError::Refused(format!("{}: {error}", path.display()))
         };
-        let mut config: Config = self
-            .url
-            .parse()
-            .map_err(|error: Error| SinkError::Refused(error.to_string()))?;
+        let mut config = self.parsed().map_err(SinkError::Refused)?;
         if let Some(path) = &self.password_file {
             let password = std::fs::read_to_string(path).map_err(|error| refused(path, &error))?;
             config.password(password.trim_end_matches(['\r', '\n']));
@@ -177,16 +176,17 @@ impl Postgres {
         done
     }
 
-    /// Sums of what it has, for [`crate::sink`]'s reconciliation: by tenant, direction and zone, of one ledger.
+    /// Sums of what it has of one ledger below a seq, to be held against the ledger: by tenant, direction and zone.
     ///
     /// # Errors
     /// [`SinkError`].
-    pub fn sums(&mut self, id: &[u8; 16]) -> Result<Vec<Sums>, SinkError> {
+    pub fn sums(&mut self, id: &[u8; 16], below: u64) -> Result<Vec<Sums>, SinkError> {
         self.run(|client| {
             let text = "SELECT tenant, direction, zone, count(*), sum(packets)::text, sum(l2_bytes)::text, \
-                        sum(l3_bytes)::text FROM octroi.billed WHERE ledger_id = $1 \
+                        sum(l3_bytes)::text FROM octroi.billed WHERE ledger_id = $1 AND seq < $2 \
                         GROUP BY tenant, direction, zone ORDER BY tenant, direction, zone";
-            let rows = client.query(text, &[&&id[..]]).map_err(told)?;
+            let below = i64::try_from(below).unwrap_or(i64::MAX);
+            let rows = client.query(text, &[&&id[..], &below]).map_err(told)?;
             let number = |text: String| {
                 text.parse::<i128>()
                     .map_err(|_| SinkError::Refused(format!("a sum is no number: {text}")))
@@ -352,16 +352,17 @@ fn insert(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(), SinkEr
     let incarnations = column(items, |item| item.record.incarnation.to_string());
     let tenants = column(items, |item| i64::from(item.record.tenant));
     let directions = column(items, |item| i16::from(item.record.direction));
-    let zones = column(items, |item| item.record.zone.map_or(-1, i64::from));
+    let zones = column(items, Item::zone);
     let windows = column(items, |item| item.record.window_id.to_string());
     let starts = column(items, |item| item.record.window_start);
     let ends = column(items, |item| item.record.window_end);
     let flags = column(items, |item| i64::from(item.record.flags.0));
     // Decimal digits: u64 fits neither bigint nor a double.
-    let sums = column(items, sums);
-    let packets: Vec<&str> = sums.iter().map(|sums| sums[0].as_str()).collect();
-    let l2_bytes: Vec<&str> = sums.iter().map(|sums| sums[1].as_str()).collect();
-    let l3_bytes: Vec<&str> = sums.iter().map(|sums| sums[2].as_str()).collect();
+    let billed = column(items, |item| {
+        item.billed().unwrap_or_default().map(|sum| sum.to_string())
+    });
+    let sum = |at: usize| -> Vec<&str> { billed.iter().map(|sums| sums[at].as_str()).collect() };
+    let (packets, l2_bytes, l3_bytes) = (sum(0), sum(1), sum(2));
     let canonicals = column(items, |item| &item.canonical[..]);
     let text = "INSERT INTO octroi.record (ledger_id, seq, leaf, kind, host, boot_id, map_generation, port_uid, \
         incarnation, tenant, direction, zone, window_id, window_start, window_end, flags, packets, l2_bytes, \
@@ -405,25 +406,4 @@ fn insert(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(), SinkEr
         }
         Err(error) => Err(told(error)),
     }
-}
-
-/// Packets, layer-2 bytes, IP bytes: what a record adds to a bill.
-fn sums(item: &Item) -> [String; 3] {
-    let record = &item.record;
-    if let Some(correction) = &record.correction {
-        return [
-            correction.packets.to_string(),
-            correction.l2_bytes.to_string(),
-            correction.l3_bytes.to_string(),
-        ];
-    }
-    let counted = match record.kind {
-        Kind::Meter => record.counted().unwrap_or_default(),
-        _ => Default::default(),
-    };
-    [
-        counted.packets.to_string(),
-        counted.l2_bytes.to_string(),
-        counted.l3_bytes.to_string(),
-    ]
 }

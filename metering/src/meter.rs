@@ -15,10 +15,12 @@ mod audit;
 mod cut;
 mod label;
 mod pace;
+mod settled;
 
 pub use audit::{Brackets, Interface, Side};
 pub use cut::{Cut, Owner, Sums, Time};
 pub use pace::{CHECKPOINT_NS, MOMENT_NS, Next, Pace};
+pub use settled::Settled;
 
 use crate::{
     flow,
@@ -45,6 +47,8 @@ pub struct State {
     pub lost: Option<Lost>,
     /// What the interfaces stood at.
     pub brackets: Brackets,
+    /// Which hours nothing may be added to any more.
+    pub settled: Settled,
 }
 
 impl State {
@@ -196,6 +200,13 @@ pub fn records(epoch: &Epoch, state: &State, cut: &Cut, gap: Option<&Gap>) -> Ou
         gone(epoch, state, cut, &label, lost, &mut outcome);
     }
     audit::audit(state, cut, &mut outcome);
+    if state.settled.has(label.start, label.end) {
+        for record in &mut outcome.records {
+            record.flags |= Flags::LATE;
+        }
+    } else if !outcome.records.is_empty() {
+        outcome.state.settled.take(label.start, label.end);
+    }
     outcome
 }
 

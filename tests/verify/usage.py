@@ -154,9 +154,14 @@ class Usage:
         """Windows of each port and direction, and where one is missing [M-16.7]."""
         ends, holes = {}, []
         for row in self.all:
-            if row["zone"] is not None or row["kind"] == "CORRECTION" or "LATE" in row["flags"]:
+            if row["zone"] is not None or row["kind"] == "CORRECTION":
                 continue
             known = ends.get(chain_key(row))
+            if "LATE" in row["flags"]:  # Its label ends nothing.
+                if known and row["first"] == known["window"] + 1:
+                    gone = known["flags"] | row["flags"] & {"RESET"}
+                    ends[chain_key(row)] = dict(known, window=row["window"], flags=gone)
+                continue
             if known and row["first"] != known["window"] + 1:
                 holes.append((row["host"], known["label"][1], row["label"][0]))
             ends[chain_key(row)] = row

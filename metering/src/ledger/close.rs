@@ -93,7 +93,11 @@ impl Ledger {
         };
         let mut outcome = meter::records(&self.epoch, &self.state, &cut, Some(&gap));
         // The registers of now begin at 0, and none of the old ones is continued.
-        outcome.state = State::default();
+        outcome.state = State {
+            // What was told of an hour stays told.
+            settled: outcome.state.settled,
+            ..State::default()
+        };
         let before = std::mem::replace(&mut self.epoch, identity.epoch.clone());
         self.anchor.windows = 0;
         let committed = self.write(outcome, None);

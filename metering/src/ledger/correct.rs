@@ -2,7 +2,7 @@
 
 use super::{Ledger, LedgerError, add::AddError};
 use crate::{
-    meter::Last,
+    meter::State,
     record::{Correction, Flags, Kind, Record, TEXT_BYTES_MAX},
     usage::Sum,
 };
@@ -46,7 +46,7 @@ impl Ledger {
         let subject = subject(&self.db, &storage, correct.seq, self.anchor.size)?;
         check_zero(&self.db, &storage, &subject, add)?;
         let merged = subject.window_first != subject.window_id;
-        let (window_start, window_end) = open_window(self.state.last, utc_ns);
+        let (window_start, window_end) = open_window(&self.state, utc_ns);
         Ok(Record {
             kind: Kind::Correction,
             host: self.epoch.host.clone(),
@@ -209,13 +209,16 @@ fn total_of(
 }
 
 /// The open nominal window (M-10.2), never before the last label: a settled hour stays as it is.
-fn open_window(last: Option<Last>, utc_ns: i64) -> (i64, i64) {
+fn open_window(state: &State, utc_ns: i64) -> (i64, i64) {
+    let last = state.last;
     let nominal = last.map_or(0, |last| last.window_ns);
     let window_ns = match i64::try_from(nominal) {
         Ok(window_ns) if window_ns > 0 => window_ns,
         _ => 60_000_000_000,
     };
     let now = last.map_or(utc_ns, |last| last.window_end.max(utc_ns));
+    // The wall clock may have been set back into hours that are.
+    let now = state.settled.open_from(now);
     let start = now.div_euclid(window_ns).saturating_mul(window_ns);
     (start, start.saturating_add(window_ns))
 }

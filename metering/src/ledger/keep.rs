@@ -1,7 +1,7 @@
 //! The meter's state beside its records: what the next window begins with.
 
 use super::Ceilings;
-use crate::meter::{Epoch, OwnerState, State};
+use crate::meter::{Epoch, OwnerState, Settled, State};
 use rusqlite::{Transaction, params};
 use serde::Serialize;
 
@@ -38,6 +38,8 @@ pub(super) fn save(
     about(transaction, "restored", None::<String>)?;
     let brackets = (!now.brackets.is_empty()).then(|| text(&now.brackets));
     about(transaction, "brackets", brackets)?;
+    let settled = (now.settled != Settled::default()).then(|| text(&now.settled));
+    about(transaction, "settled", settled)?;
     // One that was noted before these records says nothing any more, least of all in another boot.
     about(transaction, "checkpoint", None::<String>)
 }

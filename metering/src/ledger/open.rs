@@ -352,6 +352,10 @@ fn read(path: &Path, epoch: &Epoch) -> Result<Found, LedgerError> {
     if let Some(brackets) = text("brackets")? {
         state.brackets = serde_json::from_str(&brackets).unwrap_or_default();
     }
+    // One that an earlier octroi wrote knows of no hour: none is settled before the next one ends.
+    if let Some(settled) = text("settled")? {
+        state.settled = serde_json::from_str(&settled).map_err(|_| unreadable())?;
+    }
     let mut owners = db
         .prepare("SELECT incarnation, state FROM owner")
         .map_err(&storage)?;

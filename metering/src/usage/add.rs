@@ -97,7 +97,9 @@ impl Usage {
     }
 
     fn total(&mut self, record: &Record, billed: Span, late: bool) -> Result<(), UsageError> {
-        if !late {
+        if late {
+            self.catch_up(record);
+        } else {
             self.follow(record)?;
         }
         let counted = record.counted().unwrap_or_default();
@@ -224,8 +226,16 @@ impl Usage {
         Ok(())
     }
 
+    fn catch_up(&mut self, record: &Record) {
+        if let Some(chain) = self.chains.get_mut(&chain_of(record)) {
+            chain.catch_up(record);
+        }
+    }
+
     fn nodata(&mut self, record: &Record) -> Result<(), UsageError> {
-        if !record.flags.has(Flags::LATE) {
+        if record.flags.has(Flags::LATE) {
+            self.catch_up(record);
+        } else {
             self.follow(record)?;
         }
         let (from, to) = self.query.period();

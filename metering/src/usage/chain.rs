@@ -61,6 +61,16 @@ impl Chain {
     }
 }
 
+impl Chain {
+    /// Takes a window that came late, where it is the next one: its label ends nothing.
+    pub fn catch_up(&mut self, record: &Record) {
+        if self.window.checked_add(1) == Some(record.window_first) {
+            self.window = record.window_id;
+            self.reset |= record.flags.has(Flags::RESET);
+        }
+    }
+}
+
 /// The hour's end at or after this time.
 pub(super) fn hour_end(time: i64) -> i64 {
     let whole = time.div_euclid(HOUR_NS).saturating_mul(HOUR_NS);

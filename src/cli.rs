@@ -5,7 +5,7 @@ use crate::{
     config::{self, Config},
     correct,
     daemon::{self, control},
-    demo, doctor, explain, flows, proof, records, sinks, statement, status, usage,
+    demo, doctor, explain, flows, privacy, proof, records, sinks, statement, status, usage,
 };
 use clap::{Args, Parser, Subcommand};
 use std::{
@@ -80,6 +80,11 @@ enum Command {
     Statement(statement::Options),
     /// Adds a correction to the ledger: signed, with a reason, and nothing is changed.
     Correct(correct::Options),
+    /// A tenant's data: hand them over, or erase them before their time.
+    Privacy {
+        #[command(subcommand)]
+        action: privacy::Action,
+    },
     /// Where records go, and how far each sink is.
     Sinks(sinks::SinksOptions),
     /// Compare the totals at a sink with the ledger.
@@ -192,6 +197,7 @@ pub fn run() -> ExitCode {
         Command::Explain(options) => explain::show(&options).map_err(Failure::from),
         Command::Statement(options) => statement::run(&options).map_err(Failure::from),
         Command::Correct(options) => correct::run(&options).map_err(Failure::from),
+        Command::Privacy { action } => privacy::run(&action).map_err(Failure::from),
         Command::Sinks(options) => sinks::sinks(&options).map_err(Failure::from),
         Command::Reconcile(options) => sinks::reconcile(&options).map_err(Failure::from),
         Command::Ledger { action } => records::ledger(&action).map_err(Failure::from),

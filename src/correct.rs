@@ -85,7 +85,7 @@ pub fn add(run_dir: &Path, ledger: &Path, addition: &Addition) -> Result<String,
 }
 
 /// Does a daemon that runs have this ledger open?
-fn writes(run_dir: &Path, ledger: &Path) -> bool {
+pub(crate) fn writes(run_dir: &Path, ledger: &Path) -> bool {
     let Ok(answer) = control::call(run_dir, &Request::Status) else {
         return false;
     };

@@ -48,7 +48,7 @@ pub struct Options {
 
 /// A row as it is shown. Numbers of 64 bits are strings: they do not fit a double.
 #[derive(Debug, Serialize)]
-struct Line {
+pub(crate) struct Line {
     window_start: String,
     window_end: String,
     seq: String,
@@ -92,7 +92,7 @@ fn address(row: &Row, address: &[u8; 16]) -> String {
 }
 
 impl Line {
-    fn of(line: &FlowLine) -> Self {
+    pub(crate) fn of(line: &FlowLine) -> Self {
         let row = &line.row;
         let full = row.detail == Detail::Full;
         let only_full = |value: u64| {
@@ -180,7 +180,7 @@ fn filter(options: &Options) -> Result<FlowFilter> {
 }
 
 /// Who this is, for people: the user, and the one that logged in, which sudo does not change.
-fn who() -> String {
+pub(crate) fn who() -> String {
     // SAFETY: takes nothing, cannot fail.
     let user = unsafe { libc::geteuid() };
     let login = fs::read_to_string("/proc/self/loginuid").unwrap_or_default();

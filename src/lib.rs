@@ -14,6 +14,7 @@ mod flows;
 mod keeping;
 pub mod lab;
 pub mod period;
+mod privacy;
 mod proof;
 mod records;
 mod sinks;

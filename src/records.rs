@@ -3,6 +3,7 @@
 use crate::{
     config::{self, Config, Meter},
     keeping,
+    usage::Ledgers,
 };
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
@@ -33,6 +34,14 @@ impl At {
     /// The configuration, where one is named.
     pub(crate) fn config(&self) -> Result<Option<Config>> {
         Ok(self.config.as_deref().map(config::load).transpose()?)
+    }
+
+    /// What `octroi usage` takes, for the same ledger.
+    ///
+    /// # Errors
+    /// As [`At::path`].
+    pub(crate) fn ledgers(&self) -> Result<Ledgers> {
+        Ok(Ledgers::of(self.path()?, self.config.clone()))
     }
 
     /// The ledger's file.
@@ -132,7 +141,7 @@ pub enum LedgerAction {
 
 /// A record as it is shown. Numbers of 64 bits are strings: they do not fit a double.
 #[derive(Debug, Serialize)]
-struct Line {
+pub(crate) struct Line {
     seq: String,
     kind: &'static str,
     window_id: String,
@@ -165,7 +174,7 @@ fn or_empty(value: Option<u64>) -> String {
 }
 
 impl Line {
-    fn of(record: &Record) -> Self {
+    pub(crate) fn of(record: &Record) -> Self {
         let counted = record.counted();
         let drops = record.total.iter().flat_map(|total| &total.drops);
         let (packets, bytes) = drops.fold((0_u64, 0_u64), |sum, dropped| {

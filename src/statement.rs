@@ -17,6 +17,7 @@ use metering::{
     usage::{self, By, HOUR_NS, Query, Report},
 };
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, Write as _},
     path::PathBuf,
@@ -99,7 +100,11 @@ impl Reckoned {
     fn new(options: &Options) -> Result<Self> {
         let opened = options.ledgers.open()?;
         let tenant = opened.tenant(&options.tenant)?;
-        let period = options.month.period(&opened.zone)?;
+        Self::of(opened, tenant, options.month)
+    }
+
+    fn of(opened: Opened, tenant: u32, month: Month) -> Result<Self> {
+        let period = month.period(&opened.zone)?;
         let bounds = period::bounds(period, Step::Day, &opened.zone)?;
         let first = opened.sources.first().context("no ledger")?;
         let issued = first.reader.statements(first.size)?;
@@ -108,7 +113,7 @@ impl Reckoned {
         Ok(Self {
             opened,
             tenant,
-            month: options.month,
+            month,
             bounds,
             issued,
         })
@@ -325,6 +330,26 @@ impl Reckoned {
         });
         Ok(statement?)
     }
+}
+
+/// A tenant's statements as they were last issued. One that comes to other bytes by now is provisional.
+///
+/// # Errors
+/// When the ledger cannot be read or does not add up.
+pub fn issued(ledgers: &Ledgers, tenant: u32) -> Result<Vec<Statement>> {
+    let opened = ledgers.open()?;
+    let first = opened.sources.first().context("no ledger")?;
+    let mut months = BTreeSet::new();
+    for record in first.reader.statements(first.size)? {
+        let record = record.map_err(|(seq, error)| anyhow::anyhow!("record {seq}: {error}"))?;
+        if record.tenant == tenant {
+            months.insert(period::day_of(record.window_start, &opened.zone)?.first_of_month());
+        }
+    }
+    let months = months.into_iter();
+    months
+        .map(|month| Reckoned::of(ledgers.open()?, tenant, Month(month))?.last())
+        .collect()
 }
 
 fn numbered(told: &record::Statement) -> statement::Issue {

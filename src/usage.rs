@@ -47,6 +47,16 @@ pub struct Opened {
 }
 
 impl Ledgers {
+    /// One ledger, with the time zone and the names of a configuration.
+    pub(crate) fn of(ledger: PathBuf, config: Option<PathBuf>) -> Self {
+        Self {
+            ledger: vec![ledger],
+            config,
+            timezone: None,
+            host: Vec::new(),
+        }
+    }
+
     /// Opens them all.
     ///
     /// # Errors

@@ -58,7 +58,7 @@ pub enum Kind {
     Nodata = 5,
     /// Another key signs from here on.
     Key = 6,
-    /// Records of which only the leaf is kept from here on.
+    /// Records of which only the leaf is kept from here on, and a tenant's flow detail that is gone.
     Erasure = 7,
     /// What a tenant was told about a period: M-17.
     Statement = 9,
@@ -177,6 +177,8 @@ pub struct Record {
     pub rotation: Option<Rotation>,
     /// Only in ERASURE: first and last seq of what is erased, 1..=64 ranges in ascending order.
     pub erased: Vec<[u64; 2]>,
+    /// Only in ERASURE: whose flow detail is gone.
+    pub erased_flows: Option<ErasedFlows>,
     /// Only in a statement.
     pub statement: Option<Statement>,
 }
@@ -283,6 +285,17 @@ pub struct Flows {
     pub rows: u64,
     /// Its root.
     pub root: [u8; 32],
+}
+
+/// A tenant's flow detail that was erased: all that was kept of it when this was written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ErasedFlows {
+    /// Tenant's number.
+    pub tenant: u32,
+    /// `*` records whose rows are gone, at least 1; those of ledgers before this one among them.
+    pub records: u64,
+    /// The rows, at least one for each record.
+    pub rows: u64,
 }
 
 /// A key that takes another's place: both have signed [`Rotation::text`].

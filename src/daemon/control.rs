@@ -56,7 +56,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn config(message: impl Into<String>) -> Self {
+    pub(crate) fn config(message: impl Into<String>) -> Self {
         Self {
             config: true,
             message: message.into(),

@@ -276,7 +276,11 @@ impl Meter {
         if self.pace.is_busy() {
             return None;
         }
-        self.send(Job::Add(Box::new(addition.clone())));
+        let mut addition = addition.clone();
+        if let Addition::Forget(forget) = &mut addition {
+            forget.unconfirmed = self.sinks.unconfirmed(&self.status.ledger_id);
+        }
+        self.send(Job::Add(Box::new(addition)));
         Some(self.tickets.give())
     }
 

@@ -104,7 +104,8 @@ FIELDS = dict(enumerate([
     ("correction", row(ID, U64, I64, I64, I64, REASON)), ("supersedes", row(ID, U64)),
     ("flows", row(number(1, 2**64 - 1), string(bytes, 32, 32))),
 ]))
-FIELDS |= {43: ("rotation", row(string(bytes, 32, 32), *[string(bytes, 64, 64)] * 2)), 44: ("erased", ranges)}
+FIELDS |= {43: ("rotation", row(string(bytes, 32, 32), *[string(bytes, 64, 64)] * 2)), 44: ("erased", ranges),
+           45: ("erased_flows", row(U32, number(1, 2**64 - 1), U64))}
 FIELDS[48] = ("statement", row(U64, U64, I64, U64, I64, I64, I64, string(bytes, 32, 32)))
 HEAD, SUBJECT = set(range(11)), {11, 12, 13, 14, 16, 18, 19}
 NO_PORT = {BEGIN: (set(), {39, 41}), KEY: ({43}, {39}), ERASURE: ({39, 44}, set()), STATEMENT: ({13, 48}, set())}
@@ -114,6 +115,8 @@ def belonging(r):
     """Fields that the kind must have, and may have [M-5.2]."""
     if r["kind"] in NO_PORT:
         must, may = NO_PORT[r["kind"]]
+        if "erased_flows" in r and r["kind"] == ERASURE:
+            must, may = must - {44}, {44, 45}
         return HEAD | {18, 19} | must, may
     if r["kind"] == CORRECTION:
         return HEAD | SUBJECT | {40}, {15, 17}
@@ -156,6 +159,7 @@ def read(data):
         need(r["tenant_seq"] == 0 and (kind > BEGIN or r["seq"] == r["stream_seq"] == 0), "range")
         need(kind != CHECKPOINT or r["salt"] == bytes(16), "range")
         need(kind == CHECKPOINT or r["window_start"] == r["window_end"], "sum")
+    need("erased_flows" not in r or r["erased_flows"][1] <= r["erased_flows"][2], "range")
     need("erased" not in r or r["erased"][-1][1] < r["seq"], "range")
     need("elapsed_ns" not in r or r["elapsed_ns"] <= r["cut_end_ns"] - r["cut_start_ns"], "sum")
     need(all(part <= whole for part, whole in zip(r.get("unattributed", []), counted)), "sum")

@@ -1,6 +1,6 @@
 //! Records that belong to no window: what an administrator adds.
 
-use super::{Committed, Correct, Issue, Ledger, LedgerError};
+use super::{Committed, Correct, FlowError, Forget, Issue, Ledger, LedgerError};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -12,6 +12,8 @@ pub enum Addition {
     Correct(Correct),
     /// A statement that was given to somebody.
     Issue(Issue),
+    /// A tenant's data are erased.
+    Forget(Forget),
 }
 
 /// Why a record is not added. Nothing is written then.
@@ -77,6 +79,36 @@ pub enum AddError {
         /// What there is.
         found: u64,
     },
+    /// Nothing of this tenant is kept that could be erased.
+    #[error("nothing of tenant {tenant} is kept that could be erased")]
+    NothingKept {
+        /// Tenant's number.
+        tenant: u32,
+    },
+    /// A sink that bills has not got them yet.
+    #[error(
+        "record {seq} of tenant {tenant} is not confirmed by every sink, and what is not delivered is not \
+         erased; `octroi sinks` shows how far they are"
+    )]
+    Unconfirmed {
+        /// Tenant's number.
+        tenant: u32,
+        /// The first record that is not.
+        seq: u64,
+    },
+    /// A day's file cannot be looked through.
+    #[error("{0}; nothing is erased")]
+    Flows(#[from] FlowError),
+    /// The leaf is there, and rows are, too.
+    #[error(
+        "record {seq} says that flow detail is erased, and some is still there: {what}; ask again"
+    )]
+    NotErased {
+        /// The ERASURE.
+        seq: u64,
+        /// Why.
+        what: String,
+    },
     /// The reason is empty, too long, or has control characters.
     #[error("the reason has 1 to 256 bytes, without control characters")]
     Reason,
@@ -96,6 +128,7 @@ impl Ledger {
         let record = match addition {
             Addition::Correct(correct) => self.correction(correct, utc_ns)?,
             Addition::Issue(issue) => self.issue(issue)?,
+            Addition::Forget(forget) => return self.forget(forget, utc_ns),
         };
         let seq = self.anchor.size;
         Ok((seq, self.add(record)?))

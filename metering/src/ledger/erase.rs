@@ -88,7 +88,7 @@ impl Ledger {
 }
 
 /// Numbers in ascending order as ranges.
-fn ranges(seqs: &[u64]) -> Vec<[u64; 2]> {
+pub(super) fn ranges(seqs: &[u64]) -> Vec<[u64; 2]> {
     let mut ranges: Vec<[u64; 2]> = Vec::new();
     for seq in seqs {
         match ranges.last_mut() {
@@ -99,7 +99,7 @@ fn ranges(seqs: &[u64]) -> Vec<[u64; 2]> {
     ranges
 }
 
-fn empty_rows(transaction: &Transaction<'_>, range: &[u64; 2]) -> rusqlite::Result<()> {
+pub(super) fn empty_rows(transaction: &Transaction<'_>, range: &[u64; 2]) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(EMPTY)?
         .execute(params![range[0] as i64, range[1] as i64])

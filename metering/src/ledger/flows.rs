@@ -26,7 +26,7 @@ const APPLICATION: i64 = 0x6F63_7466;
 /// `PRAGMA user_version`.
 const FORMAT: i64 = 1;
 
-const TABLES: &str = "
+pub(super) const TABLES: &str = "
     CREATE TABLE tree (
         id INTEGER PRIMARY KEY,
         ledger_id BLOB NOT NULL,
@@ -62,7 +62,7 @@ pub enum FlowError {
     },
 }
 
-fn storage(path: &Path) -> impl Fn(rusqlite::Error) -> FlowError + use<> {
+pub(super) fn storage(path: &Path) -> impl Fn(rusqlite::Error) -> FlowError + use<> {
     let path = path.to_owned();
     move |error| FlowError::Storage {
         path: path.clone(),
@@ -70,7 +70,7 @@ fn storage(path: &Path) -> impl Fn(rusqlite::Error) -> FlowError + use<> {
     }
 }
 
-fn system(path: &Path) -> impl Fn(io::Error) -> FlowError + use<> {
+pub(super) fn system(path: &Path) -> impl Fn(io::Error) -> FlowError + use<> {
     let path = path.to_owned();
     move |error| FlowError::Storage {
         path: path.clone(),
@@ -79,7 +79,7 @@ fn system(path: &Path) -> impl Fn(io::Error) -> FlowError + use<> {
 }
 
 /// The open file of a day.
-struct Day {
+pub(super) struct Day {
     path: PathBuf,
     file: (u64, u64),
     db: Connection,
@@ -87,12 +87,12 @@ struct Day {
 
 /// The flow files of a ledger.
 pub(super) struct FlowFiles {
-    ledger: PathBuf,
-    day: Option<Day>,
+    pub(super) ledger: PathBuf,
+    pub(super) day: Option<Day>,
     /// What went wrong last, so that it is told once.
     trouble: Option<String>,
     /// What is not told yet.
-    untold: Option<String>,
+    pub(super) untold: Option<String>,
 }
 
 impl FlowFiles {
@@ -276,12 +276,14 @@ fn connect(path: &Path) -> Result<Connection, FlowError> {
         .map_err(&storage)?;
     db.pragma_update(None, "journal_mode", "WAL")
         .and_then(|()| db.pragma_update(None, "synchronous", "FULL"))
+        // Rows that are discarded or erased are not to be found in free pages.
+        .and_then(|()| db.pragma_update(None, "secure_delete", "ON"))
         .map_err(&storage)?;
     Ok(db)
 }
 
 /// Opens a day's file to write. One that a crash left without tables is made anew.
-fn open_to_write(path: &Path) -> Result<Connection, FlowError> {
+pub(super) fn open_to_write(path: &Path) -> Result<Connection, FlowError> {
     if fs::metadata(path).is_ok_and(|found| found.len() == 0) {
         fs::remove_file(path).map_err(system(path))?;
         return create(path);

@@ -57,7 +57,7 @@ fn text<T: Serialize>(value: &T) -> String {
 }
 
 /// Sets what the ledger says of itself, or takes it back.
-fn about(
+pub(super) fn about(
     transaction: &Transaction<'_>,
     key: &str,
     value: Option<impl rusqlite::ToSql>,

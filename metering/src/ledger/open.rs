@@ -165,6 +165,9 @@ impl Ledger {
         };
         keys::publish(path, &ledger.signing.verifier)?;
         ledger.detail.discard(ledger.id, ledger.anchor.size);
+        if let Err(error) = ledger.finish_erasing() {
+            ledger.detail.untold.get_or_insert(error.to_string());
+        }
         let recovered = if same_registers {
             None
         } else {

@@ -5,6 +5,7 @@ mod audit;
 mod correct;
 mod detail;
 mod faults;
+mod forget;
 mod forks;
 mod model;
 mod restart;

@@ -59,6 +59,7 @@ pub(super) mod key {
         FLOWS = 42, "flows";
         ROTATION = 43, "rotation";
         ERASED = 44, "erased";
+        ERASED_FLOWS = 45, "erased_flows";
         STATEMENT = 48, "statement";
     }
 
@@ -66,7 +67,7 @@ pub(super) mod key {
 
     /// Keys below the last one that no field has.
     pub const fn is_free(key: u64) -> bool {
-        key > ERASED && key < STATEMENT
+        key > ERASED_FLOWS && key < STATEMENT
     }
 }
 
@@ -104,6 +105,7 @@ pub(super) fn present(record: &Record) -> Keys {
         (key::FLOWS, record.flows.is_some()),
         (key::ROTATION, record.rotation.is_some()),
         (key::ERASED, !record.erased.is_empty()),
+        (key::ERASED_FLOWS, record.erased_flows.is_some()),
         (key::STATEMENT, record.statement.is_some()),
     ];
     let mut present = HEAD;
@@ -134,7 +136,16 @@ fn belonging(kind: Kind, flags: Flags, seen: Keys) -> (Keys, Keys) {
     match kind {
         Kind::Begin => (HEAD | LABEL, bit(key::CAUSE) | bit(key::SUPERSEDES)),
         Kind::Key => (HEAD | LABEL | bit(key::ROTATION), bit(key::CAUSE)),
-        Kind::Erasure => (HEAD | LABEL | bit(key::ERASED) | bit(key::CAUSE), 0),
+        Kind::Erasure => {
+            // Records, flow detail, or both; never nothing.
+            let both = bit(key::ERASED) | bit(key::ERASED_FLOWS);
+            let needed = HEAD | LABEL | bit(key::CAUSE);
+            if seen & bit(key::ERASED_FLOWS) == 0 {
+                (needed | bit(key::ERASED), 0)
+            } else {
+                (needed, both)
+            }
+        }
         Kind::Statement => (HEAD | LABEL | bit(key::TENANT) | bit(key::STATEMENT), 0),
         Kind::Correction => (
             HEAD | SUBJECT | bit(key::CORRECTION),

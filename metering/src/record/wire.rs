@@ -1,8 +1,9 @@
 //! A record's bytes: a map from the keys of `rules::key`, in ascending order, to the fields.
 
 use super::{
-    Clock, Correction, Dropped, ERASED_MAX, Flags, Flows, HOST_BYTES_MAX, Kind, PORT_BYTES_MAX,
-    Reading, Record, RecordError, Rotation, Statement, Supersedes, TEXT_BYTES_MAX, Total, VERSION,
+    Clock, Correction, Dropped, ERASED_MAX, ErasedFlows, Flags, Flows, HOST_BYTES_MAX, Kind,
+    PORT_BYTES_MAX, Reading, Record, RecordError, Rotation, Statement, Supersedes, TEXT_BYTES_MAX,
+    Total, VERSION,
     cbor::{Reader, Writer},
     rules::{self, Keys, READING, TOTAL, bit, key},
 };
@@ -127,6 +128,10 @@ fn write_remarks(writer: &mut Writer, key: u64, record: &Record) {
             for range in &record.erased {
                 writer.row(*range);
             }
+        }
+        key::ERASED_FLOWS => {
+            let erased = record.erased_flows.unwrap_or_default();
+            writer.row([erased.tenant.into(), erased.records, erased.rows]);
         }
         key::STATEMENT => {
             let statement = record.statement.unwrap_or_default();
@@ -357,6 +362,18 @@ fn read_remarks(reader: &mut Reader<'_>, record: &mut Record) -> Result<(), Reco
             });
         }
         key::ERASED => record.erased = read_erased(reader)?,
+        key::ERASED_FLOWS => {
+            reader.tuple(3)?;
+            let erased = ErasedFlows {
+                tenant: reader.unsigned()?,
+                records: reader.unsigned()?,
+                rows: reader.unsigned()?,
+            };
+            if erased.records == 0 || erased.rows < erased.records {
+                return Err(reader.range());
+            }
+            record.erased_flows = Some(erased);
+        }
         key::STATEMENT => {
             reader.tuple(8)?;
             record.statement = Some(Statement {

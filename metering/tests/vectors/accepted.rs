@@ -8,8 +8,8 @@ use dataplane_common::{
 };
 use metering::{
     record::{
-        Clock, Correction, Dropped, Flags, Flows, Kind, Reading, Record, Rotation, Statement,
-        Supersedes, Total, salt,
+        Clock, Correction, Dropped, ErasedFlows, Flags, Flows, Kind, Reading, Record, Rotation,
+        Statement, Supersedes, Total, salt,
     },
     window::Counts,
 };
@@ -262,6 +262,20 @@ pub fn erasure() -> Record {
     }
 }
 
+/// M-13.13: of a tenant's flow detail nothing is left.
+pub fn erasure_of_flows() -> Record {
+    Record {
+        erased: Vec::new(),
+        erased_flows: Some(ErasedFlows {
+            tenant: 7,
+            records: 20_160,
+            rows: 70_000,
+        }),
+        cause: Some("uid 0, logged in as uid 1000: the tenant asked for it".into()),
+        ..erasure()
+    }
+}
+
 /// M-7.18: what the lost part of the ledger may have billed.
 pub fn ledger_lost() -> Record {
     Record {
@@ -419,5 +433,6 @@ pub fn all() -> Vec<(&'static str, Record)> {
         ("no data, without one", went_back()),
         ("another key", rotation()),
         ("an erasure", erasure()),
+        ("an erasure of flow detail", erasure_of_flows()),
     ]
 }

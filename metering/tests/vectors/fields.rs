@@ -122,6 +122,13 @@ pub fn of(record: &Record) -> Value {
     let ranges = ranges.map(|[first, last]| json!([number(*first), number(*last)]));
     let erased = (!record.erased.is_empty()).then(|| ranges.collect::<Vec<_>>());
     fields.may("erased", erased, Value::from);
+    fields.may("erased_flows", record.erased_flows, |erased| {
+        json!([
+            number(erased.tenant),
+            number(erased.records),
+            number(erased.rows)
+        ])
+    });
     fields.0.into()
 }
 

@@ -1,10 +1,10 @@
 //! Bytes that are no record, each for one reason.
 
 use crate::accepted::{
-    begin, checkpoint, correction, counts, crashed, detailed, erasure, merged, reading, rotation,
-    statement, superseding, total, total_record, zone_record,
+    begin, checkpoint, correction, counts, crashed, detailed, erasure, erasure_of_flows, merged,
+    reading, rotation, statement, superseding, total, total_record, zone_record,
 };
-use metering::record::{Dropped, Flags, Flows, Record, Statement};
+use metering::record::{Dropped, ErasedFlows, Flags, Flows, Record, Statement};
 
 type Vector = (&'static str, Vec<u8>, &'static str);
 
@@ -35,7 +35,7 @@ fn bytes() -> Vec<Vector> {
     let indefinite = [&[0xBF], &whole[2..], &[0xFF]].concat();
     let cut = whole[..whole.len() - 1].to_vec();
     let more = [&whole[..], &[0]].concat();
-    let unknown = edited(TAG, &[TAG, b"\x18\x2d\x00"].concat(), 1);
+    let unknown = edited(TAG, &[TAG, b"\x18\x2e\x00"].concat(), 1);
     let float = start(b"\x00\xfb\x3f\xf0\x00\x00\x00\x00\x00\x00\x01\x01\x02");
     vec![
         ("no bytes", vec![], "truncated"),
@@ -441,6 +441,33 @@ fn fields() -> Vec<Vector> {
                 r.erased = (0..65).map(|at| [1 + 3 * at, 2 + 3 * at]).collect()
             }),
             "range",
+        ),
+        (
+            "an erasure of the flow detail of no record",
+            with(erasure_of_flows(), |r| {
+                r.erased_flows = Some(ErasedFlows {
+                    records: 0,
+                    ..r.erased_flows.unwrap_or_default()
+                });
+            }),
+            "range",
+        ),
+        (
+            "an erasure of fewer rows than records",
+            with(erasure_of_flows(), |r| {
+                r.erased_flows = Some(ErasedFlows {
+                    rows: 20_159,
+                    ..r.erased_flows.unwrap_or_default()
+                });
+            }),
+            "range",
+        ),
+        (
+            "another key that erases flow detail",
+            with(rotation(), |r| {
+                r.erased_flows = erasure_of_flows().erased_flows
+            }),
+            "not_allowed",
         ),
     ]
 }

@@ -235,7 +235,7 @@ prop_compose! {
             window_first: if unmerged { window_id } else { window_first },
             window_start, window_end, reading: Some(reading), total: Some(total),
             bytes_min: None, bytes_max, cause, correction: Some(correction), supersedes: None,
-            rotation: None, erased: Vec::new(),
+            rotation: None, erased: Vec::new(), erased_flows: None,
             flows: flow_rows.map(|rows| Flows { rows: rows.max(1), root }),
             statement: Some(statement),
         }
@@ -319,6 +319,8 @@ fn legal(mut record: Record, kind: Kind, measured: bool, other: Option<([u8; 16]
             let seq = record.seq.max(10);
             let ranges = (0..u64::from(one % 64) + 1).map(|at| [1 + at * 5, 3 + at * 5]);
             let erased = ranges.filter(|range| range[1] < seq);
+            // Records, flow detail, or both.
+            let only_flows = measured && one % 2 == 0;
             return Record {
                 kind,
                 ledger_id: record.ledger_id,
@@ -331,7 +333,16 @@ fn legal(mut record: Record, kind: Kind, measured: bool, other: Option<([u8; 16]
                 window_start: record.window_end,
                 window_end: record.window_end,
                 rotation: key.then_some(rotation),
-                erased: if key { Vec::new() } else { erased.collect() },
+                erased: if key || only_flows {
+                    Vec::new()
+                } else {
+                    erased.collect()
+                },
+                erased_flows: (!key && measured).then(|| ErasedFlows {
+                    tenant: record.tenant,
+                    records: u64::from(one) + 1,
+                    rows: record.seq.saturating_add(u64::from(one) + 1),
+                }),
                 cause: record.cause.or((!key).then(|| "why".into())),
                 ..Record::default()
             };

@@ -65,7 +65,12 @@ impl Metered {
 
     /// Starts the daemon, and notes what was sent before every port was blessed.
     pub fn start(&mut self) -> Result<()> {
-        self.site.start(octroi())?;
+        self.start_with(&[])
+    }
+
+    /// The same, with more in its environment.
+    pub fn start_with(&mut self, environment: &[(&str, &str)]) -> Result<()> {
+        self.site.start_with(octroi(), environment)?;
         let (sent, seen) = settle(|| {
             let seen: Vec<_> = (0..SENDERS)
                 .map(|index| Ok(registers(&self.site, index)?.0))

@@ -1,12 +1,13 @@
 //! Flow detail in real files: kill -9 between its file and the ledger's commit, what it costs, and
 //! `octroi flows` over it.
 
+#[path = "flow_detail/host.rs"]
+mod host;
+
+use host::{BEGUN_NS, Dir, Host, write};
 use metering::{
-    flow::{Detail, FlowDelta},
-    ledger::{self, Anchor, FlowFilter, Identity, Ledger},
-    meter::{Cut, Epoch, Owner, Sums, Time},
-    record::Clock,
-    window::Counts,
+    flow::Detail,
+    ledger::{self, AddError, Addition, Anchor, FlowFilter, Forget, Ledger},
 };
 use serde_json::Value;
 use std::{
@@ -14,182 +15,9 @@ use std::{
     env, fs,
     ops::ControlFlow,
     os::unix::process::ExitStatusExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output},
 };
-
-const MINUTE_NS: u64 = 60_000_000_000;
-/// 2026-11-24 23:30:00 UTC: the day ends within a test.
-const BEGUN_NS: i64 = 1_795_563_000_000_000_000;
-
-/// A directory that goes with the test.
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new(name: &str) -> Self {
-        let path = env::temp_dir().join(format!("octroi-flows-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).expect("a directory for the test");
-        Self(path)
-    }
-
-    fn ledger(&self) -> PathBuf {
-        self.0.join("ledger.db")
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Two ports of two tenants; window `n` has `n + 1` flows each of 2 packets, and a packet of none.
-struct Host {
-    window: u64,
-    owners: Vec<Owner>,
-    flows: u64,
-}
-
-impl Host {
-    fn new() -> Self {
-        let owner = |incarnation: u64| Owner {
-            incarnation,
-            name: format!("port-{incarnation}"),
-            tenant: incarnation as u32,
-            live: true,
-            since_ns: 1,
-            directions: Some([0, 1].map(|_| Sums {
-                zones: vec![Counts::default(); 4],
-                ..Sums::default()
-            })),
-            detail: Detail::Full,
-            ..Owner::default()
-        };
-        Self {
-            window: 0,
-            owners: vec![owner(1), owner(2)],
-            flows: 1,
-        }
-    }
-
-    fn time(&self) -> Time {
-        let boot_ns = (self.window + 1) * MINUTE_NS;
-        Time {
-            boot_ns,
-            mono_ns: boot_ns,
-            utc_ns: BEGUN_NS + boot_ns as i64,
-        }
-    }
-
-    fn cut(&mut self) -> Cut {
-        for owner in &mut self.owners {
-            owner.flows = (0..self.flows).map(flow).collect();
-            let counted = &mut owner.directions.as_mut().expect("it has registers")[0].zones[1];
-            counted.packets += 2 * self.flows + 1;
-            counted.l2_bytes += 200 * self.flows + 100;
-            counted.l3_bytes += 172 * self.flows + 86;
-        }
-        let cut = Cut {
-            window: self.window,
-            revision: 1,
-            time: self.time(),
-            nominal_ns: None,
-            window_ns: MINUTE_NS,
-            clock: Clock::default(),
-            owners: self.owners.clone(),
-            ..Cut::default()
-        };
-        self.window += 1;
-        self.flows += 1;
-        cut
-    }
-
-    fn identity(&self) -> Identity {
-        Identity {
-            epoch: Epoch {
-                host: "host".into(),
-                boot_id: [1; 16],
-                map_generation: [2; 16],
-            },
-            machine_id: "machine".into(),
-            now: self.time(),
-        }
-    }
-}
-
-fn flow(number: u64) -> FlowDelta {
-    let address = |first: u8| {
-        let mut address = [0; 16];
-        address[0] = first;
-        address[1..4].copy_from_slice(&(number as u32).to_be_bytes()[1..]);
-        address
-    };
-    FlowDelta {
-        zone: 1,
-        ethertype: 0x0800,
-        protocol: 6,
-        local: address(10),
-        remote: address(198),
-        local_port: 443,
-        remote_port: 50_000 + (number % 10_000) as u16,
-        first_ns: 1,
-        last_ns: 2,
-        counts: Counts {
-            packets: 2,
-            l2_bytes: 200,
-            l3_bytes: 172,
-        },
-        tcp_flags: 0x1B,
-        ..FlowDelta::default()
-    }
-}
-
-/// The anchor that a daemon before left: here a file, which is written after the commit as the map is.
-fn remembered(path: &Path) -> Anchor {
-    let file = path.with_extension("anchor");
-    let Ok(bytes) = fs::read(file) else {
-        return Anchor::default();
-    };
-    let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
-    Anchor {
-        ledger_id: bytes[..16].try_into().expect("16 bytes"),
-        size: number(16),
-        windows: number(24),
-        head: bytes[32..].try_into().expect("32 bytes"),
-    }
-}
-
-fn remember(path: &Path, anchor: &Anchor) {
-    let bytes = [
-        &anchor.ledger_id[..],
-        &anchor.size.to_le_bytes(),
-        &anchor.windows.to_le_bytes(),
-        &anchor.head,
-    ]
-    .concat();
-    let new = path.with_extension("anchor-new");
-    fs::write(&new, bytes).expect("the anchor");
-    fs::rename(new, path.with_extension("anchor")).expect("the anchor");
-}
-
-/// Opens the ledger and commits so many windows from where it stands; returns their records.
-fn write(path: &Path, windows: u64) -> u64 {
-    let mut host = Host::new();
-    let begun = Ledger::open(path, &host.identity(), &remembered(path), None).expect("it opens");
-    let mut ledger = begun.ledger;
-    remember(path, &ledger.anchor());
-    while host.window < ledger.state().windows() {
-        host.cut();
-    }
-    let mut records = 0;
-    for _ in 0..windows {
-        let committed = ledger.commit(&host.cut(), None).expect("it is committed");
-        assert_eq!(committed.alarms, [""; 0]);
-        remember(path, &committed.anchor);
-        records += committed.records;
-    }
-    records
-}
 
 /// Rows by record; every root has its rows, and nothing has rows without a root.
 fn whole(path: &Path) -> BTreeMap<u64, u64> {
@@ -216,6 +44,8 @@ fn whole(path: &Path) -> BTreeMap<u64, u64> {
 }
 
 const CHILD: &str = "OCTROI_TEST_FLOWS_CHILD";
+/// Set: the child erases tenant 1 instead.
+const ERASES: &str = "OCTROI_TEST_FLOWS_ERASES";
 
 /// The child of the test below: it writes until the fault ends it.
 #[test]
@@ -234,7 +64,59 @@ fn child_that_is_killed() {
         count.parse().expect("a number"),
         end
     ));
-    write(Path::new(&path), 50);
+    if env::var_os(ERASES).is_some() {
+        erase(Path::new(&path)).expect("it is erased");
+    } else {
+        write(Path::new(&path), 50);
+    }
+}
+
+fn erase(path: &Path) -> Result<u64, AddError> {
+    let forget = Forget {
+        tenant: 1,
+        who: "uid 0".into(),
+        reason: "asked".into(),
+        unconfirmed: u64::MAX,
+        ..Forget::default()
+    };
+    ledger::append(path, &Addition::Forget(forget), BEGUN_NS)
+}
+
+#[test]
+fn an_erasure_that_kill_9_ends_is_not_begun_or_is_finished_by_the_next_start() {
+    let dir = Dir::new("erase");
+    let path = dir.ledger();
+    write(&path, 3);
+    let held = || ledger::held(&path, 1, 0).expect("it can be read");
+    let leaves = || {
+        let records = ledger::records(&path, &ledger::Filter::default()).expect("it can be read");
+        let erased = records.iter().flatten();
+        erased
+            .filter(|record| record.erased_flows.is_some())
+            .count()
+    };
+    let rows = held().flow_rows;
+    for (point, left, leaf) in [("written", false, 0), ("committed", true, 1)] {
+        let child = Command::new(env::current_exe().expect("this test"))
+            .args(["--exact", "child_that_is_killed", "--nocapture"])
+            .env(CHILD, &path)
+            .env(ERASES, "1")
+            .env("OCTROI_TEST_FAULT", format!("{point}:1"))
+            .output()
+            .expect("this test runs");
+        assert_eq!(child.status.signal(), Some(libc::SIGKILL), "{child:?}");
+        // Either way the rows are all there, and the ledger knows whether they should be.
+        assert_eq!((held().flow_rows, held().unfinished), (rows, left));
+        assert_eq!(leaves(), leaf);
+    }
+    // As the next daemon does. Window 3 has four flows for each tenant.
+    write(&path, 1);
+    assert_eq!((held().flow_rows, held().unfinished), (4, false));
+    assert_eq!(leaves(), 1);
+    erase(&path).expect("it is erased");
+    assert_eq!((held().flow_rows, leaves()), (0, 2));
+    let refused = erase(&path).expect_err("nothing is kept").to_string();
+    assert!(refused.contains("nothing of tenant 1"), "{refused}");
 }
 
 #[test]

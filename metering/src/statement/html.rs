@@ -33,6 +33,11 @@ svg .rule{stroke:#d5d5d5;stroke-width:.6;fill:none}\
 code{font:13px/1.4 'Liberation Mono','DejaVu Sans Mono',monospace;overflow-wrap:anywhere}\
 pre{margin:.3rem 0;padding:.5rem;background:#f4f4f4;white-space:pre-wrap}\
 footer{margin-top:2rem;color:#444;font-size:.85rem}\
+@media screen and (prefers-color-scheme:dark){:root{color-scheme:dark}\
+body{background:#15181c;color:#e6e6e6}h2,thead th,tr.sum th,tr.sum td,.legend span{border-color:#e6e6e6}\
+.note,dt,footer{color:#b4b4b4}.banner{border-color:#ff9a8a;color:#ff9a8a}th,td{border-bottom-color:#3a3f46}\
+pre{background:#22262c}svg text{fill:#e6e6e6}svg .rule{stroke:#3a3f46}\
+svg rect{stroke:#e6e6e6;stroke-width:.4}}\
 @page{size:A4;margin:16mm 14mm}\
 @media print{body{padding:0;max-width:none;font-size:10pt}h2{break-after:avoid}\
 figure,tr,dl,pre,.banner{break-inside:avoid}thead{display:table-header-group}\

@@ -17,6 +17,7 @@ use std::{
     os::unix::process::ExitStatusExt as _,
     path::Path,
     process::{Command, Output},
+    time::Instant,
 };
 
 /// Rows by record; every root has its rows, and nothing has rows without a root.
@@ -203,6 +204,35 @@ fn a_window_of_100_000_flows_costs_well_below_a_second() {
         };
         assert_eq!(rows, expected);
     }
+}
+
+#[test]
+fn erasing_one_tenant_of_two_from_600_000_rows_takes_as_long_as_is_printed() {
+    let dir = Dir::new("large");
+    let path = dir.ledger();
+    let mut host = Host::new();
+    let begun = Ledger::open(&path, &host.identity(), &Anchor::default(), None);
+    let mut ledger = begun.expect("it opens").ledger;
+    host.flows = 100_000;
+    for _ in 0..3 {
+        ledger.commit(&host.cut(), None).expect("it is committed");
+    }
+    drop(ledger);
+    let held = |tenant| ledger::held(&path, tenant, 0).expect("it can be read");
+    let [goes, stays] = [1, 2].map(|tenant| held(tenant).flow_rows);
+    let (begun, before) = (Instant::now(), cpu_ns());
+    erase(&path).expect("it is erased");
+    let (took, spent) = (begun.elapsed(), cpu_ns() - before);
+    println!(
+        "erased {goes} of {} rows in {} ms, {} ms of CPU",
+        goes + stays,
+        took.as_millis(),
+        spent / 1_000_000
+    );
+    // The ledger's thread is busy meanwhile.
+    assert!(spent < 20_000_000_000, "{spent} ns");
+    assert_eq!([1, 2].map(|tenant| held(tenant).flow_rows), [0, stays]);
+    assert!(goes > 300_000);
 }
 
 fn octroi(arguments: &[&str]) -> Output {

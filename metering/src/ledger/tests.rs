@@ -7,6 +7,7 @@ mod detail;
 mod faults;
 mod forget;
 mod forks;
+mod late;
 mod model;
 mod restart;
 mod retain;

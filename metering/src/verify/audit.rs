@@ -4,6 +4,7 @@
 use super::{Report, VerifyError, table};
 use crate::{
     ledger::schema,
+    meter::Settled,
     note::{Head, Verifier},
     record::{Flags, Kind, Reading, Record},
     window::Counts,
@@ -39,12 +40,25 @@ struct Added {
     sums: [i128; 3],
 }
 
+/// A window, and what it is called.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Labelled {
+    window: ([u8; 16], [u8; 16], u64),
+    start: i64,
+    end: i64,
+    late: bool,
+}
+
 #[derive(Default)]
 struct Audit {
     subjects: BTreeMap<Subject, Standing>,
     /// The last window of each epoch.
     windows: BTreeMap<([u8; 16], [u8; 16]), u64>,
     corrected: BTreeMap<u64, Added>,
+    /// The hours that nothing may be added to any more: M-10.7.
+    settled: Settled,
+    /// The window that is read.
+    window: Option<Labelled>,
     /// The ledger took another's place: what its subjects begin with is not 0.
     supersedes: bool,
 }
@@ -78,8 +92,33 @@ impl Audit {
         match record.kind {
             Kind::Begin => self.supersedes = record.supersedes.is_some(),
             Kind::Correction => self.correct(record),
-            Kind::Meter | Kind::Nodata => self.reading(record, report),
+            Kind::Meter | Kind::Nodata => {
+                self.label(record, report);
+                self.reading(record, report);
+            }
             _ => {}
+        }
+    }
+
+    /// M-10.7, as far as the records that are there tell.
+    fn label(&mut self, record: &Record, report: &mut Report) {
+        let now = Labelled {
+            window: (record.boot_id, record.map_generation, record.window_id),
+            start: record.window_start,
+            end: record.window_end,
+            late: record.flags.has(Flags::LATE),
+        };
+        if self.window.map(|before| before.window) != Some(now.window)
+            && let Some(before) = self.window.replace(now)
+            && !before.late
+        {
+            self.settled.take(before.start, before.end);
+        }
+        if !now.late && self.settled.has(now.start, now.end) {
+            report.file(format!(
+                "record {}: its label is in an hour that was settled, and it is not LATE",
+                record.seq
+            ));
         }
     }
 

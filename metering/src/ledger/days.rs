@@ -19,6 +19,12 @@ fn stem(ledger: &Path) -> String {
     first.unwrap_or_default().to_owned()
 }
 
+/// Was this ledger put aside? Its flow files are those of the one in its place, too.
+pub(super) fn is_aside(ledger: &Path) -> bool {
+    let name = ledger.file_name().unwrap_or_default().to_string_lossy();
+    name.contains(super::begin::ASIDE)
+}
+
 /// The file of a day.
 pub(super) fn name(ledger: &Path, day: i64) -> PathBuf {
     let (year, month, day) = civil(day);

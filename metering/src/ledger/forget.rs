@@ -77,7 +77,9 @@ pub fn held(path: &Path, tenant: u32, until: i64) -> Result<Held, AddError> {
     let records: i64 = db
         .query_row(count, params![tenant, until], |row| row.get(0))
         .map_err(&storage)?;
-    let (flow_records, flow_rows) = FlowFiles::of(path).kept(tenant)?;
+    let id = "SELECT CAST(value AS BLOB) FROM about WHERE key = 'ledger_id'";
+    let id: [u8; 16] = db.query_row(id, [], |row| row.get(0)).map_err(&storage)?;
+    let (flow_records, flow_rows) = FlowFiles::of(path).kept(&id, tenant)?;
     Ok(Held {
         flow_records,
         flow_rows,
@@ -101,7 +103,7 @@ impl Ledger {
         self.finish_erasing()?;
         let storage = Self::storage(&self.path);
         let tenant = forget.tenant;
-        let (records, rows) = self.detail.kept(tenant)?;
+        let (records, rows) = self.detail.kept(&self.id, tenant)?;
         let seqs = match forget.records_until {
             Some(until) => old(&self.db, tenant, until).map_err(&storage)?,
             None => Vec::new(),
@@ -240,10 +242,12 @@ fn unconfirmed(
 }
 
 impl FlowFiles {
-    /// How many `*` records of a tenant have detail, and how many rows.
-    fn kept(&self, tenant: u32) -> Result<(u64, u64), FlowError> {
+    /// How many `*` records of a tenant have detail, and how many rows: those of ledgers before this one, too. Of
+    /// one that was put aside, its own alone: the others are of the ledger in its place.
+    fn kept(&self, id: &[u8; 16], tenant: u32) -> Result<(u64, u64), FlowError> {
         let count = "SELECT count(DISTINCT tree.id), count(*) FROM tree JOIN flow ON flow.tree = tree.id \
-                     WHERE tree.tenant = ?1";
+                     WHERE tree.tenant = ?1 AND (tree.ledger_id = ?2 OR ?3)";
+        let all = !days::is_aside(&self.ledger);
         let (mut records, mut rows) = (0, 0);
         for (_, path) in days::files(&self.ledger).map_err(system(&self.ledger))? {
             if std::fs::metadata(&path).is_ok_and(|found| found.len() == 0) {
@@ -251,7 +255,9 @@ impl FlowFiles {
             }
             let db = open_to_read(&path)?;
             let found: (i64, i64) = db
-                .query_row(count, [tenant], |row| Ok((row.get(0)?, row.get(1)?)))
+                .query_row(count, params![tenant, id, all], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })
                 .map_err(storage(&path))?;
             records += found.0 as u64;
             rows += found.1 as u64;
@@ -259,13 +265,15 @@ impl FlowFiles {
         Ok((records, rows))
     }
 
-    /// Erases a tenant's rows: those of this ledger before the record `below`, and all of ledgers before it.
+    /// Erases a tenant's rows: those of this ledger before the record `below`, and all of ledgers before it, unless
+    /// this is such a one.
     fn forget(&mut self, id: &[u8; 16], tenant: u32, below: u64) -> Result<(), FlowError> {
         // A second connection of this process would keep the journal from being emptied.
         self.day = None;
+        let all = !days::is_aside(&self.ledger);
         for (_, path) in days::files(&self.ledger).map_err(system(&self.ledger))? {
             let mut db = open_to_write(&path)?;
-            rewrite(&mut db, (id, tenant, below)).map_err(storage(&path))?;
+            rewrite(&mut db, (id, tenant, below), all).map_err(storage(&path))?;
             let busy: i64 = db
                 .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
                 .map_err(storage(&path))?;
@@ -286,9 +294,11 @@ impl FlowFiles {
 fn rewrite(
     db: &mut Connection,
     (id, tenant, below): (&[u8; 16], u32, u64),
+    all: bool,
 ) -> rusqlite::Result<()> {
-    const GOES: &str = "tenant = ?1 AND (ledger_id <> ?2 OR seq < ?3)";
-    let which = params![tenant, id, i64::try_from(below).unwrap_or(i64::MAX)];
+    const GOES: &str = "tenant = ?1 AND (ledger_id = ?2 AND seq < ?3 OR ledger_id <> ?2 AND ?4)";
+    let below = i64::try_from(below).unwrap_or(i64::MAX);
+    let which = params![tenant, id, below, all];
     let transaction: Transaction<'_> = db.transaction()?;
     let any = format!("SELECT EXISTS (SELECT 1 FROM tree WHERE {GOES})");
     if !transaction.query_row(&any, which, |row| row.get::<_, bool>(0))? {

@@ -248,6 +248,20 @@ fn flow_detail_of_a_ledger_that_was_put_aside_goes_with_that_of_the_one_beside_i
     host.remembered = host.kernel;
     cut(&mut host);
     assert_eq!(host.superseded.len(), 1);
+    // The first window of a new ledger is NODATA, and has no detail.
+    cut(&mut host);
+    // Asked of the one that was put aside, only what is its own goes.
+    let aside = host.files().into_iter().find(|file| *file != host.path);
+    let aside = aside.expect("a ledger that was put aside");
+    // Its key is beside the other one; who wants to write into it has to say so.
+    let refused = ledger::append(&aside, &Addition::Forget(forget(2)), NOW);
+    assert!(refused.expect_err("no key").to_string().contains("key"));
+    fs::copy(keys::key_path(&host.path), keys::key_path(&aside)).expect("a copy");
+    let own = rows(&host, 1);
+    let wanted = Addition::Forget(forget(2));
+    ledger::append(&aside, &wanted, NOW).expect("it is erased");
+    assert_eq!(rows(&host, 1), own);
+    assert_eq!(rows(&host, 2).len() as u64, FLOWS);
     ask(&mut host, &forget(1)).expect("it is erased");
     assert_eq!(found(&host, &REMOTES[0]), 0);
     let leaf = host.records().pop().expect("a leaf");

@@ -15,7 +15,7 @@ mod report;
 mod witness;
 
 pub use meter::{Owned, Reading};
-pub use report::{PortState, PortStatus, detach_pinned, read_pinned};
+pub use report::{PortState, PortStatus, detach_pinned, read_conversations, read_pinned};
 pub use witness::{Side, Witness};
 
 use crate::{

@@ -64,7 +64,7 @@ pub mod exempt {
 /// Suites in a rule.
 pub const SUITES: usize = 32;
 /// Groups in a rule.
-pub const GROUPS: usize = 8;
+pub const GROUPS: usize = 16;
 /// Ports with a clear prefix in a rule.
 pub const PREFIX_PORTS: usize = 8;
 
@@ -186,6 +186,6 @@ impl Policy {
 }
 
 const _: () = {
-    assert!(size_of::<Rule>() == 4 + 6 * 4 + 16 + 64 + 16 + 28);
+    assert!(size_of::<Rule>() == 4 + 6 * 4 + 16 + 64 + 32 + 28);
     assert!(size_of::<Policy>() == 144);
 };

@@ -81,7 +81,9 @@ pub fn encryption(options: &Options) -> Result<()> {
     tenants.retain(|number, _| wanted(*number));
     for (number, tenant) in &mut tenants {
         tenant.name = report.tenants.get(number).cloned().unwrap_or_default();
-        tenant.refused.sort_by_key(|refused| std::cmp::Reverse(refused.bytes));
+        tenant
+            .refused
+            .sort_by_key(|refused| std::cmp::Reverse(refused.bytes));
         tenant.refused.truncate(options.top);
     }
     if options.json {
@@ -166,7 +168,10 @@ fn add(tenant: &mut Tenant, one: &Talking) {
     let talk = &one.conversation;
     let spoken = protocol::NAMES.get(usize::from(talk.protocol));
     let spoken = spoken.unwrap_or(&"unknown");
-    *tenant.conversations.entry((*spoken).to_owned()).or_default() += 1;
+    *tenant
+        .conversations
+        .entry((*spoken).to_owned())
+        .or_default() += 1;
     let Some(why) = Why::from_number(talk.why).filter(|_| talk.refused != 0) else {
         return;
     };
@@ -204,12 +209,21 @@ fn print(number: u32, tenant: &Tenant) {
         tenant.name,
         tenant.dropped.packets,
         tenant.dropped.l2_bytes,
-        if spoken.is_empty() { "none".to_owned() } else { spoken.join(", ") }
+        if spoken.is_empty() {
+            "none".to_owned()
+        } else {
+            spoken.join(", ")
+        }
     );
-    println!("  {:<12} {:>16} {:>16}", "class", "from tenant, B", "to tenant, B");
+    println!(
+        "  {:<12} {:>16} {:>16}",
+        "class", "from tenant, B", "to tenant, B"
+    );
     for class in Class::ALL {
         let bytes = |classes: &BTreeMap<String, DropCounts>| {
-            classes.get(class.name()).map_or(0, |counts| counts.l2_bytes)
+            classes
+                .get(class.name())
+                .map_or(0, |counts| counts.l2_bytes)
         };
         let (from, to) = (bytes(&tenant.from_tenant), bytes(&tenant.to_tenant));
         if from != 0 || to != 0 {
@@ -227,7 +241,10 @@ fn print(number: u32, tenant: &Tenant) {
             if refused.version == 0 {
                 String::new()
             } else {
-                format!(", version {:#06x}, suite {:#06x}", refused.version, refused.suite)
+                format!(
+                    ", version {:#06x}, suite {:#06x}",
+                    refused.version, refused.suite
+                )
             }
         );
     }

@@ -90,8 +90,14 @@ fn tls_passes_and_clear_text_never_reaches_the_uplink() -> Result<()> {
         );
     }
     let (from, to) = registers(&site, 0)?;
-    ensure!(class(&from, "E3").1 > 0 && class(&to, "E3").1 > 0, "{from:?} {to:?}");
-    ensure!(from.dropped().packets == 0 && to.dropped().packets == 0, "{from:?} {to:?}");
+    ensure!(
+        class(&from, "E3").1 > 0 && class(&to, "E3").1 > 0,
+        "{from:?} {to:?}"
+    );
+    ensure!(
+        from.dropped().packets == 0 && to.dropped().packets == 0,
+        "{from:?} {to:?}"
+    );
 
     // Clear text: to a port of TLS, to one of HTTP, and over UDP.
     for port in [4433, 8080] {
@@ -110,15 +116,23 @@ fn tls_passes_and_clear_text_never_reaches_the_uplink() -> Result<()> {
     .map_err(|_| anyhow::anyhow!("panicked"))??;
     let (from, _) = registers(&site, 0)?;
     ensure!(
-        from.dropped_for(dataplane_common::reason::DropReason::EncryptionPolicy).packets >= 22,
+        from.dropped_for(dataplane_common::reason::DropReason::EncryptionPolicy)
+            .packets
+            >= 22,
         "{from:?}"
     );
-    ensure!(sniffer.seen()? == 0, "a clear payload of a tenant under enforce reached the uplink");
+    ensure!(
+        sniffer.seen()? == 0,
+        "a clear payload of a tenant under enforce reached the uplink"
+    );
 
     // The neighbour has no rule, and the sniffer works.
     let answer = ask_in_clear(&site, 1, 8080, CANARY.as_bytes())?;
     ensure!(!answer.is_empty(), "the neighbour without a rule is cut");
-    ensure!(sniffer.seen()? > 0, "the sniffer saw nothing of what passes");
+    ensure!(
+        sniffer.seen()? > 0,
+        "the sniffer saw nothing of what passes"
+    );
     adds_up(&site, 0)
 }
 
@@ -135,20 +149,31 @@ fn a_version_below_the_rule_is_cut_at_the_hello_of_the_server() -> Result<()> {
     ensure!(!said.contains("HTTP/1.0 200 ok"), "TLS 1.0 passes:\n{said}");
     let (_, to) = registers(&site, 0)?;
     ensure!(
-        to.dropped_for(dataplane_common::reason::DropReason::EncryptionPolicy).packets > 0,
+        to.dropped_for(dataplane_common::reason::DropReason::EncryptionPolicy)
+            .packets
+            > 0,
         "{to:?}"
     );
     // The same client and server, for who has no rule: it is the policy that cut it.
     let said = s_client(&site, 1, 4434, &old)?;
-    ensure!(said.contains("HTTP/1.0 200 ok"), "TLS 1.0 does not work here:\n{said}");
+    ensure!(
+        said.contains("HTTP/1.0 200 ok"),
+        "TLS 1.0 does not work here:\n{said}"
+    );
 
     // A suite that is not in the profile: TLS 1.2 with CBC.
     let cbc = ["-tls1_2", "-cipher", "ECDHE-RSA-AES128-SHA256"];
     let _tls = s_server(&site, 4435, &cbc)?;
     let said = s_client(&site, 0, 4435, &cbc)?;
-    ensure!(!said.contains("HTTP/1.0 200 ok"), "a suite that is not listed passes:\n{said}");
+    ensure!(
+        !said.contains("HTTP/1.0 200 ok"),
+        "a suite that is not listed passes:\n{said}"
+    );
     let said = s_client(&site, 1, 4435, &cbc)?;
-    ensure!(said.contains("HTTP/1.0 200 ok"), "the suite does not work here:\n{said}");
+    ensure!(
+        said.contains("HTTP/1.0 200 ok"),
+        "the suite does not work here:\n{said}"
+    );
     adds_up(&site, 0)
 }
 
@@ -164,7 +189,10 @@ fn a_clear_prefix_passes_where_the_rule_says_so_and_no_further() -> Result<()> {
     ensure!(!answer.is_empty(), "the prefix is cut");
     let long: &'static [u8] = Box::leak(vec![b'x'; 4_000].into_boxed_slice());
     let answer = ask_in_clear(&site, 0, 2525, long)?;
-    ensure!(answer.is_empty(), "4,000 clear bytes pass as a prefix of 2,048");
+    ensure!(
+        answer.is_empty(),
+        "4,000 clear bytes pass as a prefix of 2,048"
+    );
     Ok(())
 }
 
@@ -179,8 +207,14 @@ fn observing_drops_nothing_and_counts_what_would_be() -> Result<()> {
     let answer = ask_in_clear(&site, 0, 8080, CANARY.as_bytes())?;
     ensure!(!answer.is_empty(), "observe drops");
     let (from, to) = registers(&site, 0)?;
-    ensure!(class(&from, "would_drop").0 > 0 && class(&to, "would_drop").0 > 0, "{from:?} {to:?}");
-    ensure!(from.dropped().packets == 0 && to.dropped().packets == 0, "{from:?} {to:?}");
+    ensure!(
+        class(&from, "would_drop").0 > 0 && class(&to, "would_drop").0 > 0,
+        "{from:?} {to:?}"
+    );
+    ensure!(
+        from.dropped().packets == 0 && to.dropped().packets == 0,
+        "{from:?} {to:?}"
+    );
     adds_up(&site, 0)
 }
 
@@ -198,7 +232,10 @@ fn the_policy_holds_while_the_daemon_is_dead_and_changes() -> Result<()> {
     let answer = ask_in_clear(&site, 0, 8080, CANARY.as_bytes())?;
     ensure!(answer.is_empty(), "clear text passes without a daemon");
     let said = s_client(&site, 0, 4433, &["-tls1_3"])?;
-    ensure!(said.contains("HTTP/1.0 200 ok"), "TLS does not pass without a daemon:\n{said}");
+    ensure!(
+        said.contains("HTTP/1.0 200 ok"),
+        "TLS does not pass without a daemon:\n{said}"
+    );
     site.start(octroi())?;
     let answer = ask_in_clear(&site, 0, 8080, CANARY.as_bytes())?;
     ensure!(answer.is_empty(), "clear text passes after a restart");
@@ -209,7 +246,10 @@ fn the_policy_holds_while_the_daemon_is_dead_and_changes() -> Result<()> {
         })
         .context("apply")?;
         let answer = ask_in_clear(&site, 0, 8080, CANARY.as_bytes())?;
-        ensure!(answer.is_empty(), "clear text passes after revision {round}");
+        ensure!(
+            answer.is_empty(),
+            "clear text passes after revision {round}"
+        );
     }
     ensure!(sniffer.seen()? == 0, "a clear payload reached the uplink");
     Ok(())

@@ -382,9 +382,7 @@ impl<'a> Reader<'a> {
         Ok(Both {
             zones: zones.map(|(total, base)| less(total, base)).collect(),
             drops: drops.map(|(total, base)| less(total, base)).collect(),
-            evidence: evidence
-                .map(|(total, base)| less(total, base))
-                .collect(),
+            evidence: evidence.map(|(total, base)| less(total, base)).collect(),
             skbs: less(both.skbs, base.skbs),
         })
     }

@@ -7,11 +7,11 @@ use metering::flow::Detail;
 use toml::de::DeTable;
 
 use super::billing::{ChargeChange, ChargeClass, Zone};
-use super::encryption::{self, ENCRYPTION};
 use super::draft::{
     Draft, DraftHost, DraftLimits, DraftMeter, DraftPort, DraftRetention, DraftTenant, DraftUplink,
     DraftZone, Field,
 };
+use super::encryption::{self, ENCRYPTION};
 use super::errors::{At, Faults};
 use super::model::{Meter, Shape, ZONE_ID_FIRST};
 use super::reader::{Key, Reader};

@@ -226,7 +226,9 @@ pub fn credentials(test: &str) -> Result<Option<Credentials>> {
     std::fs::create_dir_all(&folder)?;
     let (key, certificate) = (folder.join("key.pem"), folder.join("certificate.der"));
     let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"])
+        .args([
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+        ])
         .args(["-subj", "/CN=remote.example", "-outform", "DER", "-keyout"])
         .arg(&key)
         .arg("-out")
@@ -236,7 +238,11 @@ pub fn credentials(test: &str) -> Result<Option<Credentials>> {
         println!("SKIPPED: {test}: there is no openssl");
         return Ok(None);
     };
-    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    ensure!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
     let der = Command::new("openssl")
         .args(["pkcs8", "-topk8", "-nocrypt", "-outform", "DER", "-in"])
         .arg(&key)
@@ -376,8 +382,14 @@ pub fn exchange(
     let mut random = Random(seed);
     let fragment = [32_usize, 64, 512, 4_096, 16_384 + 5][(random.next() % 5) as usize].max(64);
     let largest = [1_usize, 7, 100, 1_448, 9_000, 65_000][(random.next() % 6) as usize];
-    let total = if largest == 1 { 3_000 } else { 20_000 + random.next() as usize % 200_000 };
+    let total = if largest == 1 {
+        3_000
+    } else {
+        20_000 + random.next() as usize % 200_000
+    };
     let (mut client, mut server) = ends(credentials, versions, fragment)?;
+    client.set_buffer_limit(None);
+    server.set_buffer_limit(None);
     let mut pipes = [Pipe::default(), Pipe::default()];
     pipes[0].start = random.next() as u32;
     pipes[1].start = random.next() as u32;
@@ -398,7 +410,15 @@ pub fn exchange(
         client.write_tls(&mut pipes[0].written)?;
         server.write_tls(&mut pipes[1].written)?;
         for (direction, pipe) in pipes.iter_mut().enumerate() {
-            transmit(pipe, direction as u32, &mut gate, faults, largest, &mut random, &mut done);
+            transmit(
+                pipe,
+                direction as u32,
+                &mut gate,
+                faults,
+                largest,
+                &mut random,
+                &mut done,
+            );
         }
         let (new, old) = (pipes[0].got, fed[0]);
         let mut arrived = &pipes[0].written[old..new];
@@ -449,7 +469,8 @@ fn transmit(
         } else {
             pipe.sent
         };
-        let most = (1 + random.next() as usize % largest).min(pipe.written.len().saturating_sub(from));
+        let most =
+            (1 + random.next() as usize % largest).min(pipe.written.len().saturating_sub(from));
         if most == 0 || from > window {
             break;
         }

@@ -44,7 +44,9 @@ fn certificate(site: &Site) -> Result<(PathBuf, PathBuf)> {
     let certificate = site.directory().join("tls.pem");
     if !certificate.exists() {
         let made = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"])
+            .args([
+                "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+            ])
             .args(["-subj", "/CN=remote.example"])
             .arg("-keyout")
             .arg(&key)
@@ -95,7 +97,15 @@ pub fn s_client(site: &Site, index: usize, port: u16, options: &[&str]) -> Resul
     let to = format!("{}:{port}", ipv4(REMOTE));
     let mut child = site.tenants[index]
         .prepare("timeout".as_ref())?
-        .args(["8", "openssl", "s_client", "-quiet", "-no_ign_eof", "-connect", &to])
+        .args([
+            "8",
+            "openssl",
+            "s_client",
+            "-quiet",
+            "-no_ign_eof",
+            "-connect",
+            &to,
+        ])
         .args(options)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

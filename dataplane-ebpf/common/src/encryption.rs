@@ -247,6 +247,10 @@ impl Payload for Bytes<'_> {
         let start = usize::try_from(offset).ok()?;
         let end = start.checked_add(usize::try_from(size.clamp(1, 8)).ok()?)?;
         let bytes = self.0.get(start..end)?;
-        Some(bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+        Some(
+            bytes
+                .iter()
+                .fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
+        )
     }
 }

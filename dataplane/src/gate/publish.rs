@@ -151,8 +151,7 @@ impl Gate {
         times: &Times,
     ) -> Result<()> {
         let set = epoch.policy_set();
-        self.parts
-            .write(&mut self.maps, &self.plan, policy, set)?;
+        self.parts.write(&mut self.maps, &self.plan, policy, set)?;
         let slots = &self.slots;
         policy::write_tables(&mut self.maps, policy, set as u8, |port| {
             Self::slot_of(slots, port)

@@ -14,11 +14,11 @@ use dataplane_common::units::TenantId;
 
 use super::billing::Billing;
 use super::draft::{Draft, DraftHost, DraftPort, DraftTenant, DraftUplink, DraftZone, Field};
+use super::encryption::{self, DraftEncryption};
 use super::errors::{At, Faults};
 use super::model::{
     BUILT_IN_ZONES, Config, Host, Meter, Port, Retention, Tenant, Uplink, ZONE_ID_FIRST, Zone,
 };
-use super::encryption::{self, DraftEncryption};
 use super::sink::{self, DraftSink};
 use super::values::{Cidr, InterfaceName, Name};
 

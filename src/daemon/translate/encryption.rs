@@ -40,7 +40,10 @@ fn holds(config: &Config, rules: &[&Encryption], direction: Direction, zone: usi
         let mut zones = rule.zones.iter();
         way && (rule.zones.is_empty() || zones.any(|zone| Some(zone.as_str()) == name))
     };
-    rules.iter().find(matches).map_or_else(Rule::default, |rule| compile(rule))
+    rules
+        .iter()
+        .find(matches)
+        .map_or_else(Rule::default, |rule| compile(rule))
 }
 
 fn compile(rule: &Encryption) -> Rule {
@@ -73,7 +76,10 @@ fn compile(rule: &Encryption) -> Rule {
     }
     for exemption in &rule.exempt {
         compiled.exempt |= 1 << exemption.which;
-        if let Some(interval) = compiled.exempt_interval_ns.get_mut(exemption.which as usize) {
+        if let Some(interval) = compiled
+            .exempt_interval_ns
+            .get_mut(exemption.which as usize)
+        {
             let rate = exemption.rate.unwrap_or(0);
             let ns = 1_000_000_000_u64.checked_div(rate).unwrap_or(0);
             // Four seconds is the longest that a word holds; a rate is at least one a second.

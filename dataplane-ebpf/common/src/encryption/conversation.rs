@@ -247,7 +247,8 @@ pub struct Bucket {
 #[inline(always)]
 pub const fn hash(key: &FlowKey) -> u32 {
     let ends = (key.local[0] ^ key.local[3]) as u64 ^ ((key.local[1] ^ key.local[2]) as u64) << 32;
-    let far = (key.remote[0] ^ key.remote[3]) as u64 ^ ((key.remote[1] ^ key.remote[2]) as u64) << 32;
+    let far =
+        (key.remote[0] ^ key.remote[3]) as u64 ^ ((key.remote[1] ^ key.remote[2]) as u64) << 32;
     let ports = (key.local_port as u64) << 48
         | (key.remote_port as u64) << 32
         | (key.slot as u64) << 16

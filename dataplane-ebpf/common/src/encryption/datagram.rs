@@ -68,7 +68,9 @@ fn read(
         return wireguard_message(talk, segment, payload, first, eight);
     }
     let quic = accept::QUIC_V1 | accept::QUIC_V2;
-    if rule.accepts(quic) && (known == protocol::QUIC || (known == protocol::UNKNOWN && first >= 0xC0)) {
+    if rule.accepts(quic)
+        && (known == protocol::QUIC || (known == protocol::UNKNOWN && first >= 0xC0))
+    {
         return quic_packet(talk, rule, segment, payload, first, eight);
     }
     if rule.accepts(accept::DTLS) {
@@ -154,7 +156,11 @@ fn wireguard_message(
 #[inline(always)]
 fn name(stream: &mut Stream, index: u32) {
     if !stream.has(Stream::SPOKEN) || stream.want != index {
-        stream.left = if stream.has(Stream::SPOKEN) { stream.want } else { index };
+        stream.left = if stream.has(Stream::SPOKEN) {
+            stream.want
+        } else {
+            index
+        };
         stream.want = index;
     }
     stream.flags |= Stream::SPOKEN;
@@ -183,7 +189,11 @@ fn quic_packet(
     let answered = talk.streams[side ^ 1].has(Stream::SPOKEN);
     if version == 0 {
         // Version negotiation (§17.2.1) answers, and opens nothing.
-        return if answered { opening(&mut talk.streams[side]) } else { Err(Why::Sequence) };
+        return if answered {
+            opening(&mut talk.streams[side])
+        } else {
+            Err(Why::Sequence)
+        };
     }
     let allowed = (version == QUIC_V1 && rule.accepts(accept::QUIC_V1))
         || (version == QUIC_V2 && rule.accepts(accept::QUIC_V2));
@@ -194,7 +204,9 @@ fn quic_packet(
     if destination > QUIC_ID_MAX {
         return Err(Why::Malformed);
     }
-    let source = payload.be(6 + destination as u32, 1).ok_or(Why::Malformed)?;
+    let source = payload
+        .be(6 + destination as u32, 1)
+        .ok_or(Why::Malformed)?;
     if source > QUIC_ID_MAX {
         return Err(Why::Malformed);
     }

@@ -148,9 +148,7 @@ fn has(list: &[u16], number: u16) -> bool {
 }
 
 /// A tenant's policy: which rule holds where, and which part of the table is the tenant's.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Policy {
     /// Tenant's number; 0: no policy.

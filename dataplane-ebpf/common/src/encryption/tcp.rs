@@ -62,7 +62,11 @@ pub fn enter(
     if talk.protocol == protocol::UNKNOWN {
         // The tenant's port, or the other end's.
         let serves = talk.has(Conversation::SERVES);
-        let port = if serves { server_port[0] } else { server_port[1] };
+        let port = if serves {
+            server_port[0]
+        } else {
+            server_port[1]
+        };
         match first(talk, rule, segment, port, payload) {
             Ok(None) => {}
             Ok(Some(class)) => return Entry::Pass(class),
@@ -86,10 +90,14 @@ fn open(talk: &mut Conversation, rule: &Rule, segment: &Segment) -> Entry {
         talk.flags |= Conversation::syn(segment.direction);
         return Entry::Pass(Class::Opening);
     }
-    let answers = talk.has(Conversation::syn(segment.direction ^ 1))
-        && talk.pending[side ^ 1] == segment.ack;
+    let answers =
+        talk.has(Conversation::syn(segment.direction ^ 1)) && talk.pending[side ^ 1] == segment.ack;
     if answers {
-        let (from, to) = if side == 0 { (begin, segment.ack) } else { (segment.ack, begin) };
+        let (from, to) = if side == 0 {
+            (begin, segment.ack)
+        } else {
+            (segment.ack, begin)
+        };
         let same = talk.has(Conversation::OPEN) && talk.start[0] == from && talk.start[1] == to;
         if !same {
             talk.restart(from, to, segment.now_ms, rule.unverified_bytes);
@@ -255,7 +263,9 @@ fn is_keyed(talk: &Conversation, direction: u32) -> bool {
         protocol::TLS => {
             talk.has(Conversation::AGREED)
                 && tls::is_past_hello(stream)
-                && (talk.version == tls::TLS_1_3 || stream.has(Stream::KEYED) || talk.has(Conversation::MIDSTREAM))
+                && (talk.version == tls::TLS_1_3
+                    || stream.has(Stream::KEYED)
+                    || talk.has(Conversation::MIDSTREAM))
         }
         _ => stream.has(Stream::KEYED),
     }
@@ -274,7 +284,9 @@ pub fn class(talk: &Conversation, direction: u32) -> Class {
                 Class::Unverified
             }
         }
-        protocol::SSH if talk.streams[0].has(Stream::KEYED) && talk.streams[1].has(Stream::KEYED) => {
+        protocol::SSH
+            if talk.streams[0].has(Stream::KEYED) && talk.streams[1].has(Stream::KEYED) =>
+        {
             Class::Handshake
         }
         _ => Class::Opening,
@@ -283,7 +295,12 @@ pub fn class(talk: &Conversation, direction: u32) -> Class {
 
 /// One step of the walk.
 #[inline(always)]
-pub fn step(talk: &mut Conversation, rule: &Rule, segment: &Segment, payload: &impl Payload) -> Step {
+pub fn step(
+    talk: &mut Conversation,
+    rule: &Rule,
+    segment: &Segment,
+    payload: &impl Payload,
+) -> Step {
     if talk.protocol == protocol::TLS {
         tls::step(talk, rule, segment, payload)
     } else {
@@ -305,7 +322,13 @@ pub fn scan(talk: &mut Conversation, segment: &Segment, at: u32, payload: &impl 
 
 /// What came of the walk.
 #[inline(always)]
-pub fn leave(talk: &mut Conversation, rule: &Rule, segment: &Segment, charged: bool, last: Step) -> Result<Class, Why> {
+pub fn leave(
+    talk: &mut Conversation,
+    rule: &Rule,
+    segment: &Segment,
+    charged: bool,
+    last: Step,
+) -> Result<Class, Why> {
     match last {
         Step::Refuse(why) => return Err(why),
         Step::More => return Err(Why::Bound),
@@ -313,7 +336,9 @@ pub fn leave(talk: &mut Conversation, rule: &Rule, segment: &Segment, charged: b
     }
     let class = class(talk, segment.direction);
     let least = rule.evidence_min;
-    if (class as u8 == Class::Handshake as u8 && least > 2) || (class as u8 == Class::Shape as u8 && least > 1) {
+    if (class as u8 == Class::Handshake as u8 && least > 2)
+        || (class as u8 == Class::Shape as u8 && least > 1)
+    {
         return Err(Why::Evidence);
     }
     if charged {

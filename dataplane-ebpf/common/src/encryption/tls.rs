@@ -205,11 +205,7 @@ fn read_header(talk: &mut Conversation, rule: &Rule, segment: &Segment) -> Resul
         return Err(Why::Clear);
     }
     // Before the version is agreed on, 1.0 to 1.2 are written; after that, what was agreed, and 1.2 for 1.3.
-    let written = if version == TLS_1_3 {
-        TLS_1_2
-    } else {
-        version
-    };
+    let written = if version == TLS_1_3 { TLS_1_2 } else { version };
     let known = if agreed {
         wire == written
     } else {
@@ -394,7 +390,7 @@ fn close(stream: &mut Stream) {
     stream.skip = 0;
     stream.left = 0;
     stream.flags |= Stream::SPOKEN;
-    stream.from = stream.want;
+    // `from` stays: the message's end may have been passed over without having come yet.
     stream.want = stream.record_end;
 }
 

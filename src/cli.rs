@@ -5,7 +5,8 @@ use crate::{
     config::{self, Config},
     correct,
     daemon::{self, control},
-    demo, doctor, explain, flows, privacy, proof, records, sinks, statement, status, usage,
+    demo, doctor, encryption, explain, flows, privacy, proof, records, sinks, statement, status,
+    usage,
 };
 use clap::{Args, Parser, Subcommand};
 use std::{
@@ -72,6 +73,8 @@ enum Command {
     Records(records::Options),
     /// Flow detail: where bytes went. Who looks is in the ledger.
     Flows(flows::Options),
+    /// What of each tenant's traffic is encrypted, by what, and what a rule refuses or would.
+    Encryption(encryption::Options),
     /// Totals, roll-ups by hour and day, 95th percentiles: what a bill is made of.
     Usage(usage::Options),
     /// Every record, flag, drop and policy revision behind a number of a bill.
@@ -114,10 +117,10 @@ enum Command {
 pub struct At {
     /// Directory of the control socket.
     #[arg(long, default_value = config::Host::RUN_DIR, value_name = "DIR")]
-    run_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
     /// Directory of the pins.
     #[arg(long, default_value = config::Host::PIN_DIR, value_name = "DIR")]
-    pin_dir: PathBuf,
+    pub(crate) pin_dir: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
@@ -192,6 +195,7 @@ pub fn run() -> ExitCode {
             daemon::detach(&at.run_dir, &at.pin_dir, all_versions).map_err(Failure::from)
         }
         Command::Records(options) => records::show(&options).map_err(Failure::from),
+        Command::Encryption(options) => encryption::encryption(&options).map_err(Failure::from),
         Command::Flows(options) => flows::show(&options).map_err(Failure::from),
         Command::Usage(options) => usage::show(&options).map_err(Failure::from),
         Command::Explain(options) => explain::show(&options).map_err(Failure::from),
@@ -261,6 +265,7 @@ fn check(file: &Path) -> Result<(), Failure> {
         config.zones.len() + config::BUILT_IN_ZONES.len(),
         config.uplinks.len()
     );
+    encryption::explain(&config);
     status::print_memory(&config);
     Ok(())
 }

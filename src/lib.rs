@@ -9,6 +9,7 @@ mod correct;
 pub mod daemon;
 pub mod demo;
 pub mod doctor;
+mod encryption;
 mod explain;
 mod flows;
 mod keeping;

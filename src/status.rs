@@ -87,14 +87,14 @@ impl Report {
     }
 }
 
-/// `octroi status`.
+/// What the daemon answers, or what the pins say when none runs.
 ///
 /// # Errors
 /// When neither a daemon nor pins are there.
-pub fn show(run_dir: &Path, pin_dir: &Path, json: bool) -> Result<()> {
+fn read(run_dir: &Path, pin_dir: &Path) -> Result<String> {
     let answer = control::call(run_dir, &control::Request::Status);
-    let text = match answer {
-        Ok(text) => text,
+    match answer {
+        Ok(text) => Ok(text),
         Err(refusal) => {
             let pins = Pins::new(pin_dir);
             if !pins.exist() {
@@ -110,9 +110,25 @@ pub fn show(run_dir: &Path, pin_dir: &Path, json: bool) -> Result<()> {
                     pins.root().display()
                 )
             })?;
-            serde_json::to_string(&report)?
+            Ok(serde_json::to_string(&report)?)
         }
-    };
+    }
+}
+
+/// The same, read.
+///
+/// # Errors
+/// As above.
+pub fn report(run_dir: &Path, pin_dir: &Path) -> Result<Report> {
+    Ok(serde_json::from_str(&read(run_dir, pin_dir)?)?)
+}
+
+/// `octroi status`.
+///
+/// # Errors
+/// When neither a daemon nor pins are there.
+pub fn show(run_dir: &Path, pin_dir: &Path, json: bool) -> Result<()> {
+    let text = read(run_dir, pin_dir)?;
     if json {
         println!("{text}");
         return Ok(());

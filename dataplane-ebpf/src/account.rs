@@ -49,6 +49,17 @@ impl Book {
         });
     }
 
+    /// Books what is known of a packet that passes: its class of evidence.
+    #[inline(always)]
+    pub fn evidence(&self, class: u32, wire: &Wire) {
+        let number =
+            maps::sizes().evidence(self.epoch.bank(), self.slot, self.direction, class & 7);
+        on(&maps::EVIDENCE, number, |evidence| {
+            evidence.packets += wire.packets;
+            evidence.l2_bytes += wire.l2_bytes;
+        });
+    }
+
     /// Books a packet that is dropped.
     #[inline(always)]
     pub fn dropped(&self, reason: DropReason, packets: u64, l2_bytes: u64, skb_len: u32) {

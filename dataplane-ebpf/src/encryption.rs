@@ -1,15 +1,594 @@
-//! The tenant's encryption policy. No policy can be configured yet, so the stage has one rule: a
-//! port that names one is refused, because this gate cannot hold it.
+//! The tenant's encryption policy: which rule holds, the conversation's state, and the payload's bytes. The law is
+//! `dataplane_common::encryption`.
+//!
+//! Called once the limiter has accepted: what a limiter drops must not have been read as delivered, or the same bytes
+//! would be taken for others when they come again. What is refused here is given back to the limiter.
+//!
+//! Each step is a function of its own ([`crate::packet::Context`] says why), and what it is about waits in this CPU's
+//! [`maps::FLOW_NOTED`].
 
-use dataplane_common::{abi::PortPolicy, reason::DropReason};
+use crate::maps;
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_skb_load_bytes},
+};
+use core::{
+    arch::asm,
+    ffi::c_void,
+    intrinsics::{AtomicOrdering, atomic_cxchg},
+};
+use dataplane_common::{
+    abi::RULES_MAX,
+    encryption::{
+        Bucket, Class, Conversation, Payload, Rule, STEPS_MAX, Segment, Why, accept, datagram,
+        exempt, hash,
+        kind::{self, Kind},
+        mode, pick, spare,
+        tcp::{self, Entry},
+        tls,
+    },
+    flow::FlowKey,
+    parse::Packet,
+};
 
-/// # Errors
-/// [`DropReason::EncryptionPolicy`] for a port with a policy.
-#[inline(always)]
-pub fn check(port: &PortPolicy) -> Result<(), DropReason> {
-    if port.encryption == 0 {
-        Ok(())
-    } else {
-        Err(DropReason::EncryptionPolicy)
+const ORDER: AtomicOrdering = AtomicOrdering::SeqCst;
+/// How often a CPU looks whether another has left the bucket: some microseconds in all.
+const LOCK_TRIES: u32 = 256;
+/// Bit of what [`encryption_judge`] returns: the packet may not pass; its [`Why`] stands below.
+pub const REFUSED: u64 = 256;
+
+const EXEMPT: u32 = 0;
+const TCP: u32 = 1;
+const UDP: u32 = 2;
+const ESP: u32 = 3;
+const FRAGMENT: u32 = 4;
+const OTHER: u32 = 5;
+
+/// What is needed of a packet's headers, from the parser to the judge.
+#[repr(C)]
+pub struct Headers {
+    /// One of the six above, and the number of the exemption.
+    kind: u32,
+    exemption: u32,
+    /// Offset of the transport header, and of the payload.
+    transport: u32,
+    payload: u32,
+    segment: Segment,
+}
+
+impl Headers {
+    /// Notes them.
+    #[inline(always)]
+    pub fn note<const DIRECTION: u32>(&mut self, packet: &Packet) {
+        self.exemption = 0;
+        self.kind = match kind::of(packet, DIRECTION) {
+            Kind::Exempt(which) => {
+                self.exemption = which;
+                EXEMPT
+            }
+            Kind::Tcp => TCP,
+            Kind::Udp => UDP,
+            Kind::Esp => ESP,
+            Kind::Fragment => FRAGMENT,
+            Kind::Other => OTHER,
+        };
+        self.transport = packet.l4_offset as u32;
+        self.payload = packet.header_end as u32;
+        // 0: the packet's end is the frame's, and still to be subtracted from.
+        self.segment.len = if packet.l3_len == 0 {
+            0
+        } else {
+            packet.l3_offset as u32 + packet.l3_len
+        };
+        self.segment.flags = packet.tcp_flags;
+        self.segment.direction = DIRECTION;
     }
+}
+
+#[inline(always)]
+fn noted() -> Option<&'static mut crate::flow::Noted> {
+    let noted = maps::FLOW_NOTED.get_ptr_mut(0)?;
+    // SAFETY: this CPU's own copy, which lives as long as the map.
+    Some(unsafe { &mut *noted })
+}
+
+/// Judges the packet that was noted. `about`: direction, policy set << 1, zone << 8, slot << 16. Its class, or
+/// [`REFUSED`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn encryption_judge(skb: *mut __sk_buff, about: u64) -> u64 {
+    let (direction, policy_set) = ((about & 1) as u32, (about >> 1 & 1) as u32);
+    let slot = (about >> 16) as u32 & 0xFFFF;
+    let Some(port) = maps::PORTS.get(maps::sizes().port(policy_set, slot)) else {
+        return REFUSED;
+    };
+    let Some(policy) = maps::POLICIES.get(maps::sizes().port(policy_set, port.encryption)) else {
+        return REFUSED;
+    };
+    let rule = policy.rule(direction, (about >> 8) as u32 & 63);
+    let Some(rule) = maps::RULES.get(policy_set * RULES_MAX + rule as u32) else {
+        return REFUSED;
+    };
+    let Some(noted) = noted() else {
+        return REFUSED;
+    };
+    if rule.mode == mode::OFF {
+        return Class::Clear as u64;
+    }
+    let verdict = match noted.headers.kind {
+        EXEMPT => match exempted(slot, direction, noted.headers.exemption, rule) {
+            Exempted::Yes => Class::Exempt as u64,
+            Exempted::No(why) => REFUSED | why as u64,
+            // DNS and NTP are datagrams like others where the rule does not exempt them.
+            Exempted::AsOthers => {
+                encryption_talk(skb, rule, policy.buckets_first, policy.buckets_mask)
+            }
+        },
+        TCP | UDP => encryption_talk(skb, rule, policy.buckets_first, policy.buckets_mask),
+        ESP if rule.accepts(accept::ESP) && rule.evidence_min < 2 => Class::Shape as u64,
+        FRAGMENT if rule.accepts(accept::FRAGMENTS) => Class::Unverified as u64,
+        FRAGMENT => REFUSED | Why::Fragment as u64,
+        _ => REFUSED | Why::Clear as u64,
+    };
+    if verdict & REFUSED != 0 && rule.mode == mode::OBSERVE {
+        return Class::WouldDrop as u64;
+    }
+    verdict
+}
+
+enum Exempted {
+    Yes,
+    No(Why),
+    AsOthers,
+}
+
+/// May the packet pass as the exemption `which`?
+#[inline(always)]
+fn exempted(slot: u32, direction: u32, which: u32, rule: &Rule) -> Exempted {
+    let which = which & 7;
+    if rule.exempt & 1 << which == 0 {
+        return if which == exempt::DNS || which == exempt::NTP {
+            Exempted::AsOthers
+        } else {
+            Exempted::No(Why::Clear)
+        };
+    }
+    let Some(interval) = rule.exempt_interval_ns.get(which as usize) else {
+        return Exempted::No(Why::Clear);
+    };
+    if *interval == 0 {
+        return Exempted::Yes;
+    }
+    let at = maps::sizes().exemption(slot, direction, which);
+    let Some(due) = maps::EXEMPT_DUE.get_ptr_mut(at) else {
+        return Exempted::No(Why::ExemptRate);
+    };
+    // SAFETY: takes no argument.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    if spare::take(&Due(due), *interval as u64, now) {
+        Exempted::Yes
+    } else {
+        Exempted::No(Why::ExemptRate)
+    }
+}
+
+struct Due(*mut u64);
+
+impl spare::Spare for Due {
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        // SAFETY: points into an array map, whose elements live as long as the map.
+        unsafe { self.0.read_volatile() }
+    }
+
+    #[inline(always)]
+    fn compare_exchange(&self, old: u64, new: u64) -> bool {
+        // SAFETY: as above; elements are 8-aligned.
+        unsafe { atomic_cxchg::<u64, ORDER, ORDER>(self.0, old, new).1 }
+    }
+}
+
+/// A packet's payload, and what its walk needs: on the stack, where `bpf_loop` hands it to its steps.
+#[repr(C)]
+struct Walk {
+    skb: *mut __sk_buff,
+    talk: *mut Conversation,
+    rule: *const Rule,
+    segment: *const Segment,
+    /// Offset of the payload.
+    base: u32,
+    /// What the last step said: see [`walk_step`].
+    last: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Skb {
+    skb: *mut __sk_buff,
+    base: u32,
+}
+
+impl Payload for Skb {
+    #[inline(always)]
+    fn be(&self, offset: u32, size: u32) -> Option<u64> {
+        let mut bytes = [0_u8; 8];
+        // 1 to 8, said so that the verifier sees it in the register that the helper gets.
+        let mut size = size.wrapping_sub(1) as u64;
+        // SAFETY: arithmetic.
+        unsafe {
+            asm!("{size} &= 7", "{size} += 1", size = inout(reg) size, options(pure, nomem, nostack));
+        }
+        let size = size as u32;
+        // SAFETY: `size` bytes of `bytes`; the helper checks the offset.
+        let failed = unsafe {
+            bpf_skb_load_bytes(
+                self.skb.cast(),
+                self.base + offset,
+                bytes.as_mut_ptr().cast(),
+                size,
+            )
+        };
+        if failed != 0 {
+            return None;
+        }
+        Some(u64::from_be_bytes(bytes) >> (64 - size * 8))
+    }
+
+    #[inline(always)]
+    fn header(&self, talk: &mut Conversation, rule: &Rule, segment: &Segment) -> tls::Step {
+        unpacked(encryption_header(talk, rule, segment) as u32)
+    }
+
+    #[inline(always)]
+    fn field(&self, talk: &mut Conversation, rule: &Rule, segment: &Segment) -> tls::Step {
+        unpacked(encryption_field(talk, rule, segment) as u32)
+    }
+}
+
+const MORE: u32 = 256;
+const DONE: u32 = 257;
+
+/// One step; 1: it was the last.
+unsafe extern "C" fn walk_step(_: u32, walk: *mut c_void) -> i64 {
+    let walk = walk.cast::<Walk>();
+    // SAFETY: `encryption_walk` gives its own.
+    let walk = unsafe { &mut *walk };
+    let last = encryption_step(walk.skb, walk.talk, walk.rule, walk.segment, walk.base) as u32;
+    if last == MORE {
+        return 0;
+    }
+    walk.last = last;
+    1
+}
+
+/// [`tcp::step`]: [`MORE`], [`DONE`], or why not. `base`: offset of the payload.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn encryption_step(
+    skb: *mut __sk_buff,
+    talk: *mut Conversation,
+    rule: *const Rule,
+    segment: *const Segment,
+    base: u32,
+) -> u64 {
+    // SAFETY: the caller's; to the verifier a pointer may be null.
+    let (Some(talk), Some(rule), Some(segment)) =
+        (unsafe { talk.as_mut() }, unsafe { rule.as_ref() }, unsafe {
+            segment.as_ref()
+        })
+    else {
+        return Why::Malformed as u64;
+    };
+    stepped(tcp::step(talk, rule, segment, &Skb { skb, base }))
+}
+
+/// A step as the functions here hand it on.
+#[inline(always)]
+fn stepped(step: tls::Step) -> u64 {
+    match step {
+        tls::Step::More => MORE as u64,
+        tls::Step::Done => DONE as u64,
+        tls::Step::Refuse(why) => why as u64,
+    }
+}
+
+#[inline(always)]
+fn unpacked(step: u32) -> tls::Step {
+    match step {
+        MORE => tls::Step::More,
+        DONE => tls::Step::Done,
+        why => tls::Step::Refuse(Why::from_number(why as u8).unwrap_or(Why::Malformed)),
+    }
+}
+
+macro_rules! of_a_hello {
+    ($($(#[$doc:meta])* $name:ident: $law:path;)+) => {
+        $($(#[$doc])*
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $name(
+            talk: *mut Conversation,
+            rule: *const Rule,
+            segment: *const Segment,
+        ) -> u64 {
+            // SAFETY: the caller's; to the verifier a pointer may be null.
+            let (Some(talk), Some(rule), Some(segment)) =
+                (unsafe { talk.as_mut() }, unsafe { rule.as_ref() }, unsafe {
+                    segment.as_ref()
+                })
+            else {
+                return Why::Malformed as u64;
+            };
+            stepped($law(talk, rule, segment))
+        })+
+    };
+}
+
+of_a_hello! {
+    /// [`tls::header`].
+    encryption_header: tls::header;
+    /// [`tls::field`].
+    encryption_field: tls::field;
+}
+
+/// Looks for a header at one place of a scan; 1: that is over.
+unsafe extern "C" fn scan_step(index: u32, walk: *mut c_void) -> i64 {
+    let walk = walk.cast::<Walk>();
+    // SAFETY: `encryption_walk` gives its own.
+    let (talk, segment, walk) = unsafe { (&mut *(*walk).talk, &*(*walk).segment, &mut *walk) };
+    let skb = Skb {
+        skb: walk.skb,
+        base: walk.base,
+    };
+    !tcp::scan(talk, segment, (index & 0xFFFF) * 6, &skb) as i64
+}
+
+/// A result as the functions below hand it on.
+#[inline(always)]
+fn packed(verdict: Result<Class, Why>) -> u64 {
+    match verdict {
+        Ok(class) => class as u64,
+        Err(why) => REFUSED | why as u64,
+    }
+}
+
+/// Finds the packet's conversation in its tenant's part of the table, or begins it, and judges.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn encryption_talk(
+    skb: *mut __sk_buff,
+    rule: *const Rule,
+    first: u32,
+    mask: u32,
+) -> u64 {
+    let contended = REFUSED | Why::Contended as u64;
+    // SAFETY: the caller's; to the verifier a pointer may be null.
+    let (Some(rule), Some(noted)) = (unsafe { rule.as_ref() }, noted()) else {
+        return contended;
+    };
+    noted.key.zone = 0;
+    let at = first + (hash(&noted.key) & mask);
+    let Some(bucket) = maps::CONVERSATIONS.get_ptr_mut(at) else {
+        return contended;
+    };
+    // SAFETY: points into an array map, whose elements live as long as the map.
+    let lock = unsafe { &raw mut (*bucket).lock };
+    if !enter(lock) {
+        return contended;
+    }
+    // SAFETY: takes no argument.
+    let now_ms = (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000) as u32;
+    let picked = encryption_pick(bucket, &noted.key, now_ms);
+    // SAFETY: as above; whoever has the lock is alone in the bucket.
+    let talk = unsafe { &mut (*bucket).ways[picked as usize & 3] };
+    if picked & 4 == 0 {
+        talk.become_new(&noted.key, now_ms, rule.unverified_bytes);
+    }
+    noted.headers.segment.now_ms = now_ms;
+    let judged = encryption_payload(skb, talk, rule);
+    // SAFETY: as above. An exchange, so that what was written is seen before the lock is free.
+    unsafe { atomic_cxchg::<u32, ORDER, ORDER>(lock, 1, 0) };
+    judged
+}
+
+#[inline(always)]
+fn enter(lock: *mut u32) -> bool {
+    let mut tries = 0;
+    while tries < LOCK_TRIES {
+        // SAFETY: the caller's.
+        if unsafe { atomic_cxchg::<u32, ORDER, ORDER>(lock, 0, 1).1 } {
+            return true;
+        }
+        tries += 1;
+    }
+    false
+}
+
+/// [`pick`]: the place, and 4 when the conversation stands there.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn encryption_pick(bucket: *const Bucket, key: *const FlowKey, now_ms: u32) -> u64 {
+    // SAFETY: the caller's; to the verifier a pointer may be null.
+    let (Some(bucket), Some(key)) = (unsafe { bucket.as_ref() }, unsafe { key.as_ref() }) else {
+        return 0;
+    };
+    let (way, known) = pick(bucket, key, now_ms);
+    way as u64 & 3 | (known as u64) << 2
+}
+
+/// Reads the numbers of the transport header, and judges the payload.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn encryption_payload(
+    skb: *mut __sk_buff,
+    talk: *mut Conversation,
+    rule: *const Rule,
+) -> u64 {
+    let malformed = REFUSED | Why::Malformed as u64;
+    let (Some(known), Some(rule), Some(noted)) =
+        // SAFETY: the caller's; to the verifier a pointer may be null.
+        (unsafe { talk.as_mut() }, unsafe { rule.as_ref() }, noted())
+    else {
+        return malformed;
+    };
+    let headers = &mut noted.headers;
+    // SAFETY: the context is valid for the whole program.
+    let len = unsafe { (*skb).len };
+    let end = if headers.segment.len == 0 {
+        len
+    } else {
+        headers.segment.len
+    };
+    headers.segment.len = end.saturating_sub(headers.payload);
+    if headers.kind != TCP {
+        return encryption_datagram(skb, known, rule, &headers.segment, headers.payload);
+    }
+    let transport = Skb {
+        skb,
+        base: headers.transport,
+    };
+    let Some(numbers) = transport.be(4, 8) else {
+        return malformed;
+    };
+    headers.segment.seq = (numbers >> 32) as u32;
+    headers.segment.ack = numbers as u32;
+    let ports = noted.key.local_port as u32 | (noted.key.remote_port as u32) << 16;
+    let about = headers.payload as u64 | (ports as u64) << 32;
+    let entry = encryption_enter(skb, known, rule, &headers.segment, about);
+    let judged = if entry & WALKS == 0 {
+        entry
+    } else {
+        let last = encryption_walk(skb, known, rule, &headers.segment, about | entry << 16);
+        encryption_leave(known, rule, &headers.segment, last | (entry & CHARGED) << 16)
+    };
+    if judged & REFUSED != 0
+        && let Some(why) = Why::from_number(judged as u8)
+    {
+        known.refuse(why, headers.segment.len);
+    }
+    judged
+}
+
+/// Bits of what [`encryption_enter`] returns beside those of a verdict.
+const WALKS: u64 = 512;
+const SCANS: u64 = 1_024;
+const CHARGED: u64 = 2_048;
+
+/// [`tcp::enter`]. `about`: offset of the payload, the ports << 32.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn encryption_enter(
+    skb: *mut __sk_buff,
+    talk: *mut Conversation,
+    rule: *const Rule,
+    segment: *const Segment,
+    about: u64,
+) -> u64 {
+    // SAFETY: the caller's; to the verifier a pointer may be null.
+    let (Some(talk), Some(rule), Some(segment)) =
+        (unsafe { talk.as_mut() }, unsafe { rule.as_ref() }, unsafe {
+            segment.as_ref()
+        })
+    else {
+        return REFUSED | Why::Malformed as u64;
+    };
+    let payload = Skb {
+        skb,
+        base: about as u32 & 0xFFFF,
+    };
+    let ports = [(about >> 32) as u16, (about >> 48) as u16];
+    match tcp::enter(talk, rule, segment, ports, &payload) {
+        Entry::Pass(class) => class as u64,
+        Entry::Refuse(why) => REFUSED | why as u64,
+        Entry::Walk { charged: false } => WALKS,
+        Entry::Walk { charged: true } => WALKS | CHARGED,
+        Entry::Scan => WALKS | SCANS | CHARGED,
+    }
+}
+
+/// The walk, after the scan where there is one. `about`: offset of the payload, [`SCANS`] << 16.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn encryption_walk(
+    skb: *mut __sk_buff,
+    talk: *mut Conversation,
+    rule: *const Rule,
+    segment: *const Segment,
+    about: u64,
+) -> u64 {
+    // SAFETY: the caller's; to the verifier a pointer may be null.
+    if talk.is_null() || rule.is_null() || segment.is_null() {
+        return Why::Malformed as u64;
+    }
+    let mut walk = Walk {
+        skb,
+        talk,
+        rule,
+        segment,
+        base: about as u32 & 0xFFFF,
+        last: MORE,
+    };
+    if about & SCANS << 16 != 0 {
+        // SAFETY: the callback's own context, which outlives the loop.
+        unsafe {
+            bpf_loop(
+                STEPS_MAX,
+                scan_step as *mut c_void,
+                (&raw mut walk).cast(),
+                0,
+            )
+        };
+    }
+    // SAFETY: as above.
+    unsafe {
+        bpf_loop(
+            STEPS_MAX,
+            walk_step as *mut c_void,
+            (&raw mut walk).cast(),
+            0,
+        )
+    };
+    walk.last as u64
+}
+
+/// [`tcp::leave`]. `last`: what [`encryption_walk`] returned, [`CHARGED`] << 16.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn encryption_leave(
+    talk: *mut Conversation,
+    rule: *const Rule,
+    segment: *const Segment,
+    last: u64,
+) -> u64 {
+    // SAFETY: the caller's; to the verifier a pointer may be null.
+    let (Some(talk), Some(rule), Some(segment)) =
+        (unsafe { talk.as_mut() }, unsafe { rule.as_ref() }, unsafe {
+            segment.as_ref()
+        })
+    else {
+        return REFUSED | Why::Malformed as u64;
+    };
+    let step = unpacked(last as u32 & 0xFFFF);
+    let charged = last & CHARGED << 16 != 0;
+    packed(tcp::leave(talk, rule, segment, charged, step))
+}
+
+/// [`datagram::judge`]. `base`: offset of the payload.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn encryption_datagram(
+    skb: *mut __sk_buff,
+    talk: *mut Conversation,
+    rule: *const Rule,
+    segment: *const Segment,
+    base: u32,
+) -> u64 {
+    // SAFETY: the caller's; to the verifier a pointer may be null.
+    let (Some(talk), Some(rule), Some(segment)) =
+        (unsafe { talk.as_mut() }, unsafe { rule.as_ref() }, unsafe {
+            segment.as_ref()
+        })
+    else {
+        return REFUSED | Why::Malformed as u64;
+    };
+    packed(datagram::judge(talk, rule, segment, &Skb { skb, base }))
 }

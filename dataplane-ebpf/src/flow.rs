@@ -29,6 +29,8 @@ pub struct Noted {
     /// Entry of `FLOW_USE`, and how many flows may be counted in it.
     pub account: u32,
     pub quota: u32,
+    /// What the encryption policy needs of its headers; not set for ports that have none.
+    pub headers: crate::encryption::Headers,
 }
 
 /// Notes whose packet this is, for [`passed`] or [`refused`]. The rest of the program runs on this CPU, and
@@ -40,7 +42,7 @@ pub fn note<const DIRECTION: u32, const APART: bool>(
     port: &PortPolicy,
     slot: u32,
 ) {
-    if !port.has(PortPolicy::FLOWS) {
+    if !port.has(PortPolicy::FLOWS) && port.encryption == 0 {
         return;
     }
     if APART {
@@ -80,6 +82,9 @@ fn write<const DIRECTION: u32>(packet: &Packet, port: &PortPolicy, slot: u32) {
             (*noted).tcp_flags = packet.tcp_flags as u32;
             (*noted).account = port.flow_account;
             (*noted).quota = port.flow_quota;
+            if port.encryption != 0 {
+                (*noted).headers.note::<DIRECTION>(packet);
+            }
         }
     }
 }

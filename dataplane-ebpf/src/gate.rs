@@ -2,16 +2,16 @@
 
 use crate::{
     account::Book,
-    encryption, flow, gso, limiter, maps,
+    flow, gso, held, limiter, maps,
     packet::{self, Linear, meta},
     port::{self, Source},
     spoof::Lists,
     verdict, zone,
 };
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use core::arch::asm;
 use dataplane_common::{
-    abi::{Epoch, FROM_TENANT, PortPolicy},
+    abi::{Epoch, FROM_TENANT, PortPolicy, TO_TENANT},
     antispoof,
     parse::Packet,
     reason::DropReason,
@@ -27,8 +27,50 @@ pub fn pass<const DIRECTION: u32, const APART: bool>(ctx: &TcContext) -> i32 {
 }
 
 /// The same, as if the packet crossed the interface `ifindex`.
+///
+/// Two functions one after the other, so that neither stands on the other's stack, of which Linux gives all of them
+/// together 512 bytes: [`begin`], and for ports with an encryption policy what follows it.
 #[inline(always)]
 pub fn on<const DIRECTION: u32, const APART: bool>(ctx: &TcContext, ifindex: u32) -> i32 {
+    let skb = ctx.skb.skb;
+    let verdict = match (DIRECTION, APART) {
+        (FROM_TENANT, false) => gate_from_tenant(skb, ifindex),
+        (FROM_TENANT, true) => gate_from_tenant_apart(skb, ifindex),
+        (_, false) => gate_to_tenant(skb, ifindex),
+        (_, true) => gate_to_tenant_apart(skb, ifindex),
+    } as i32;
+    if verdict == verdict::HELD {
+        held::judge(skb)
+    } else {
+        verdict
+    }
+}
+
+macro_rules! begin {
+    ($($(#[$doc:meta])* $name:ident: $direction:expr, $apart:expr;)+) => {
+        $($(#[$doc])*
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $name(skb: *mut __sk_buff, ifindex: u32) -> u64 {
+            begin::<{ $direction }, { $apart }>(&TcContext::new(skb), ifindex) as u32 as u64
+        })+
+    };
+}
+
+begin! {
+    /// [`begin`].
+    gate_from_tenant: FROM_TENANT, false;
+    /// [`begin`].
+    gate_from_tenant_apart: FROM_TENANT, true;
+    /// [`begin`].
+    gate_to_tenant: TO_TENANT, false;
+    /// [`begin`].
+    gate_to_tenant_apart: TO_TENANT, true;
+}
+
+/// From the packet's first byte to its verdict, or to [`verdict::HELD`].
+#[inline(always)]
+fn begin<const DIRECTION: u32, const APART: bool>(ctx: &TcContext, ifindex: u32) -> i32 {
     let Some(epoch) = maps::EPOCH.get(0) else {
         return verdict::DROP;
     };
@@ -62,12 +104,10 @@ pub fn on<const DIRECTION: u32, const APART: bool>(ctx: &TcContext, ifindex: u32
                 Ok(packet) => match stages::<DIRECTION, APART>(ctx, &packet, &book, &mut booked) {
                     Err(reason) => reason,
                     Ok(admitted) => {
-                        book.delivered(admitted.zone, &booked, len);
-                        return verdict::pass::<DIRECTION>(
-                            ctx,
-                            admitted.port,
-                            admitted.departure_ns,
-                        );
+                        if admitted.port.encryption != 0 {
+                            return held::hold(&admitted, &book, &booked, len);
+                        }
+                        return deliver::<DIRECTION>(ctx, &admitted, &book, &booked, len);
                     }
                 },
             }
@@ -77,14 +117,29 @@ pub fn on<const DIRECTION: u32, const APART: bool>(ctx: &TcContext, ifindex: u32
     verdict::DROP
 }
 
-struct Admitted {
-    port: &'static PortPolicy,
-    zone: u32,
-    departure_ns: u64,
+/// A packet that its limits let through.
+pub struct Admitted {
+    pub port: &'static PortPolicy,
+    pub zone: u32,
+    pub departure_ns: u64,
 }
 
-/// Spoof check, zone, encryption policy, limiter, flow. `booked` becomes what the packet is on the wire as
-/// soon as that is known, so that a drop is booked as exactly as a delivery.
+/// Books a packet that passes, and hands it on.
+#[inline(always)]
+pub fn deliver<const DIRECTION: u32>(
+    ctx: &TcContext,
+    admitted: &Admitted,
+    book: &Book,
+    wire: &Wire,
+    len: u32,
+) -> i32 {
+    flow::passed(admitted.zone, wire, book, admitted.port);
+    book.delivered(admitted.zone, wire, len);
+    verdict::pass::<DIRECTION>(ctx, admitted.port, admitted.departure_ns)
+}
+
+/// Spoof check, zone, limiter. `booked` becomes what the packet is on the wire as soon as that is known, so that a
+/// drop is booked as exactly as a delivery.
 #[inline(always)]
 fn stages<const DIRECTION: u32, const APART: bool>(
     ctx: &TcContext,
@@ -108,7 +163,6 @@ fn stages<const DIRECTION: u32, const APART: bool>(
     }
     flow::note::<DIRECTION, APART>(packet, port, book.slot);
     let zone = zone::of::<DIRECTION>(book.epoch, packet, intra_host);
-    encryption::check(port)?;
     verdict::note_urgent(ctx, packet.finds_neighbours());
     let departure_ns = match limiter::take(port, book.slot, DIRECTION, booked) {
         Ok(departure_ns) => departure_ns,
@@ -117,7 +171,6 @@ fn stages<const DIRECTION: u32, const APART: bool>(
             return Err(reason);
         }
     };
-    flow::passed(zone, booked, book, port);
     Ok(Admitted {
         port,
         zone,

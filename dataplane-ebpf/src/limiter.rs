@@ -85,3 +85,18 @@ pub fn take(port: &PortPolicy, slot: u32, direction: u32, wire: &Wire) -> Result
     }
     Err(refused)
 }
+
+/// Takes `wire` back from both limits of a direction: a later stage refused the packet.
+#[inline(always)]
+pub fn give_back(port: &PortPolicy, slot: u32, direction: u32, wire: &Wire) {
+    let limits = &port.limits[(direction & 1) as usize];
+    let sizes = maps::sizes();
+    for (unit, units) in [wire.l2_bytes, wire.packets].into_iter().enumerate() {
+        let unit = unit as u32;
+        if port.has(PortPolicy::limited(direction, unit))
+            && let Some(clock) = maps::CLOCKS.get_ptr_mut(sizes.clock(slot, direction, unit))
+        {
+            limits[unit as usize & 1].give_back(&Shared(clock), units);
+        }
+    }
+}

@@ -1,5 +1,5 @@
 //! The gate: entry points only. A packet's way is the order of the modules:
-//! [`parse`] → [`port`] → [`spoof`] → [`zone`] → [`encryption`] → [`limiter`] → [`account`] →
+//! [`parse`] → [`port`] → [`spoof`] → [`zone`] → [`limiter`] → [`encryption`] → [`account`] →
 //! [`verdict`].
 //!
 //! Every decision lives in `dataplane_common`, which also runs on the host; what stands here is the
@@ -20,6 +20,7 @@ mod flow;
 mod gate;
 mod gso;
 mod guard;
+mod held;
 mod limiter;
 mod maps;
 mod packet;

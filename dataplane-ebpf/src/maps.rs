@@ -11,6 +11,7 @@ use dataplane_common::abi::{
     AddressKey, Anchor, BLOCK, Binding, BindingKey, Drops, InterfaceSlot, MacKey, PortPolicy,
     Register, Sizes, Skbs, Slot, ZoneKey,
 };
+use dataplane_common::encryption::{Bucket, Policy, Rule};
 use dataplane_common::flow::{Flow, FlowCounts, FlowKey, FlowOpened, FlowRing};
 
 /// Revision and window: `abi::Epoch`.
@@ -72,6 +73,21 @@ pub static FLOW_USE: Array<u64, 1, MMAPABLE> = Array::new();
 /// What was delivered and has no place in the flow table, numbered as registers.
 #[btf_map]
 pub static UNATTRIBUTED: Array<Register, 1, MMAPABLE> = Array::new();
+/// Encryption policies by set and number; number 0 is nobody's.
+#[btf_map]
+pub static POLICIES: Array<Policy, 1> = Array::new();
+/// Their rules by set and number.
+#[btf_map]
+pub static RULES: Array<Rule, 1> = Array::new();
+/// What is known of the conversations of tenants who have a policy.
+#[btf_map]
+pub static CONVERSATIONS: Array<Bucket, 1> = Array::new();
+/// By slot, direction and exemption: when the next packet is due, CLOCK_MONOTONIC ns.
+#[btf_map]
+pub static EXEMPT_DUE: Array<u64, 1> = Array::new();
+/// What was delivered, by class of evidence; of ports with a policy.
+#[btf_map]
+pub static EVIDENCE: PerCpuArray<[Drops; BLOCK as usize], 1> = PerCpuArray::new();
 /// The daemon's own note of its ledger; no program reads it.
 #[btf_map]
 pub static ANCHOR: Array<Anchor, 1> = Array::new();
@@ -82,6 +98,10 @@ pub static SLOTS: Array<Slot, 1> = Array::new();
 /// The packet that this CPU is at: see `flow::note`. Of the programs alone: not pinned.
 #[btf_map]
 pub static FLOW_NOTED: PerCpuArray<crate::flow::Noted, 1> = PerCpuArray::new();
+
+/// The packet that this CPU holds: see `held`. Of the programs alone: not pinned.
+#[btf_map]
+pub static HELD: PerCpuArray<crate::held::Held, 1> = PerCpuArray::new();
 
 /// Zones that this CPU has looked up, by a hash of the address. Of the programs alone: not pinned.
 #[btf_map]
@@ -108,6 +128,8 @@ pub static BASE_REGISTERS: Array<Register, 1> = Array::new();
 pub static BASE_SKBS: Array<Skbs, 1> = Array::new();
 #[btf_map]
 pub static BASE_DROPS: Array<Drops, 1> = Array::new();
+#[btf_map]
+pub static BASE_EVIDENCE: Array<Drops, 1> = Array::new();
 
 macro_rules! constants {
     ($($(#[$doc:meta])* $name:ident: $type:ty;)+) => {

@@ -11,6 +11,9 @@ pub const PASS: i32 = -1;
 /// `TC_ACT_SHOT`.
 pub const DROP: i32 = 2;
 
+/// No verdict yet: the packet is held for the encryption policy. No action of tc has this number.
+pub const HELD: i32 = 0x6F63;
+
 /// `BPF_SKB_CLOCK_REALTIME`: with 0, no departure time.
 const NO_TIME: u32 = 0;
 /// `BPF_SKB_CLOCK_MONOTONIC`.

@@ -103,6 +103,19 @@ pub enum Error {
         /// Entries that fit.
         room: usize,
     },
+    /// Encryption policies ask for more than the gate was made with.
+    #[error(
+        "{what}: {wanted} do not fit the room of {room}; the policy before stays in force; write fewer, or raise \
+         [host] conversations_max (this needs `octroi detach`)"
+    )]
+    NoRoomForPolicy {
+        /// Which table.
+        what: &'static str,
+        /// Entries asked for.
+        wanted: usize,
+        /// Entries that fit.
+        room: usize,
+    },
     /// Netlink.
     #[error("netlink: {0}")]
     Netlink(String),

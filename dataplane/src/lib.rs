@@ -13,6 +13,7 @@
 pub mod attach;
 pub mod btf;
 pub mod cut;
+pub mod encryption;
 pub mod error;
 pub mod flows;
 pub mod gate;

@@ -9,10 +9,11 @@ use dataplane_common::abi::{
     AddressKey, Anchor, BLOCK, Binding, BindingKey, Drops, MacKey, PortPolicy, Register, Skbs,
     Slot, ZoneKey,
 };
+use dataplane_common::encryption::{Bucket, Policy, Rule};
 use dataplane_common::flow::{Flow, FlowKey};
 
 /// Every map that is pinned.
-pub const NAMES: [&str; 27] = [
+pub const NAMES: [&str; 33] = [
     "EPOCH",
     "BARRIER",
     "BINDINGS",
@@ -35,11 +36,17 @@ pub const NAMES: [&str; 27] = [
     "FLOW_SPARE",
     "FLOW_USE",
     "UNATTRIBUTED",
+    "POLICIES",
+    "RULES",
+    "CONVERSATIONS",
+    "EXEMPT_DUE",
+    "EVIDENCE",
     "SLOTS",
     "ANCHOR",
     "BASE_REGISTERS",
     "BASE_SKBS",
     "BASE_DROPS",
+    "BASE_EVIDENCE",
 ];
 
 /// An ABI type as aya wants it.
@@ -54,8 +61,8 @@ macro_rules! raw {
     };
 }
 raw!(
-    AddressKey, Anchor, Binding, BindingKey, Drops, Flow, FlowKey, MacKey, PortPolicy, Register,
-    Skbs, Slot, ZoneKey
+    AddressKey, Anchor, Binding, BindingKey, Bucket, Drops, Flow, FlowKey, MacKey, Policy,
+    PortPolicy, Register, Rule, Skbs, Slot, ZoneKey
 );
 raw!(Block<Register>, Block<Drops>, Block<Skbs>);
 
@@ -90,11 +97,17 @@ pub struct Maps {
     pub flow_spare: PerCpuArray<MapData, u32>,
     pub flow_use: MapData,
     pub unattributed: MapData,
+    pub policies: Array<MapData, Raw<Policy>>,
+    pub rules: Array<MapData, Raw<Rule>>,
+    pub conversations: Array<MapData, Raw<Bucket>>,
+    pub exempt_due: Array<MapData, u64>,
+    pub evidence: PerCpuArray<MapData, Raw<Block<Drops>>>,
     pub slots: Array<MapData, Raw<Slot>>,
     pub anchor: Array<MapData, Raw<Anchor>>,
     pub base_registers: Array<MapData, Raw<Register>>,
     pub base_skbs: Array<MapData, Raw<Skbs>>,
     pub base_drops: Array<MapData, Raw<Drops>>,
+    pub base_evidence: Array<MapData, Raw<Drops>>,
 }
 
 impl Maps {
@@ -173,11 +186,17 @@ impl Maps {
             flow_spare: typed!("FLOW_SPARE"),
             flow_use: mapped!("FLOW_USE"),
             unattributed: mapped!("UNATTRIBUTED"),
+            policies: typed!("POLICIES"),
+            rules: typed!("RULES"),
+            conversations: typed!("CONVERSATIONS"),
+            exempt_due: typed!("EXEMPT_DUE"),
+            evidence: typed!("EVIDENCE"),
             slots: typed!("SLOTS"),
             anchor: typed!("ANCHOR"),
             base_registers: typed!("BASE_REGISTERS"),
             base_skbs: typed!("BASE_SKBS"),
             base_drops: typed!("BASE_DROPS"),
+            base_evidence: typed!("BASE_EVIDENCE"),
         })
     }
 }

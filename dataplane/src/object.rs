@@ -3,7 +3,8 @@
 use crate::{Error, Result, btf, error::chain, maps::Block, pins::Pins};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 use dataplane_common::{
-    abi::{BLOCK, DIRECTIONS, InterfaceSlot, Sizes},
+    abi::{BLOCK, DIRECTIONS, InterfaceSlot, RULES_MAX, Sizes},
+    encryption::{CLASSES, WAYS, exempt},
     reason::REASONS_MAX,
 };
 
@@ -21,6 +22,9 @@ pub struct Plan {
     pub overflow: u32,
     /// Places of the flow table, 1..=[`dataplane_common::flow::FlowPlace::PLACES_MAX`].
     pub flows: u32,
+    /// Buckets of conversations for tenants with an encryption policy, at least 1; a bucket has
+    /// [`dataplane_common::encryption::WAYS`].
+    pub buckets: u32,
     /// Tests only: see `TEST_LINGER` in the programs.
     pub test_linger: u32,
     /// Benches only: entries of their table of draws; 1 in service.
@@ -39,6 +43,7 @@ impl Plan {
             zone_prefixes: 2 * (16_384 + 8 * ports),
             overflow: 2 * (1_024 + 16 * ports),
             flows: 1,
+            buckets: 1,
             test_linger: 0,
             bench_picks: 1,
         }
@@ -51,6 +56,14 @@ impl Plan {
         self
     }
 
+    /// The same plan with room for so many conversations of tenants with an encryption policy.
+    #[must_use]
+    pub const fn with_conversations(mut self, conversations: u32) -> Self {
+        let buckets = conversations.div_ceil(WAYS as u32);
+        self.buckets = if buckets == 0 { 1 } else { buckets };
+        self
+    }
+
     /// The same plan with room for the draws of a bench.
     #[must_use]
     pub const fn with_bench_picks(mut self, picks: u32) -> Self {
@@ -59,7 +72,7 @@ impl Plan {
     }
 
     /// Entries by map.
-    pub(crate) fn entries(&self) -> [(&'static str, u32); 26] {
+    pub(crate) fn entries(&self) -> [(&'static str, u32); 32] {
         let Sizes { slots, zones } = self.sizes;
         let by_direction = slots * DIRECTIONS;
         let reasons = by_direction * REASONS_MAX as u32;
@@ -87,6 +100,12 @@ impl Plan {
             ("FLOW_SPARE", 1),
             ("FLOW_USE", slots),
             ("UNATTRIBUTED", self.unattributed()),
+            ("POLICIES", slots * 2),
+            ("RULES", RULES_MAX * 2),
+            ("CONVERSATIONS", self.buckets),
+            ("EXEMPT_DUE", by_direction * exempt::COUNT),
+            ("EVIDENCE", blocks(2 * by_direction * CLASSES)),
+            ("BASE_EVIDENCE", by_direction * CLASSES),
             ("SLOTS", slots),
             ("ANCHOR", 1),
             ("BASE_REGISTERS", by_direction * zones),
@@ -103,14 +122,19 @@ impl Plan {
     /// kernel's 64 bytes or so beside each hash or trie entry.
     pub fn memory_bytes(&self, cpus: u32) -> Vec<(&'static str, u64)> {
         use dataplane_common::abi::{Drops, PortPolicy, Register, Skbs, Slot};
+        use dataplane_common::encryption::{Bucket, Policy, Rule};
         let value = |name: &str| match name {
             "REGISTERS" => (size_of::<Block<Register>>() as u64) * u64::from(cpus),
-            "DROPS" => (size_of::<Block<Drops>>() as u64) * u64::from(cpus),
+            "DROPS" | "EVIDENCE" => (size_of::<Block<Drops>>() as u64) * u64::from(cpus),
             "SKBS" => (size_of::<Block<Skbs>>() as u64) * u64::from(cpus),
             "PORTS" => size_of::<PortPolicy>() as u64,
             "SLOTS" => size_of::<Slot>() as u64,
             "BASE_REGISTERS" | "UNATTRIBUTED" => size_of::<Register>() as u64,
             "FLOW_KEYS" | "FLOW_COUNTS" => 64,
+            "BASE_EVIDENCE" => size_of::<Drops>() as u64,
+            "POLICIES" => size_of::<Policy>() as u64,
+            "RULES" => size_of::<Rule>() as u64,
+            "CONVERSATIONS" => size_of::<Bucket>() as u64,
             // Key, value, the element's head, and its bucket.
             "FLOWS" => 48 + 32 + 48 + 16,
             "BASE_SKBS" => size_of::<Skbs>() as u64,

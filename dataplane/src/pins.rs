@@ -15,6 +15,7 @@ use dataplane_common::abi::{
     ABI_VERSION, AddressKey, Anchor, Binding, BindingKey, Drops, MacKey, PortPolicy, Register,
     Skbs, Slot, ZoneKey,
 };
+use dataplane_common::encryption::{Bucket, Policy, Rule};
 use dataplane_common::flow::{Flow, FlowCounts, FlowKey, FlowOpened, FlowRing};
 use std::{
     fs, io,
@@ -51,6 +52,12 @@ fn shape(name: &str) -> (usize, usize) {
         "FLOW_RING" => (4, size_of::<FlowRing>()),
         "FLOW_USE" => (4, 8),
         "UNATTRIBUTED" => (4, size_of::<Register>()),
+        "POLICIES" => (4, size_of::<Policy>()),
+        "RULES" => (4, size_of::<Rule>()),
+        "CONVERSATIONS" => (4, size_of::<Bucket>()),
+        "EXEMPT_DUE" => (4, 8),
+        "EVIDENCE" => (4, size_of::<Block<Drops>>()),
+        "BASE_EVIDENCE" => (4, size_of::<Drops>()),
         "SLOTS" => (4, size_of::<Slot>()),
         "ANCHOR" => (4, size_of::<Anchor>()),
         _ => (0, 0),
@@ -70,7 +77,7 @@ fn kind(name: &str) -> (u32, u32) {
         }
         "BLESSED" | "TRUSTED" => (25, 0),
         "ADDRESSES" | "ZONES" => (11, 1),
-        "REGISTERS" | "DROPS" | "SKBS" | "FLOW_SPARE" => (6, 0),
+        "REGISTERS" | "DROPS" | "SKBS" | "EVIDENCE" | "FLOW_SPARE" => (6, 0),
         _ => (2, 0),
     }
 }

@@ -10,6 +10,7 @@ use dataplane_common::{
     abi::{
         AddressKey, Ipv4Net, Ipv6Net, LimitPolicy, MacKey, PortPolicy, ZoneKey, shape as abi_shape,
     },
+    encryption::Rule,
     limit::{Rate, Times},
     units::{BitsPerSecond, PacketsPerSecond},
     zone,
@@ -133,6 +134,17 @@ pub struct Port {
     pub flows: Option<u32>,
 }
 
+/// What is asked of a tenant's packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encryption {
+    /// Tenant's number.
+    pub tenant: u32,
+    /// Conversations whose state is kept at once.
+    pub conversations: u32,
+    /// By direction and zone; zones that are left out are as the last one.
+    pub rules: [Vec<Rule>; 2],
+}
+
 /// Everything that changes together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
@@ -146,6 +158,8 @@ pub struct Policy {
     pub trusted: Vec<String>,
     /// Asked for; none: the best that the host has.
     pub shape: Option<Shape>,
+    /// Tenants' encryption policies, one each at most.
+    pub encryption: Vec<Encryption>,
 }
 
 /// A MAC as the ABI has it.

@@ -1,12 +1,16 @@
 //! Reading the registers. Read-only: a register is never set back, here or anywhere.
 
+mod base;
+
 use crate::{
     Error, Result,
     maps::{Block, Maps, Raw},
 };
 use aya::maps::PerCpuValues;
+pub(crate) use base::{base, rebase};
 use dataplane_common::{
-    abi::{BLOCK, DIRECTIONS, Drops, Register, Sizes, Skbs},
+    abi::{BLOCK, Drops, Register, Sizes, Skbs},
+    encryption::{CLASSES, Class},
     reason::{DropReason, REASONS_MAX},
 };
 use serde::{Deserialize, Serialize};
@@ -19,6 +23,9 @@ pub struct Direction {
     pub zones: Vec<(u32, Counts)>,
     /// Dropped, by reason; reasons without a packet are left out.
     pub drops: Vec<(String, DropCounts)>,
+    /// Delivered under an encryption policy, by class; classes without a packet are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evidence: Vec<(String, DropCounts)>,
     /// Raw skbs.
     pub skbs: SkbCounts,
 }
@@ -91,19 +98,11 @@ impl Direction {
             };
             (*zone, counts)
         });
-        let drops = self.drops.iter().map(|(name, now)| {
-            let old = before.drops.iter().find(|(known, _)| known == name);
-            let old = old.map_or_else(DropCounts::default, |found| found.1);
-            let counts = DropCounts {
-                packets: now.packets.saturating_sub(old.packets),
-                l2_bytes: now.l2_bytes.saturating_sub(old.l2_bytes),
-            };
-            (name.clone(), counts)
-        });
         let (now, old) = (&self.skbs, &before.skbs);
         Self {
             zones: zones.collect(),
-            drops: drops.collect(),
+            drops: by_name(&self.drops, &before.drops),
+            evidence: by_name(&self.evidence, &before.evidence),
             skbs: SkbCounts {
                 delivered: now.delivered.saturating_sub(old.delivered),
                 delivered_len: now.delivered_len.saturating_sub(old.delivered_len),
@@ -123,6 +122,23 @@ impl Direction {
     }
 }
 
+/// What came after `before`, name by name.
+fn by_name(
+    now: &[(String, DropCounts)],
+    before: &[(String, DropCounts)],
+) -> Vec<(String, DropCounts)> {
+    let counts = now.iter().map(|(name, now)| {
+        let old = before.iter().find(|(known, _)| known == name);
+        let old = old.map_or_else(DropCounts::default, |found| found.1);
+        let counts = DropCounts {
+            packets: now.packets.saturating_sub(old.packets),
+            l2_bytes: now.l2_bytes.saturating_sub(old.l2_bytes),
+        };
+        (name.clone(), counts)
+    });
+    counts.collect()
+}
+
 /// One bank of a slot and direction, as it stands: what [`crate::cut`] reads when the bank is still.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bank {
@@ -130,6 +146,8 @@ pub struct Bank {
     pub zones: Vec<Counts>,
     /// By reason's number.
     pub drops: Vec<DropCounts>,
+    /// By class's number.
+    pub evidence: Vec<DropCounts>,
     /// Raw skbs.
     pub skbs: SkbCounts,
 }
@@ -230,6 +248,7 @@ pub struct Reader<'a> {
     sizes: &'a Sizes,
     registers: HashMap<u32, Totals<3>>,
     drops: HashMap<u32, Totals<2>>,
+    evidence: HashMap<u32, Totals<2>>,
     skbs: HashMap<u32, Totals<4>>,
 }
 
@@ -257,6 +276,7 @@ impl<'a> Reader<'a> {
             sizes,
             registers: HashMap::new(),
             drops: HashMap::new(),
+            evidence: HashMap::new(),
             skbs: HashMap::new(),
         }
     }
@@ -274,6 +294,11 @@ impl<'a> Reader<'a> {
     fn drops(&mut self, bank: u32, slot: u32, direction: u32, reason: u32) -> Result<[u64; 2]> {
         let number = self.sizes.drops(bank, slot, direction, reason);
         Ok(in_block!(self.drops, "DROPS", number, drop_counters))
+    }
+
+    fn evidence(&mut self, bank: u32, slot: u32, direction: u32, class: u32) -> Result<[u64; 2]> {
+        let number = self.sizes.evidence(bank, slot, direction, class);
+        Ok(in_block!(self.evidence, "EVIDENCE", number, drop_counters))
     }
 
     fn skbs(&mut self, bank: u32, slot: u32, direction: u32) -> Result<[u64; 4]> {
@@ -297,6 +322,13 @@ impl<'a> Reader<'a> {
                 self.drops(1, slot, direction, reason)?,
             ];
             both.drops.push(more(even, odd));
+        }
+        for class in 0..CLASSES {
+            let [even, odd] = [
+                self.evidence(0, slot, direction, class)?,
+                self.evidence(1, slot, direction, class)?,
+            ];
+            both.evidence.push(more(even, odd));
         }
         both.skbs = more(
             self.skbs(0, slot, direction)?,
@@ -327,6 +359,12 @@ impl<'a> Reader<'a> {
                 result.drops.push((reason.name().to_owned(), counts));
             }
         }
+        for class in Class::ALL {
+            let counts = DropCounts::new(both.evidence[class as usize]);
+            if counts.packets != 0 {
+                result.evidence.push((class.name().to_owned(), counts));
+            }
+        }
         result.skbs = SkbCounts::new(both.skbs);
         Ok(result)
     }
@@ -340,9 +378,11 @@ impl<'a> Reader<'a> {
         let base = base(self.maps, self.sizes, slot, direction)?;
         let zones = both.zones.into_iter().zip(base.zones);
         let drops = both.drops.into_iter().zip(base.drops);
+        let evidence = both.evidence.into_iter().zip(base.evidence);
         Ok(Both {
             zones: zones.map(|(total, base)| less(total, base)).collect(),
             drops: drops.map(|(total, base)| less(total, base)).collect(),
+            evidence: evidence.map(|(total, base)| less(total, base)).collect(),
             skbs: less(both.skbs, base.skbs),
         })
     }
@@ -361,6 +401,10 @@ impl<'a> Reader<'a> {
             let counters = self.drops(bank, slot, direction, reason)?;
             read.drops.push(DropCounts::new(counters));
         }
+        for class in 0..CLASSES {
+            let counters = self.evidence(bank, slot, direction, class)?;
+            read.evidence.push(DropCounts::new(counters));
+        }
         read.skbs = SkbCounts::new(self.skbs(bank, slot, direction)?);
         Ok(read)
     }
@@ -374,6 +418,8 @@ pub struct Both {
     pub zones: Vec<[u64; 3]>,
     /// By reason's number.
     pub drops: Vec<[u64; 2]>,
+    /// By class of evidence.
+    pub evidence: Vec<[u64; 2]>,
     /// Raw skbs.
     pub skbs: [u64; 4],
 }
@@ -384,11 +430,16 @@ impl Both {
     pub(crate) fn of(even: &Bank, odd: &Bank, base: &Self) -> Option<Self> {
         let zones = even.zones.iter().zip(&odd.zones).zip(&base.zones);
         let drops = even.drops.iter().zip(&odd.drops).zip(&base.drops);
+        let evidence = even.evidence.iter().zip(&odd.evidence);
+        let evidence = evidence.zip(&base.evidence);
         Some(Self {
             zones: zones
                 .map(|((even, odd), base)| strictly(even.numbers(), odd.numbers(), *base))
                 .collect::<Option<_>>()?,
             drops: drops
+                .map(|((even, odd), base)| strictly(even.numbers(), odd.numbers(), *base))
+                .collect::<Option<_>>()?,
+            evidence: evidence
                 .map(|((even, odd), base)| strictly(even.numbers(), odd.numbers(), *base))
                 .collect::<Option<_>>()?,
             skbs: strictly(even.skbs.numbers(), odd.skbs.numbers(), base.skbs)?,
@@ -402,76 +453,4 @@ fn strictly<const N: usize>(even: [u64; N], odd: [u64; N], base: [u64; N]) -> Op
         *sum = even[at].checked_add(odd[at])?.checked_sub(base[at])?;
     }
     Some(sums)
-}
-
-/// Where the base of one direction of a slot stands: those of both banks together are one.
-fn base_numbers(sizes: &Sizes, slot: u32, direction: u32) -> (Vec<u32>, Vec<u32>, u32) {
-    let zones = (0..sizes.zones).map(|zone| sizes.register(0, slot, direction, zone));
-    let drops = (0..REASONS_MAX as u32).map(|reason| sizes.drops(0, slot, direction, reason));
-    (
-        zones.collect(),
-        drops.collect(),
-        sizes.skbs(0, slot, direction),
-    )
-}
-
-/// What one direction of a slot stood at when its owner of now began.
-pub(crate) fn base(maps: &Maps, sizes: &Sizes, slot: u32, direction: u32) -> Result<Both> {
-    let (zones, drops, skbs) = base_numbers(sizes, slot, direction);
-    let register = |number: &u32| {
-        let base = maps.base_registers.get(number, 0);
-        base.map_err(Error::map("BASE_REGISTERS"))
-            .map(|raw| register_counters(raw.0))
-    };
-    let dropped = |number: &u32| {
-        let base = maps.base_drops.get(number, 0);
-        base.map_err(Error::map("BASE_DROPS"))
-            .map(|raw| drop_counters(raw.0))
-    };
-    let skbs = maps.base_skbs.get(&skbs, 0);
-    Ok(Both {
-        zones: zones.iter().map(register).collect::<Result<_>>()?,
-        drops: drops.iter().map(dropped).collect::<Result<_>>()?,
-        skbs: skb_counters(skbs.map_err(Error::map("BASE_SKBS"))?.0),
-    })
-}
-
-/// Notes what a slot stands at as the base of its next owner. Nothing may be booked to the slot.
-///
-/// # Errors
-/// [`Error::Map`].
-pub(crate) fn rebase(maps: &mut Maps, sizes: &Sizes, slot: u32) -> Result<()> {
-    const { assert!(DIRECTIONS == 2) };
-    let mut reader = Reader::new(maps, sizes);
-    let both = [reader.both(slot, 0)?, reader.both(slot, 1)?];
-    for (direction, both) in (0..).zip(both) {
-        let (zones, drops, skbs) = base_numbers(sizes, slot, direction);
-        for (number, [packets, l2_bytes, l3_bytes]) in zones.into_iter().zip(both.zones) {
-            let base = Register {
-                packets,
-                l2_bytes,
-                l3_bytes,
-            };
-            maps.base_registers
-                .set(number, Raw(base), 0)
-                .map_err(Error::map("BASE_REGISTERS"))?;
-        }
-        for (number, [packets, l2_bytes]) in drops.into_iter().zip(both.drops) {
-            let base = Drops { packets, l2_bytes };
-            maps.base_drops
-                .set(number, Raw(base), 0)
-                .map_err(Error::map("BASE_DROPS"))?;
-        }
-        let [delivered, delivered_len, dropped, dropped_len] = both.skbs;
-        let base = Skbs {
-            delivered,
-            delivered_len,
-            dropped,
-            dropped_len,
-        };
-        maps.base_skbs
-            .set(skbs, Raw(base), 0)
-            .map_err(Error::map("BASE_SKBS"))?;
-    }
-    Ok(())
 }

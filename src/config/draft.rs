@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use super::encryption::DraftEncryption;
 use super::sink::DraftSink;
 use dataplane_common::units::{BitsPerSecond, PacketsPerSecond};
 use metering::flow::Detail;
@@ -94,7 +95,7 @@ pub(super) struct List<T> {
 
 impl<T: Clone> List<T> {
     /// Values that were not read from a text.
-    fn of(values: &[T]) -> Self {
+    pub fn of(values: &[T]) -> Self {
         let located = |value: &T| Located {
             value: value.clone(),
             at: At::NOWHERE,
@@ -119,6 +120,7 @@ pub(super) struct Draft {
     pub retention: DraftRetention,
     pub timezone: Field<Zone>,
     pub sinks: Vec<DraftSink>,
+    pub encryption: Vec<DraftEncryption>,
     pub uplinks: Vec<DraftUplink>,
     pub zones: Vec<DraftZone>,
     pub tenants: Vec<DraftTenant>,
@@ -137,6 +139,7 @@ pub(super) struct DraftHost {
     pub ports_max: Field<u16>,
     pub zones_max: Field<u8>,
     pub flows_max: Field<u32>,
+    pub conversations_max: Field<u32>,
 }
 
 /// `[meter]`.
@@ -260,8 +263,10 @@ impl From<&Config> for Draft {
                 ports_max: Field::of(host.ports_max),
                 zones_max: Field::of(host.zones_max),
                 flows_max: Field::of(host.flows_max),
+                conversations_max: Field::of(host.conversations_max),
             },
             sinks: config.sinks.iter().map(DraftSink::of).collect(),
+            encryption: config.encryption.iter().map(DraftEncryption::of).collect(),
             uplinks: uplinks.collect(),
             zones: zones.collect(),
             tenants: tenants.collect(),

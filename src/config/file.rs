@@ -11,6 +11,7 @@ use super::draft::{
     Draft, DraftHost, DraftLimits, DraftMeter, DraftPort, DraftRetention, DraftTenant, DraftUplink,
     DraftZone, Field,
 };
+use super::encryption::{self, ENCRYPTION};
 use super::errors::{At, Faults};
 use super::model::{Meter, Shape, ZONE_ID_FIRST};
 use super::reader::{Key, Reader};
@@ -53,8 +54,8 @@ const PORT: Key = header("port", "[[port]]");
 const METER: Key = header("meter", "[meter]");
 const RETENTION: Key = header("retention", "[retention]");
 const BILLING: Key = header("billing", "[billing]");
-const SECTIONS: [Key; 9] = [
-    HOST, METER, RETENTION, BILLING, SINK, UPLINK, ZONE, TENANT, PORT,
+const SECTIONS: [Key; 10] = [
+    HOST, METER, RETENTION, BILLING, SINK, UPLINK, ZONE, TENANT, PORT, ENCRYPTION,
 ];
 
 const HOST_NAME: Key = key("name", "\"host-1\"");
@@ -65,8 +66,17 @@ const SHAPE: Key = key("shape", "\"auto\"");
 const PORTS_MAX: Key = key("ports_max", "1024");
 const ZONES_MAX: Key = key("zones_max", "16");
 const FLOWS_MAX: Key = key("flows_max", "262144");
-const HOST_KEYS: [Key; 8] = [
-    HOST_NAME, PIN_DIR, RUN_DIR, TRUSTED, SHAPE, PORTS_MAX, ZONES_MAX, FLOWS_MAX,
+const CONVERSATIONS_MAX: Key = key("conversations_max", "65536");
+const HOST_KEYS: [Key; 9] = [
+    HOST_NAME,
+    PIN_DIR,
+    RUN_DIR,
+    TRUSTED,
+    SHAPE,
+    PORTS_MAX,
+    ZONES_MAX,
+    FLOWS_MAX,
+    CONVERSATIONS_MAX,
 ];
 
 const LEDGER: Key = key("ledger", "\"/var/lib/octroi/ledger.db\"");
@@ -145,6 +155,7 @@ pub(super) fn read_config(text: &str, faults: &mut Faults<'_>) -> Option<Draft> 
     let (zones, _) = root.sections(ZONE);
     let (tenants, tenants_complete) = root.sections(TENANT);
     let (ports, _) = root.sections(PORT);
+    let (rules, _) = root.sections(ENCRYPTION);
     let host = read_host(&mut root);
     let meter = read_meter(&mut root);
     let retention = read_retention(&mut root);
@@ -157,6 +168,10 @@ pub(super) fn read_config(text: &str, faults: &mut Faults<'_>) -> Option<Draft> 
         sinks: sinks
             .into_iter()
             .map(|table| sink::read(table, faults))
+            .collect(),
+        encryption: rules
+            .into_iter()
+            .map(|table| encryption::read(table, faults))
             .collect(),
         uplinks: uplinks
             .into_iter()
@@ -268,6 +283,7 @@ fn read_host(root: &mut Reader<'_, '_, '_>) -> DraftHost {
         ports_max: host.integer(PORTS_MAX, 1..=65_535),
         zones_max: host.integer(ZONES_MAX, 8..=64),
         flows_max: host.integer(FLOWS_MAX, 16..=4_194_304),
+        conversations_max: host.integer(CONVERSATIONS_MAX, 4..=4_194_304),
     }
 }
 

@@ -17,9 +17,11 @@
 
 mod billing;
 mod draft;
+mod encryption;
 mod errors;
 mod file;
 mod model;
+mod profile;
 mod reader;
 mod sink;
 mod validate;
@@ -35,11 +37,15 @@ use std::io::Read;
 use std::path::Path;
 
 pub use billing::{Billing, ChargeChange, ChargeClass, Zone as BillingZone};
+pub use encryption::{
+    Direction, Encryption, Evidence, Exemption, Fragments, Midstream, Mode, TcpPort,
+};
 pub use errors::{ConfigError, Errors, Place};
 pub use model::{
     BUILT_IN_ZONES, Config, Host, Limits, Meter, Port, Retention, Shape, Tenant, Uplink,
     ZONE_ID_FIRST, Zone,
 };
+pub use profile::Profile;
 pub use sink::Sink;
 pub use values::{Cidr, InterfaceName, Mac, Name, ValueError, Vlan};
 

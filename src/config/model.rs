@@ -9,6 +9,7 @@ use dataplane_common::units::{BitsPerSecond, Bytes, PacketsPerSecond, TenantId};
 use metering::flow::Detail;
 
 use super::billing::{Billing, ChargeChange, ChargeClass};
+use super::encryption::Encryption;
 use super::sink::Sink;
 use super::values::{Cidr, InterfaceName, Mac, Name, Vlan};
 
@@ -39,6 +40,8 @@ pub struct Config {
     pub tenants: Vec<Tenant>,
     /// The tenants' ports, in file order.
     pub ports: Vec<Port>,
+    /// What is asked of the tenants' packets, in file order.
+    pub encryption: Vec<Encryption>,
 }
 
 impl Config {
@@ -74,6 +77,8 @@ pub struct Host {
     pub zones_max: u8,
     /// Flows that are counted one by one at the same time, 16..=4,194,304.
     pub flows_max: u32,
+    /// Conversations of tenants with an encryption policy whose state is kept at once, 4..=4,194,304.
+    pub conversations_max: u32,
 }
 
 impl Host {
@@ -87,6 +92,8 @@ impl Host {
     pub const ZONES_MAX: u8 = 16;
     /// `flows_max` of a file that names none.
     pub const FLOWS_MAX: u32 = 262_144;
+    /// `conversations_max` of a file that names none.
+    pub const CONVERSATIONS_MAX: u32 = 65_536;
 }
 
 /// `[meter]`: how counts become records.

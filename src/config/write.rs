@@ -5,6 +5,7 @@
 
 use std::fmt::{Display, Write as _};
 
+use super::encryption::Encryption;
 use super::model::{Config, Host, Limits, Port, Uplink, Zone};
 
 /// See [`Config::to_toml`].
@@ -57,6 +58,9 @@ pub(super) fn to_toml(config: &Config) -> String {
     for item in &config.ports {
         port(&mut out, item);
     }
+    for item in &config.encryption {
+        encryption(&mut out, item);
+    }
     out.0
 }
 
@@ -105,6 +109,25 @@ fn texts<T: Display>(values: &[T]) -> String {
     }
 }
 
+fn encryption(out: &mut Out, rule: &Encryption) {
+    out.line("\n[[encryption]]");
+    out.key("tenant", text(&rule.tenant));
+    out.key("direction", text(rule.direction.as_str()));
+    out.key("zones", texts(&rule.zones));
+    out.key("mode", text(rule.mode.as_str()));
+    out.key("profile", text(rule.profile.as_str()));
+    out.key("min_evidence", text(rule.min_evidence.as_str()));
+    out.key("midstream", text(rule.midstream.as_str()));
+    out.key("fragments", text(rule.fragments.as_str()));
+    out.key("unverified_bytes", rule.unverified_bytes);
+    out.key("unclassified_bytes", rule.unclassified_bytes);
+    out.key("unclassified_packets", rule.unclassified_packets);
+    out.key("starttls_ports", texts(&rule.starttls_ports));
+    out.key("starttls_bytes", rule.starttls_bytes);
+    out.key("exempt", texts(&rule.exempt));
+    out.key("conversations", rule.conversations);
+}
+
 fn host(out: &mut Out, host: &Host) {
     out.line("[host]");
     out.key("name", text(&host.name));
@@ -115,6 +138,7 @@ fn host(out: &mut Out, host: &Host) {
     out.key("ports_max", host.ports_max);
     out.key("zones_max", host.zones_max);
     out.key("flows_max", host.flows_max);
+    out.key("conversations_max", host.conversations_max);
 }
 
 fn uplink(out: &mut Out, uplink: &Uplink) {

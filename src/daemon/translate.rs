@@ -1,5 +1,7 @@
 //! From the configuration's words to the dataplane's.
 
+mod encryption;
+
 use crate::config::{Config, Limits, Port, Shape};
 use dataplane::{
     object::Plan,
@@ -65,6 +67,7 @@ pub fn policy(config: &Config) -> Policy {
             .iter()
             .map(|name| name.as_str().to_owned())
             .collect(),
+        encryption: encryption::policies(config),
         shape: match config.host.shape {
             Shape::Auto => None,
             Shape::Edt => Some(policy::Shape::Edt),
@@ -81,4 +84,5 @@ pub fn plan(config: &Config) -> Plan {
         u32::from(config.host.zones_max),
     )
     .with_flows(config.host.flows_max)
+    .with_conversations(config.host.conversations_max)
 }

@@ -3,6 +3,7 @@
 use dataplane::pins;
 use dataplane_common::{
     abi::{self, *},
+    encryption::{self, Bucket, CLASSES, Class, Conversation, Policy, Rule, Stream, Why},
     flow::{Flow, FlowCounts, FlowKey, FlowOpened, FlowPlace, FlowRing},
     reason::{DropReason, REASONS_MAX},
     zone,
@@ -69,6 +70,20 @@ pub fn describe() -> String {
         FlowOpened { key, account, first_ns, reserved }
         FlowCounts { delivered, refused, last, tcp_flags, reasons }
         FlowRing { taken, given }
+        Rule {
+            mode, evidence_min, tls_min, accepts, exempt, unverified_bytes, unclassified_bytes,
+            unclassified_packets, prefix_bytes, prefix_ports, suites, groups, exempt_interval_ns,
+        }
+        Policy { tenant, reserved, buckets_first, buckets_mask, rules }
+        Stream {
+            field, header, want, from, record_end, skip, left, header_have, field_have, field_need,
+            phase, flags, reserved, then, reserved_too,
+        }
+        Conversation {
+            key, last_ms, streams, pending, start, credit, credit_ms, checked, refused, suite, group,
+            version, protocol, why, flags, unclassified, reserved,
+        }
+        Bucket { lock, reserved, ways }
     }
     text.push_str("\nconstants\n");
     constants! { text;
@@ -83,6 +98,8 @@ pub fn describe() -> String {
         REASONS_MAX,
         FlowPlace::PLACES_MAX, FlowPlace::new(0x0123_4567_8900_0000, 5).0,
         FlowPlace::owner(&FlowKey { slot: 0x1234, zone: 5, ..FlowKey::default() }),
+        RULES_MAX, CLASSES, encryption::STEPS_MAX, encryption::exempt::COUNT,
+        encryption::hash(&FlowKey { local_port: 443, slot: 7, ..FlowKey::default() }),
         FlowCounts::REASON_FIRST, FlowCounts::UNIT_NS, FlowCounts::at(100, 1, 7),
     }
     indices(&mut text);
@@ -104,6 +121,14 @@ pub fn describe() -> String {
     for reason in DropReason::ALL {
         let _ = writeln!(text, "  {:>3} {}", *reason as u32, reason.name());
     }
+    text.push_str("\nclasses of evidence\n");
+    for class in Class::ALL {
+        let _ = writeln!(text, "  {:>3} {}", class as u32, class.name());
+    }
+    text.push_str("\nwhy the encryption policy refuses\n");
+    for why in Why::ALL {
+        let _ = writeln!(text, "  {:>3} {}", *why as u32, why.name());
+    }
     text
 }
 
@@ -118,6 +143,7 @@ fn indices(text: &mut String) {
     constants! { text;
         epoch.0, epoch.bank(), epoch.policy_set(),
         sizes.port(1, 7), sizes.register(1, 7, 1, 3), sizes.skbs(1, 7, 1),
-        sizes.drops(1, 7, 1, 5), sizes.clock(7, 1, 1),
+        sizes.drops(1, 7, 1, 5), sizes.clock(7, 1, 1), sizes.evidence(1, 7, 1, 3),
+        sizes.exemption(7, 1, 3),
     }
 }

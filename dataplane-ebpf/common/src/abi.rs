@@ -8,7 +8,11 @@
 //! - No bool, enum, usize or Option in a layout, and no hidden padding: `IntoBytes` refuses it.
 //! - Registers only grow. Nothing in the kernel or the daemon sets one back.
 
-use crate::{parse::Network, reason::REASONS_MAX};
+use crate::{
+    encryption::{CLASSES, exempt},
+    parse::Network,
+    reason::REASONS_MAX,
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 mod book;
@@ -16,7 +20,7 @@ mod book;
 pub use book::{Anchor, Slot, slot_state};
 
 /// Version of everything in this file; part of the pin path.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// From the tenant: ingress of its port.
 pub const FROM_TENANT: u32 = 0;
@@ -66,6 +70,9 @@ impl Epoch {
 /// map: with one for a whole block, all of them stay in the cache, and a cut reads 64 at a time.
 pub const BLOCK: u32 = 64;
 
+/// Rules in one set of policy; number 0 looks at nothing.
+pub const RULES_MAX: u32 = 256;
+
 /// Sizes that the loader fixes when the maps are made (constants of the loaded programs).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
@@ -99,6 +106,18 @@ impl Sizes {
     #[inline(always)]
     pub const fn drops(&self, bank: u32, slot: u32, direction: u32, reason: u32) -> u32 {
         ((bank * REASONS_MAX as u32 + reason) * self.slots + slot) * DIRECTIONS + direction
+    }
+
+    /// Number of an entry in blocks of `EVIDENCE`: `class` is `encryption::Class`.
+    #[inline(always)]
+    pub const fn evidence(&self, bank: u32, slot: u32, direction: u32, class: u32) -> u32 {
+        ((bank * CLASSES + class) * self.slots + slot) * DIRECTIONS + direction
+    }
+
+    /// Index into `EXEMPT_DUE`: `which` is `encryption::exempt`.
+    #[inline(always)]
+    pub const fn exemption(&self, slot: u32, direction: u32, which: u32) -> u32 {
+        (slot * DIRECTIONS + direction) * exempt::COUNT + which
     }
 
     /// Index into `CLOCKS`: `unit` is 0 for bytes, 1 for packets.
@@ -276,7 +295,7 @@ pub struct PortPolicy {
     pub shape: [u32; 2],
     /// IFB that what comes from the tenant is queued on under [`shape::HTB`]; 0: none.
     pub ifb_ifindex: u32,
-    /// Encryption policy's number; 0: none.
+    /// Number of its encryption policy in `POLICIES`; 0: none.
     pub encryption: u32,
     /// First two MACs, as [`crate::parse::Packet`] has them; 0: none.
     pub macs: [u64; 2],

@@ -8,11 +8,12 @@
 //! - No panic on any input: an impossible packet is a [`reason::DropReason`].
 //!
 //! The modules stand in the order of a packet's way: [`parse`] → [`antispoof`] → [`zone`] →
-//! [`wire`] → [`limiter`] → [`flow`]; [`abi`] is the memory that the kernel and the daemon both map.
+//! [`wire`] → [`limiter`] → [`encryption`] → [`flow`]; [`abi`] is the memory that the kernel and the daemon both map.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod abi;
 pub mod antispoof;
+pub mod encryption;
 #[cfg(feature = "std")]
 pub mod fault;
 pub mod flow;

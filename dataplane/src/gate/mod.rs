@@ -15,13 +15,14 @@ mod report;
 mod witness;
 
 pub use meter::{Owned, Reading};
-pub use report::{PortState, PortStatus, detach_pinned, read_pinned};
+pub use report::{PortState, PortStatus, detach_pinned, read_conversations, read_pinned};
 pub use witness::{Side, Witness};
 
 use crate::{
     Result,
     attach::{self, Mechanism},
     cut::{self, Barrier, Sealed},
+    encryption::{self, Parts},
     flows::Flows,
     maps::Maps,
     netlink,
@@ -60,6 +61,8 @@ pub struct Gate {
     bases: BTreeMap<u32, (u64, [Both; 2])>,
     /// By tenant: the entry of `FLOW_USE` that its flows are counted in.
     accounts: BTreeMap<u32, u32>,
+    /// By tenant: its encryption policy, and its part of the conversations.
+    parts: Parts,
     /// The flow table; `None`: nobody meters.
     flows: Option<Flows>,
     /// Whether the last sealed windows add up.
@@ -97,6 +100,7 @@ impl Gate {
         attach::load_programs(&mut object, mechanism, Some(&pins))?;
         let maps = Maps::take(&mut object)?;
         let slots = Slots::open(&maps, &plan)?;
+        let parts = Parts::read(&maps, &plan, cut::epoch(&maps)?.policy_set())?;
         Ok(Self {
             object,
             maps,
@@ -111,6 +115,7 @@ impl Gate {
             unsettled: None,
             bases: BTreeMap::new(),
             accounts: BTreeMap::new(),
+            parts,
             flows: None,
             conservation: Conservation::default(),
         })
@@ -164,6 +169,7 @@ impl Gate {
     /// Any; then the revision before stays in force.
     pub fn apply(&mut self, policy: Policy) -> Result<(u32, Vec<Event>)> {
         policy::check_room(&self.plan, &policy)?;
+        encryption::check_room(&self.plan, &policy)?;
         self.allocate_ports(&policy)?;
         let shaped = self.shaper.prepare(&policy, &netlink::interfaces()?);
         let mut events = shape_events(shaped.failed);

@@ -151,6 +151,7 @@ impl Gate {
         times: &Times,
     ) -> Result<()> {
         let set = epoch.policy_set();
+        self.parts.write(&mut self.maps, &self.plan, policy, set)?;
         let slots = &self.slots;
         policy::write_tables(&mut self.maps, policy, set as u8, |port| {
             Self::slot_of(slots, port)
@@ -192,6 +193,7 @@ impl Gate {
             entry.flags |= PortPolicy::FLOWS;
             (entry.flow_quota, entry.flow_account) = (quota, *account);
         }
+        entry.encryption = self.parts.number(port.tenant);
         for direction in 0..DIRECTIONS {
             let clock = |unit| {
                 let index = self.plan.sizes.clock(slot, direction, unit);

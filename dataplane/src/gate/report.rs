@@ -4,6 +4,7 @@ use crate::{
     Error, Result,
     attach::{self, Hook, Mechanism},
     cut,
+    encryption::{self, Talking},
     maps::Maps,
     netlink::Interface,
     object::Plan,
@@ -108,6 +109,16 @@ pub fn read_pinned(pins: &Pins) -> Result<(Epoch, Vec<PortStatus>)> {
     let slots = Slots::open(&maps, &plan)?;
     let epoch = cut::epoch(&maps)?;
     Ok((epoch, ports(&maps, &plan, &slots, epoch, None)?))
+}
+
+/// What is known of the conversations of tenants with an encryption policy, from the pins.
+///
+/// # Errors
+/// [`Error::Map`] when the pins are not there.
+pub fn read_conversations(pins: &Pins) -> Result<Vec<Talking>> {
+    let maps = Maps::open(pins)?;
+    let plan = pinned_plan(pins)?;
+    encryption::conversations(&maps, &plan, cut::epoch(&maps)?.policy_set())
 }
 
 /// Takes a pinned gate out of the kernel without a daemon.

@@ -11,8 +11,9 @@ use metering::flow::Detail;
 use super::Random;
 use crate::config::model::BUILT_IN_ZONES;
 use crate::config::{
-    Billing, ChargeChange, ChargeClass, Cidr, Config, Host, InterfaceName, Limits, Mac, Meter,
-    Name, Port, Retention, Shape, Sink, Tenant, Uplink, ZONE_ID_FIRST, Zone,
+    Billing, ChargeChange, ChargeClass, Cidr, Config, Direction, Encryption, Evidence, Exemption,
+    Fragments, Host, InterfaceName, Limits, Mac, Meter, Midstream, Mode, Name, Port, Profile,
+    Retention, Shape, Sink, TcpPort, Tenant, Uplink, ZONE_ID_FIRST, Zone,
 };
 
 /// One configuration.
@@ -30,6 +31,7 @@ pub(super) fn config(random: &mut Random) -> Config {
         ports_max: random.magnitude(8, 65_535) as u16,
         zones_max: 8 + random.below(57) as u8,
         flows_max: random.magnitude(16, 4_194_304) as u32,
+        conversations_max: random.magnitude(4, 4_194_304) as u32,
     };
     let meter = random.one_in(2).then(|| Meter {
         ledger: PathBuf::from(*random.pick(&["/var/lib/octroi/ledger.db", "/l", "/a 'b/\"ü\""])),
@@ -70,8 +72,16 @@ pub(super) fn config(random: &mut Random) -> Config {
         })
         .collect();
     let tenants = tenants(random);
+    let zones = zones(random, host.zones_max);
+    let encryption = match tenants.is_empty() {
+        true => Vec::new(),
+        false => (0..random.below(4))
+            .map(|_| encryption(random, &tenants, &zones))
+            .collect(),
+    };
     Config {
-        zones: zones(random, host.zones_max),
+        zones,
+        encryption,
         ports: ports(random, &tenants, &mut interfaces),
         host,
         meter,
@@ -293,5 +303,41 @@ fn limits(random: &mut Random) -> Limits {
         ceiling,
         burst,
         packet_rate: packet_rate.map(PacketsPerSecond),
+    }
+}
+
+fn encryption(random: &mut Random, tenants: &[Tenant], zones: &[Zone]) -> Encryption {
+    let mut named = HashSet::new();
+    let exempt = (0..7).filter(|_| random.one_in(2)).collect::<Vec<u32>>();
+    Encryption {
+        tenant: random.pick(tenants).name.clone(),
+        direction: *random.pick(&[Direction::Both, Direction::FromTenant, Direction::ToTenant]),
+        zones: match zones.is_empty() {
+            true => Vec::new(),
+            false => (0..random.below(3))
+                .map(|_| random.pick(zones).name.clone())
+                .filter(|name| named.insert(name.clone()))
+                .collect(),
+        },
+        mode: *random.pick(&[Mode::Off, Mode::Observe, Mode::Enforce]),
+        profile: *random.pick(&Profile::ALL),
+        min_evidence: *random.pick(&[Evidence::E1, Evidence::E2, Evidence::E3]),
+        midstream: *random.pick(&[Midstream::Drop, Midstream::Relock]),
+        fragments: *random.pick(&[Fragments::Drop, Fragments::Allow]),
+        unverified_bytes: random.magnitude(65_536, 1 << 30) as u32,
+        unclassified_bytes: random.below(65_537) as u32,
+        unclassified_packets: random.below(256) as u32,
+        starttls_ports: (0..random.below(9))
+            .map(|_| TcpPort(1 + random.below(65_535) as u16))
+            .collect(),
+        starttls_bytes: random.below(65_537) as u32,
+        exempt: exempt
+            .into_iter()
+            .map(|which| Exemption {
+                which,
+                rate: random.one_in(2).then(|| random.magnitude(1, 1_000_000)),
+            })
+            .collect(),
+        conversations: random.magnitude(4, 4_194_304) as u32,
     }
 }

@@ -14,6 +14,7 @@ use dataplane_common::units::TenantId;
 
 use super::billing::Billing;
 use super::draft::{Draft, DraftHost, DraftPort, DraftTenant, DraftUplink, DraftZone, Field};
+use super::encryption::{self, DraftEncryption};
 use super::errors::{At, Faults};
 use super::model::{
     BUILT_IN_ZONES, Config, Host, Meter, Port, Retention, Tenant, Uplink, ZONE_ID_FIRST, Zone,
@@ -33,6 +34,18 @@ pub(super) fn check(draft: Draft, faults: &mut Faults<'_>) -> Option<Config> {
         ports::check_alone(port, faults);
     }
     ports::check_together(&draft, faults);
+    let tenants: Vec<&Name> = draft
+        .tenants
+        .iter()
+        .filter_map(|tenant| tenant.name.value())
+        .collect();
+    let zones: Vec<&Name> = draft
+        .zones
+        .iter()
+        .filter_map(|zone| zone.name.value())
+        .collect();
+    let known = (tenants.as_slice(), draft.tenants_complete);
+    encryption::check(&draft.encryption, known, &zones, faults);
     build(draft)
 }
 
@@ -286,6 +299,7 @@ fn build(draft: Draft) -> Option<Config> {
         ports_max: host.ports_max.or(Host::PORTS_MAX)?,
         zones_max: host.zones_max.or(Host::ZONES_MAX)?,
         flows_max: host.flows_max.or(Host::FLOWS_MAX)?,
+        conversations_max: host.conversations_max.or(Host::CONVERSATIONS_MAX)?,
     };
     let uplink = |uplink: DraftUplink| {
         Some(Uplink {
@@ -344,6 +358,11 @@ fn build(draft: Draft) -> Option<Config> {
             .ports
             .into_iter()
             .map(ports::build)
+            .collect::<Option<_>>()?,
+        encryption: draft
+            .encryption
+            .into_iter()
+            .map(DraftEncryption::build)
             .collect::<Option<_>>()?,
     })
 }

@@ -108,11 +108,11 @@ c.toml:1:1: unknown key `ports` in the file; did you mean `port`? The keys are h
 c.toml:1:1: unknown key `x` in the file; the keys are host, meter, retention, billing, sink, uplink, zone, tenant, port
 > [host]
 > nam = "h"
-c.toml:2:1: unknown key `nam` in [host]; did you mean `name`? The keys are name, pin_dir, run_dir, trusted_interfaces, shape, ports_max, zones_max, flows_max
+c.toml:2:1: unknown key `nam` in [host]; did you mean `name`? The keys are name, pin_dir, run_dir, trusted_interfaces, shape, ports_max, zones_max, flows_max, conversations_max
 > [host]
 > name = "h"
 > ports-max = 3
-c.toml:3:1: unknown key `ports-max` in [host]; did you mean `ports_max`? The keys are name, pin_dir, run_dir, trusted_interfaces, shape, ports_max, zones_max, flows_max
+c.toml:3:1: unknown key `ports-max` in [host]; did you mean `ports_max`? The keys are name, pin_dir, run_dir, trusted_interfaces, shape, ports_max, zones_max, flows_max, conversations_max
 > [host]
 > name = "h"
 > [[uplink]]
@@ -135,7 +135,7 @@ c.toml:5:1: unknown key `ID` in [[tenant]]; did you mean `id`? The keys are name
 > [host]
 > name = "h"
 > kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk = 1
-c.toml:3:1: unknown key `kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk…` in [host]; the keys are name, pin_dir, run_dir, trusted_interfaces, shape, ports_max, zones_max, flows_max
+c.toml:3:1: unknown key `kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk…` in [host]; the keys are name, pin_dir, run_dir, trusted_interfaces, shape, ports_max, zones_max, flows_max, conversations_max
 "##,
     );
 }

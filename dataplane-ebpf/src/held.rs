@@ -1,0 +1,128 @@
+//! A packet whose port has an encryption policy: held between its limits and its verdict.
+//!
+//! What was found out of it waits in this CPU's [`maps::HELD`]. The rest of the program runs on this CPU, and no other
+//! in between.
+
+use crate::{
+    account::Book,
+    encryption, flow,
+    gate::{Admitted, deliver},
+    limiter, maps, port, verdict,
+};
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
+use dataplane_common::{
+    abi::{Epoch, FROM_TENANT, TO_TENANT},
+    reason::DropReason,
+    wire::Wire,
+};
+
+/// A packet that its limits let through.
+#[repr(C)]
+pub struct Held {
+    epoch: u64,
+    departure_ns: u64,
+    wire: [u64; 3],
+    slot: u32,
+    direction: u32,
+    zone: u32,
+    len: u32,
+}
+
+/// Holds it.
+#[inline(always)]
+pub fn hold(admitted: &Admitted, book: &Book, wire: &Wire, len: u32) -> i32 {
+    let Some(held) = maps::HELD.get_ptr_mut(0) else {
+        return verdict::DROP;
+    };
+    // SAFETY: this CPU's own copy.
+    unsafe {
+        *held = Held {
+            epoch: book.epoch.0,
+            departure_ns: admitted.departure_ns,
+            wire: [wire.packets, wire.l2_bytes, wire.l3_bytes],
+            slot: book.slot,
+            direction: book.direction,
+            zone: admitted.zone,
+            len,
+        };
+    }
+    verdict::HELD
+}
+
+/// Its verdict.
+#[inline(always)]
+pub fn judge(skb: *mut __sk_buff) -> i32 {
+    let Some(held) = maps::HELD.get_ptr(0) else {
+        return verdict::DROP;
+    };
+    // SAFETY: this CPU's own copy.
+    let held = unsafe { &*held };
+    let about = held.direction as u64
+        | (Epoch(held.epoch).policy_set() as u64) << 1
+        | (held.zone as u64) << 8
+        | (held.slot as u64) << 16;
+    let judged = encryption::encryption_judge(skb, about);
+    held_end(skb, judged) as i32
+}
+
+/// Books the packet that is held, and hands it on or drops it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn held_end(skb: *mut __sk_buff, judged: u64) -> u64 {
+    (if judged & encryption::REFUSED != 0 {
+        refuse()
+    } else {
+        end(skb, judged as u32 & 7)
+    }) as u32 as u64
+}
+
+/// What was held, with its port's policy.
+#[inline(always)]
+fn take() -> Option<(Admitted, Book, Wire, u32)> {
+    // SAFETY: this CPU's own copy.
+    let held = unsafe { &*maps::HELD.get_ptr(0)? };
+    let epoch = Epoch(held.epoch);
+    let port = port::policy(epoch, held.slot).ok()?;
+    let admitted = Admitted {
+        port,
+        zone: held.zone,
+        departure_ns: held.departure_ns,
+    };
+    let book = Book {
+        epoch,
+        slot: held.slot,
+        direction: held.direction & 1,
+    };
+    let [packets, l2_bytes, l3_bytes] = held.wire;
+    let wire = Wire {
+        packets,
+        l2_bytes,
+        l3_bytes,
+    };
+    Some((admitted, book, wire, held.len))
+}
+
+#[inline(always)]
+fn end(skb: *mut __sk_buff, class: u32) -> i32 {
+    let Some((admitted, book, wire, len)) = take() else {
+        return verdict::DROP;
+    };
+    let ctx = TcContext::new(skb);
+    book.evidence(class, &wire);
+    if book.direction == FROM_TENANT {
+        deliver::<FROM_TENANT>(&ctx, &admitted, &book, &wire, len)
+    } else {
+        deliver::<TO_TENANT>(&ctx, &admitted, &book, &wire, len)
+    }
+}
+
+#[inline(always)]
+fn refuse() -> i32 {
+    if let Some((admitted, book, wire, len)) = take() {
+        let reason = DropReason::EncryptionPolicy;
+        limiter::give_back(admitted.port, book.slot, book.direction, &wire);
+        flow::refused(admitted.zone, &wire, &book, admitted.port, reason);
+        book.dropped(reason, wire.packets, wire.l2_bytes, len);
+    }
+    verdict::DROP
+}

@@ -1,0 +1,333 @@
+//! The classifier on streams of a real TLS implementation, cut into segments of every size, lost, repeated and
+//! reordered before and behind the gate; and on what must not pass. On the host: the loaded programs run the same code
+//! (`tests/encryption.rs`).
+
+#[path = "encryption/path.rs"]
+mod path;
+mod support;
+
+use anyhow::{Result, ensure};
+use dataplane_common::encryption::{Bytes, Class, Rule, Segment, Why, tcp, tcp_flag};
+use octroi::config::Profile;
+use path::{Faults, Gate, Talk, Versions, credentials, exchange, rule};
+use support::by_level;
+
+#[test]
+fn what_the_rule_allows_is_never_broken() -> Result<()> {
+    let Some(credentials) = credentials("encryption_streams")? else {
+        return Ok(());
+    };
+    let rounds = by_level(60, 400, 20_000);
+    let mut worst = 0_u64;
+    let mut unverified = 0;
+    let mut checked = 0;
+    for seed in 0..rounds {
+        let faults = match seed % 4 {
+            0 => Faults::none(),
+            1 => Faults {
+                lost_before: 20,
+                lost_behind: 0,
+                again: 10,
+                late: 0,
+            },
+            2 => Faults {
+                lost_before: 10,
+                lost_behind: 20,
+                again: 10,
+                late: 10,
+            },
+            _ => Faults {
+                lost_before: 0,
+                lost_behind: 10,
+                again: 0,
+                late: 30,
+            },
+        };
+        let versions = [Versions::Both, Versions::Only12, Versions::Retry][(seed / 4 % 3) as usize];
+        let gate = Gate::new(rule(Profile::Anssi2026));
+        let done = exchange(&credentials, gate, versions, faults, seed)?;
+        worst = worst.max(done.unverified);
+        unverified += done.unverified;
+        checked += done.bytes;
+        if faults == Faults::none() {
+            ensure!(
+                done.refused == 0 && done.unverified == 0,
+                "seed {seed}: {done:?}"
+            );
+        }
+        ensure!(done.records > 0, "seed {seed}: nothing is E3: {done:?}");
+    }
+    println!(
+        "cases: {rounds} conversations, {checked} bytes, {unverified} of them unverified, {worst} at most in one"
+    );
+    Ok(())
+}
+
+/// A conversation whose SYNs were seen; the client is the tenant.
+fn open(rule: Rule) -> Gate {
+    let mut gate = Gate::new(rule);
+    gate.open(1_000, 9_000);
+    gate
+}
+
+#[test]
+fn clear_text_is_refused_at_its_first_byte() {
+    let clear: [&[u8]; 44] = [
+        b"GET / HTTP/1.1\r\n",
+        b"POST /x HTTP/1.0\r\n",
+        b"HTTP/1.1 200 OK\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"220 mail.example ESMTP\r\n",
+        b"EHLO x\r\n",
+        b"+OK POP3 ready\r\n",
+        b"* OK IMAP4 ready\r\n",
+        b"a1 LOGIN u p\r\n",
+        b"USER anonymous\r\n",
+        b"NICK a\r\n",
+        b"CAP LS 302\r\n",
+        b"<?xml version='1.0'?><stream>",
+        b"<stream:stream>",
+        b"{\"jsonrpc\":\"2.0\"}",
+        b"*1\r\n$4\r\nPING\r\n",
+        b"\x00\x00\x00\x08\x04\xd2\x16\x2f",
+        b"\x4a\x00\x00\x00\x0a5.7.1\x00",
+        b"\x03\x00\x00\x13\x0e\xe0\x00\x00",
+        b"RFB 003.008\n",
+        b"\x05\x01\x00",
+        b"\x04\x01\x00\x50",
+        b"CONNECT x:443 HTTP/1.1\r\n",
+        b"OPTIONS rtsp://x RTSP/1.0\r\n",
+        b"INVITE sip:x SIP/2.0\r\n",
+        b"\x00\x85\xffSMBr",
+        b"\xfeSMB",
+        b"MZ\x90\x00",
+        b"\x7fELF",
+        b"PK\x03\x04",
+        b"\x1f\x8b\x08",
+        b"\xff\xd8\xff\xe0",
+        b"%PDF-1.7",
+        b"\x10\x0e\x00\x04MQTT",
+        b"INFO {\"server_id\":\"x\"}\r\n",
+        b"@RSYNCD: 31.0\n",
+        b"NFS",
+        b"\x80\x00\x00\x28\x00\x00\x00\x01",
+        b"git-upload-pack /x\0host=x\0",
+        b"0032git-upload-pack",
+        b"\x00\x01\x00\x00\x00\x06\x01\x03",
+        b"dig\n",
+        b"\x17\x03\x03\x00\x20",
+        b"\x15\x03\x03\x00\x02\x02\x28",
+    ];
+    for first in clear {
+        let mut gate = open(rule(Profile::Anssi2026));
+        let verdict = gate.from_tenant(1_000, first);
+        assert!(
+            verdict.is_err(),
+            "{:?} passes: {verdict:?}",
+            String::from_utf8_lossy(first)
+        );
+        assert!(
+            gate.from_tenant(1_000, first).is_err(),
+            "what comes again passes"
+        );
+    }
+    println!("cases: {} beginnings", clear.len());
+}
+
+#[test]
+fn what_is_wrapped_or_comes_before_its_time_is_refused() {
+    // Application data before any hello, a ChangeCipherSpec first, a hello of the wrong side.
+    for first in [
+        b"\x17\x03\x03\x00\x05hello".as_slice(),
+        b"\x14\x03\x03\x00\x01\x01",
+        b"\x16\x03\x03\x00\x30\x02\x00\x00\x2c\x03\x03",
+        b"\x16\x02\x00\x00\x30\x01\x00\x00\x2c\x03\x03",
+        b"\x16\x03\x01\x00\x00",
+        b"\x16\x03\x01\xff\xff\x01",
+    ] {
+        let mut gate = open(rule(Profile::Anssi2026));
+        assert!(
+            gate.from_tenant(1_000, first).is_err(),
+            "{first:02x?} passes"
+        );
+    }
+    // The client's hello, then data before the server has answered.
+    let mut gate = open(rule(Profile::Anssi2026));
+    let hello = path::client_hello(60);
+    assert_eq!(gate.from_tenant(1_000, &hello), Ok(Class::Opening));
+    let early = gate.from_tenant(1_000 + hello.len() as u32, b"\x17\x03\x03\x00\x05early");
+    assert_eq!(early, Err(Why::Sequence));
+}
+
+#[test]
+fn a_suite_version_or_group_that_is_not_listed_is_refused_at_the_hello() {
+    let cases: [(u16, u16, Option<u16>, Profile, Result<(), Why>); 11] = [
+        (0x0304, 0x1301, Some(0x001D), Profile::Anssi2026, Ok(())),
+        (
+            0x0304,
+            0x1305,
+            Some(0x001D),
+            Profile::Anssi2026,
+            Err(Why::Suite),
+        ),
+        (
+            0x0304,
+            0xC0B4,
+            Some(0x001D),
+            Profile::Anssi2026,
+            Err(Why::Suite),
+        ),
+        (
+            0x0304,
+            0x0000,
+            Some(0x001D),
+            Profile::Anssi2026,
+            Err(Why::Suite),
+        ),
+        (0x0304, 0x1301, Some(0x0019), Profile::Anssi2026, Ok(())),
+        (
+            0x0304,
+            0x1301,
+            Some(0x0100),
+            Profile::Anssi2026,
+            Err(Why::Group),
+        ),
+        (
+            0x0304,
+            0x1301,
+            Some(0x001D),
+            Profile::AnssiPq,
+            Err(Why::Group),
+        ),
+        (0x0304, 0x1301, Some(0x11EC), Profile::AnssiPq, Ok(())),
+        (0x0303, 0xC02F, None, Profile::AnssiPq, Err(Why::Version)),
+        (0x0303, 0x009C, None, Profile::Anssi2026, Err(Why::Suite)),
+        (0x0302, 0xC02F, None, Profile::Anssi2026, Err(Why::Version)),
+    ];
+    for (version, suite, group, profile, wanted) in cases {
+        // Whole, and in segments of every size.
+        let server = path::server_hello(version, suite, group);
+        for size in 1..=server.len() {
+            let mut gate = open(rule(profile));
+            let hello = path::client_hello(60);
+            assert_eq!(gate.from_tenant(1_000, &hello), Ok(Class::Opening));
+            let mut found = Ok(());
+            let mut at = 9_000;
+            for part in server.chunks(size) {
+                if let Err(why) = gate.to_tenant(at, part) {
+                    found = Err(why);
+                    break;
+                }
+                at += part.len() as u32;
+            }
+            assert_eq!(
+                found, wanted,
+                "{version:04x} {suite:04x} {group:04x?} in {size}"
+            );
+        }
+    }
+    println!("cases: {} hellos, in segments of every size", cases.len());
+}
+
+#[test]
+fn nobody_ends_or_restarts_a_conversation_alone() {
+    let mut talk = path::agreed(rule(Profile::Anssi2026));
+    let (mut seq, record) = (talk.next, path::record(23, 100));
+    assert_eq!(talk.gate.from_tenant(seq, &record), Ok(Class::Records));
+    seq += record.len() as u32;
+    // A forged SYN and a forged RST, from outside and from inside.
+    for direction in [0, 1] {
+        for flags in [tcp_flag::SYN, tcp_flag::RST, tcp_flag::SYN | tcp_flag::ACK] {
+            let _ = talk.gate.judge(
+                Segment {
+                    seq: 77,
+                    ack: 5,
+                    len: 0,
+                    direction,
+                    now_ms: 0,
+                    flags,
+                },
+                &[],
+            );
+        }
+    }
+    assert_eq!(talk.gate.from_tenant(seq, &record), Ok(Class::Records));
+    seq += record.len() as u32;
+    let clear = talk.gate.from_tenant(seq, b"GET / HTTP/1.1\r\n");
+    assert_eq!(clear, Err(Why::Clear), "clear text after the handshake");
+    assert!(
+        talk.gate.from_tenant(seq, &record).is_err(),
+        "it stays refused"
+    );
+}
+
+#[test]
+fn a_gap_over_a_header_is_charged_and_closed_by_two_headers() {
+    let mut talk: Talk = path::agreed(rule(Profile::Anssi2026));
+    let body = path::record(23, 1_000);
+    let mut seq = talk.next;
+    // A whole record and the next one's header are lost before the gate.
+    seq += body.len() as u32;
+    let lost = talk.gate.from_tenant(seq + 3, &body[3..]);
+    assert_eq!(lost, Ok(Class::Unverified));
+    seq += body.len() as u32;
+    assert_eq!(
+        talk.gate.from_tenant(seq, &body),
+        Ok(Class::Unverified),
+        "the first header is a guess"
+    );
+    seq += body.len() as u32;
+    let _ = talk.gate.from_tenant(seq, &body);
+    seq += body.len() as u32;
+    assert_eq!(
+        talk.gate.from_tenant(seq, &body),
+        Ok(Class::Records),
+        "two headers that follow each other"
+    );
+    // Random bytes are never taken for a stream again, and end with the budget.
+    let mut talk = path::agreed(rule(Profile::Anssi2026));
+    let (mut seq, mut passed) = (talk.next + 5_000, 0);
+    let mut random = path::Random(7);
+    for _ in 0..2_000 {
+        let noise: Vec<u8> = (0..1_000).map(|_| random.next() as u8).collect();
+        if talk.gate.from_tenant(seq, &noise).is_ok() {
+            passed += noise.len();
+        }
+        seq += 1_000;
+    }
+    let budget = rule(Profile::Anssi2026).unverified_bytes as usize;
+    assert!(passed <= budget, "{passed} bytes of noise pass");
+}
+
+#[test]
+fn no_bytes_panic_or_loop() {
+    let rounds: u64 = by_level(20_000, 200_000, 10_000_000);
+    let mut random = path::Random(0x0c71);
+    for _ in 0..rounds {
+        let mut gate = open(rule(Profile::Anssi2026));
+        for _ in 0..4 {
+            let len = random.next() as usize % 80;
+            let mut bytes: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
+            // Half of them begin as a record does.
+            if random.next() & 1 == 0 && len > 5 {
+                bytes[..5].copy_from_slice(&[22, 3, 3, 0, (random.next() % 80) as u8]);
+            }
+            let segment = Segment {
+                seq: 1_000 + random.next() as u32 % 64,
+                ack: random.next() as u32,
+                len: bytes.len() as u32,
+                direction: random.next() as u32 & 1,
+                now_ms: random.next() as u32,
+                flags: random.next() as u8 & 0x12,
+            };
+            let _ = tcp::judge(
+                &mut gate.talk,
+                &gate.rule,
+                &segment,
+                [1, 443],
+                &Bytes(&bytes),
+            );
+        }
+    }
+    println!("cases: {rounds} conversations of random bytes");
+}

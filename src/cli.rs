@@ -5,7 +5,8 @@ use crate::{
     config::{self, Config},
     correct,
     daemon::{self, control},
-    demo, doctor, explain, flows, proof, records, sinks, statement, status, usage,
+    demo, doctor, explain, flows, metrics, proof, reconcile, records, sinks, statement, status,
+    usage,
 };
 use clap::{Args, Parser, Subcommand};
 use std::{
@@ -60,6 +61,11 @@ enum Command {
         #[command(flatten)]
         at: At,
     },
+    /// What Prometheus watches, in its text format. For alarms, not for bills: its numbers are floats.
+    Metrics {
+        #[command(flatten)]
+        at: At,
+    },
     /// Remove everything that octroi put into the kernel.
     Detach {
         #[command(flatten)]
@@ -81,9 +87,11 @@ enum Command {
     /// Adds a correction to the ledger: signed, with a reason, and nothing is changed.
     Correct(correct::Options),
     /// Where records go, and how far each sink is.
-    Sinks(sinks::SinksOptions),
+    Sinks(sinks::Options),
     /// Compare the totals at a sink with the ledger.
-    Reconcile(sinks::ReconcileOptions),
+    Reconcile(reconcile::ReconcileOptions),
+    /// Send a sink once more what it acknowledged and lost; it drops what it has.
+    Replay(reconcile::ReplayOptions),
     /// The file that the records are in.
     Ledger {
         #[command(subcommand)]
@@ -183,6 +191,7 @@ pub fn run() -> ExitCode {
         Command::Status { json, at } => {
             status::show(&at.run_dir, &at.pin_dir, json).map_err(Failure::from)
         }
+        Command::Metrics { at } => metrics::show(&at.run_dir, &at.pin_dir).map_err(Failure::from),
         Command::Detach { at, all_versions } => {
             daemon::detach(&at.run_dir, &at.pin_dir, all_versions).map_err(Failure::from)
         }
@@ -192,8 +201,9 @@ pub fn run() -> ExitCode {
         Command::Explain(options) => explain::show(&options).map_err(Failure::from),
         Command::Statement(options) => statement::run(&options).map_err(Failure::from),
         Command::Correct(options) => correct::run(&options).map_err(Failure::from),
-        Command::Sinks(options) => sinks::sinks(&options).map_err(Failure::from),
-        Command::Reconcile(options) => sinks::reconcile(&options).map_err(Failure::from),
+        Command::Sinks(options) => sinks::show(&options).map_err(Failure::from),
+        Command::Reconcile(options) => reconcile::reconcile(&options).map_err(Failure::from),
+        Command::Replay(options) => reconcile::replay(&options).map_err(Failure::from),
         Command::Ledger { action } => records::ledger(&action).map_err(Failure::from),
         Command::Verify(options) => proof::verify(&options).map_err(Failure::from),
         Command::Audit(options) => proof::audit(&options).map_err(Failure::from),
@@ -255,6 +265,7 @@ fn check(file: &Path) -> Result<(), Failure> {
         config.zones.len() + config::BUILT_IN_ZONES.len(),
         config.uplinks.len()
     );
+    sinks::tell(&config);
     status::print_memory(&config);
     Ok(())
 }

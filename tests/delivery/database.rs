@@ -207,6 +207,69 @@ impl Drop for Lossy {
     }
 }
 
+/// A socket before the database's that stops in the middle of an answer, and keeps the connection.
+pub struct Stall {
+    pub directory: PathBuf,
+    released: Arc<AtomicU64>,
+}
+
+impl Stall {
+    /// Answers so many bytes of each connection, and then nothing.
+    pub fn new(database: &Database, answers_bytes: u64) -> Result<Self> {
+        const SOCKET: &str = ".s.PGSQL.5432";
+        let directory = database.directory.with_extension("stall");
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir(&directory)?;
+        let listener = UnixListener::bind(directory.join(SOCKET))?;
+        let behind = database.directory.join(SOCKET);
+        let released = Arc::new(AtomicU64::new(0));
+        let is_released = released.clone();
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let left = match is_released.load(Relaxed) {
+                    0 => answers_bytes,
+                    _ => u64::MAX,
+                };
+                let Ok(server) = UnixStream::connect(&behind) else {
+                    continue;
+                };
+                if let (Ok(from), Ok(to)) = (client.try_clone(), server.try_clone()) {
+                    let (left, count) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
+                    thread::spawn(move || carry(from, to, &left, &count));
+                }
+                thread::spawn(move || hold(server, client, left));
+            }
+        });
+        Ok(Self {
+            directory,
+            released,
+        })
+    }
+
+    /// From the next connection on everything is answered.
+    pub fn release(&self) {
+        self.released.store(1, Relaxed);
+    }
+}
+
+impl Drop for Stall {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Carries so many bytes, and then none, while both ends stay open.
+fn hold(mut from: UnixStream, mut to: UnixStream, mut left: u64) {
+    let mut buffer = [0; 4_096];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        let length = (length as u64).min(left);
+        left -= length;
+        if to.write_all(&buffer[..length as usize]).is_err() {
+            break;
+        }
+    }
+}
+
 fn carry(mut from: UnixStream, mut to: UnixStream, left: &AtomicU64, broken: &AtomicU64) {
     let mut buffer = [0; 4_096];
     while let Ok(length @ 1..) = from.read(&mut buffer) {

@@ -6,6 +6,8 @@ mod batches;
 #[path = "meter/bill.rs"]
 #[allow(dead_code, reason = "written for tests/meter.rs")]
 mod bill;
+#[path = "support/certificate.rs"]
+mod certificate;
 #[path = "delivery/database.rs"]
 mod database;
 #[path = "meter/site.rs"]
@@ -254,7 +256,7 @@ fn a_ledger_that_is_deleted_put_back_or_copied_bills_nothing_twice() -> Result<(
     // Reconciliation says when the biller's totals are not the ledger's.
     database.ask(
         "UPDATE octroi.record SET l2_bytes = l2_bytes + 1 WHERE (ledger_id, seq) IN \
-         (SELECT ledger_id, seq FROM octroi.record WHERE kind = 1 AND l2_bytes > 0 AND ledger_id = \
+         (SELECT ledger_id, seq FROM octroi.record WHERE kind = 1 AND l2_bytes > 0 AND seq > 30 AND ledger_id = \
          (SELECT ledger_id FROM octroi.ledger ORDER BY moved DESC LIMIT 1) LIMIT 1)",
     )?;
     let wrong = reconcile(&config)?;
@@ -331,6 +333,45 @@ fn a_database_that_hangs_is_noticed() -> Result<()> {
         cases += 1;
     }
     println!("CASES: ways of a database to hang: {cases}");
+    Ok(())
+}
+
+/// Records go over TLS to whom the certificates of `ca_file` speak for, and to nobody else.
+#[test]
+fn a_database_behind_tls_is_reached_and_one_that_is_not_trusted_gets_nothing() -> Result<()> {
+    const TEST: &str = "a_database_behind_tls_is_reached_and_one_that_is_not_trusted_gets_nothing";
+    if !ready(TEST) {
+        return Ok(());
+    }
+    let mut database = Database::new("tls")?;
+    let (Some(own), Some(other)) = (
+        certificate::make(&database.directory, "own")?,
+        certificate::make(&database.directory, "other")?,
+    ) else {
+        println!("SKIPPED: {TEST}: there is no openssl");
+        return Ok(());
+    };
+    let batch = batches::correction([1; 16], 5);
+    let port = database.listen(None)?;
+    let over = |port: u16, name: &str, ca_file: &Path| {
+        Postgres::new(Target {
+            url: format!("host={name} port={port} user=octroi dbname=postgres"),
+            password_file: None,
+            ca_file: Some(ca_file.to_owned()),
+        })
+    };
+    let plain = over(port, "localhost", &own.0).deliver(&batch);
+    ensure!(plain.is_err(), "a server without TLS got records");
+    let port = database.listen(Some(&own))?;
+    for (name, ca_file) in [("localhost", &other.0), ("127.0.0.1", &own.0)] {
+        let refused = over(port, name, ca_file).deliver(&batch);
+        ensure!(refused.is_err(), "{name}: records went to somebody else");
+    }
+    let known = database.ask("SELECT to_regclass('octroi.record') IS NULL")?;
+    ensure!(known == "t", "somebody wrote");
+    ensure!(over(port, "localhost", &own.0).deliver(&batch)? == batch.to);
+    let there = database.ask("SELECT count(*) FROM octroi.record")?;
+    ensure!(there == "1", "{there}");
     Ok(())
 }
 

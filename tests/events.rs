@@ -4,6 +4,8 @@
 #[path = "meter/bill.rs"]
 #[allow(dead_code, reason = "written for tests/meter.rs")]
 mod bill;
+#[path = "support/certificate.rs"]
+mod certificate;
 #[path = "events/fake.rs"]
 mod fake;
 #[path = "meter/site.rs"]
@@ -292,11 +294,11 @@ fn a_server_that_is_not_trusted_gets_nothing() -> Result<()> {
     let dir = Dir::new("events-tls")?;
     let service = service(None)?;
     // TLS asked of a server that speaks none, with a certificate of somebody.
-    let Some((ca, _)) = tls::certificate(&dir.0, "ca")? else {
+    let Some((ca, _)) = certificate::make(&dir.0, "ca")? else {
         println!("SKIPPED: a_server_that_is_not_trusted_gets_nothing: there is no openssl");
         return Ok(());
     };
-    let (other, key) = tls::certificate(&dir.0, "other")?.context("openssl")?;
+    let (other, key) = certificate::make(&dir.0, "other")?.context("openssl")?;
     let secure = tls::service(&service, &other, &key)?;
     for (url, ca_file, works) in [
         (service.url.replace("http:", "https:"), &ca, false),

@@ -205,6 +205,7 @@ fn closed_files_have_each_byte_once_through_kill_9_and_changes_are_found() -> Re
     }
     let mut metered = Metered::new("100ms", None)?;
     let directory = deliver_to(&metered)?;
+    before_the_first_window(&metered)?;
     metered.start()?;
     let traffic = Traffic::start(&metered.site)?;
     let kills = by_level(4, 25, 150);
@@ -240,14 +241,11 @@ fn closed_files_have_each_byte_once_through_kill_9_and_changes_are_found() -> Re
     let mut changes = 0;
     for ending in ["jsonl", "csv", "manifest.json"] {
         let ledger = directory.join(status_id(&metered)?);
-        let path = ledger.join(format!("{:020}.{ending}", 0));
+        let path = first(&ledger, ending)?;
         let whole = fs::read(&path)?;
         let mut changed = whole.clone();
-        let digit = changed
-            .iter()
-            .rposition(u8::is_ascii_digit)
-            .context("a digit")?;
-        changed[digit] = if changed[digit] == b'7' { b'8' } else { b'7' };
+        let middle = changed.len() / 2;
+        changed[middle] ^= 1;
         fs::write(&path, &changed)?;
         let wrong = reconcile(&metered)?;
         ensure!(
@@ -277,6 +275,36 @@ fn closed_files_have_each_byte_once_through_kill_9_and_changes_are_found() -> Re
     println!("CASES: closed files with a manifest: {}", found.manifests);
     println!("CASES: kills of the daemon while it closed files: {kills}");
     println!("CASES: changed files found by reconcile: {changes}");
+    Ok(())
+}
+
+/// The first closed file of a kind.
+fn first(ledger: &Path, ending: &str) -> Result<PathBuf> {
+    let entries = fs::read_dir(ledger)?.map(|entry| Ok(entry?.path()));
+    let mut names: Vec<PathBuf> = entries.collect::<Result<_>>()?;
+    names.retain(|path| path.to_string_lossy().ends_with(ending));
+    names.sort();
+    names.into_iter().next().context("no file")
+}
+
+/// `octroi check` says where records go, and `octroi reconcile` that there are none yet.
+fn before_the_first_window(metered: &Metered) -> Result<()> {
+    let check = Command::new(octroi())
+        .arg("check")
+        .arg(metered.site.config_path())
+        .output()?;
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    ensure!(
+        said.contains("sink export: closed files of JSON lines and CSV in /")
+            && said.contains("records are kept in /"),
+        "{said}"
+    );
+    let none = reconcile(metered)?;
+    ensure!(
+        !none.0 && none.1.contains("there is no ledger here") && !none.1.contains("move"),
+        "{}",
+        none.1
+    );
     Ok(())
 }
 

@@ -19,6 +19,8 @@ use std::{
 use support::{alone, can_run, octroi, tenant};
 
 const RULES: &str = "docs/alerts/octroi.rules.yml";
+/// What makes each of them fire, and a host that is well.
+const TESTS: &str = "docs/alerts/octroi.tests.yml";
 const RUNBOOK: &str = "docs/RUNBOOK.md";
 
 fn at(path: &str) -> PathBuf {
@@ -253,16 +255,22 @@ fn each_alert_has_its_section_and_names_metrics_that_there_are() -> Result<()> {
             ensure!(known.contains(name), "{alert}: there is no metric {name}");
         }
     }
+    let fired = fs::read_to_string(at(TESTS))?;
+    for name in &names {
+        let expected = format!("alertname=\"{name}\"");
+        ensure!(fired.contains(&expected), "{TESTS} does not fire {name}");
+    }
     if promtool() {
-        let output = Command::new("promtool")
-            .args(["check", "rules"])
-            .arg(at(RULES))
-            .output()?;
-        ensure!(output.status.success(), "{output:?}");
+        for arguments in [["check", "rules", RULES], ["test", "rules", TESTS]] {
+            let output = Command::new("promtool")
+                .args(arguments)
+                .current_dir(at(""))
+                .output()?;
+            ensure!(output.status.success(), "{output:?}");
+        }
+        println!("CASES: alerts that promtool saw fire: {}", names.len());
     } else {
-        println!(
-            "SKIPPED: promtool check rules: there is no promtool; `apt-get install prometheus`"
-        );
+        println!("SKIPPED: promtool: it is not here; `apt-get install prometheus`");
     }
     println!(
         "CASES: alerts with a section of the runbook: {}",

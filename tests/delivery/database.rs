@@ -24,6 +24,7 @@ pub struct Database {
     pub directory: PathBuf,
     programs: PathBuf,
     uid: u32,
+    port: u16,
     server: Option<Child>,
 }
 
@@ -48,6 +49,7 @@ impl Database {
             programs: Self::programs().context("no PostgreSQL")?,
             directory,
             uid,
+            port: 5_432,
             server: None,
         };
         let made = database
@@ -73,6 +75,34 @@ impl Database {
 
     /// Starts the server and waits until it answers.
     pub fn start(&mut self) -> Result<()> {
+        self.start_with(&["-c", "listen_addresses="])
+    }
+
+    /// Starts it anew on a port of 127.0.0.1, with a certificate and its key or without; returns the port.
+    pub fn listen(&mut self, tls: Option<&(PathBuf, PathBuf)>) -> Result<u16> {
+        if self.server.is_some() {
+            self.kill()?;
+        }
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?
+            .local_addr()?
+            .port();
+        self.port = port;
+        let mut options = format!("-c listen_addresses=127.0.0.1 -p {port}");
+        if let Some((certificate, key)) = tls {
+            for path in [certificate, key] {
+                chown(path, Some(self.uid), None)?;
+            }
+            options += &format!(
+                " -c ssl=on -c ssl_cert_file={} -c ssl_key_file={}",
+                certificate.display(),
+                key.display()
+            );
+        }
+        self.start_with(&options.split(' ').collect::<Vec<_>>())?;
+        Ok(port)
+    }
+
+    fn start_with(&mut self, options: &[&str]) -> Result<()> {
         let log = fs::File::create(self.directory.join("log"))?;
         let server = self
             .program("postgres")
@@ -80,7 +110,7 @@ impl Database {
             .arg(self.data())
             .arg("-k")
             .arg(&self.directory)
-            .args(["-c", "listen_addresses="])
+            .args(options)
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()?;
@@ -113,6 +143,7 @@ impl Database {
             .program("psql")
             .arg("-h")
             .arg(&self.directory)
+            .args(["-p", &self.port.to_string()])
             .args([
                 "-U",
                 "octroi",

@@ -1,50 +1,8 @@
 //! Certificates, and a service behind TLS.
 
 use crate::fake::{self, Service};
-use anyhow::{Result, ensure};
-use std::{
-    net::TcpListener,
-    path::{Path, PathBuf},
-    process::Command,
-};
-
-/// A certificate for `localhost` that is its own authority, and its key.
-pub fn certificate(dir: &Path, name: &str) -> Result<Option<(PathBuf, PathBuf)>> {
-    let (certificate, key) = (
-        dir.join(format!("{name}.pem")),
-        dir.join(format!("{name}.key")),
-    );
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-        ])
-        .args([
-            "-subj",
-            "/CN=localhost",
-            "-addext",
-            "subjectAltName=DNS:localhost",
-            "-days",
-            "3650",
-        ])
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output();
-    match made {
-        Err(_) => Ok(None),
-        Ok(made) => {
-            ensure!(made.status.success(), "{made:?}");
-            Ok(Some((certificate, key)))
-        }
-    }
-}
+use anyhow::Result;
+use std::{net::TcpListener, path::Path};
 
 /// The same service behind TLS; its address.
 pub fn service(service: &Service, certificate: &Path, key: &Path) -> Result<String> {

@@ -16,7 +16,7 @@ mod read;
 pub use manifest::{File, Manifest};
 
 use super::{
-    Batch, Mark, Sink, SinkError, Totals,
+    Batch, Item, Mark, Sink, SinkError, Totals,
     text::{Fields, is_billed},
     windows::{self, Windows},
 };
@@ -125,8 +125,8 @@ impl Files {
     }
 }
 
-/// What a batch is as files: name, bytes.
-fn contents(batch: &Batch) -> Result<[(String, Vec<u8>); 2], SinkError> {
+/// What a batch is as files: name, bytes. On a host where nothing happens most batches are none: a manifest says so.
+fn contents(batch: &Batch) -> Result<Vec<(String, Vec<u8>)>, SinkError> {
     let mut lines = Vec::new();
     for item in &batch.items {
         let line = Line {
@@ -137,12 +137,17 @@ fn contents(batch: &Batch) -> Result<[(String, Vec<u8>); 2], SinkError> {
             .map_err(|error| SinkError::Refused(format!("record {}: {error}", item.seq)))?;
         lines.push(b'\n');
     }
-    let table = csv::table(batch.items.iter().filter(|item| is_billed(item)));
     let first = batch.from.next;
-    Ok([
-        (format!("{first:020}.jsonl"), lines),
-        (format!("{first:020}.csv"), table.into_bytes()),
-    ])
+    let mut files = Vec::new();
+    if !batch.items.is_empty() {
+        files.push((format!("{first:020}.jsonl"), lines));
+    }
+    let billed: Vec<&Item> = batch.items.iter().filter(|item| is_billed(item)).collect();
+    if !billed.is_empty() {
+        let table = csv::table(&billed).into_bytes();
+        files.push((format!("{first:020}.csv"), table));
+    }
+    Ok(files)
 }
 
 impl Files {

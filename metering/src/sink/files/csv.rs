@@ -34,7 +34,7 @@ const COLUMNS: [&str; 20] = [
 ];
 
 /// A line of names, and one for each item, of which each bills something.
-pub(super) fn table<'a>(items: impl Iterator<Item = &'a Item>) -> String {
+pub(super) fn table(items: &[&Item]) -> String {
     let mut text = COLUMNS.join(",");
     text.push_str("\r\n");
     for item in items {

@@ -63,6 +63,25 @@ fn what_is_there_is_what_was_delivered_and_another_writer_goes_on_from_it() {
 }
 
 #[test]
+fn where_nothing_happens_a_manifest_says_so_and_no_file_is_made() {
+    let (directory, story) = (Dir::new(), Story::new(1, 12));
+    let mut sink = files(&directory);
+    deliver(&mut sink, &story, 2, 2);
+    // The third record is a total, which is nobody's.
+    deliver(&mut sink, &story, 3, 1);
+    deliver(&mut sink, &story, 12, 9);
+    assert_eq!(sums(&mut sink, &story).ok(), Some(story.totals(12)));
+    let names = Dir::names(&of(&directory, &story));
+    let third = names
+        .iter()
+        .filter(|name| name.starts_with("00000000000000000002"));
+    assert_eq!(
+        third.collect::<Vec<_>>(),
+        ["00000000000000000002.manifest.json"]
+    );
+}
+
+#[test]
 fn the_csv_has_the_bill_with_the_names_of_focus_and_no_formula() {
     let (directory, story) = (Dir::new(), Story::new(1, 12));
     deliver(&mut files(&directory), &story, 12, 12);

@@ -101,7 +101,7 @@ c.toml:21:13: `export` is not absolute; start it with `/`
 > [[sink]]
 > name = "f"
 > kind = "cloudevents"
-> url = "http://127.0.0.1:8888/events"
+> url = "http://localhost:8888/events"
 > ca_file = "/ca.pem"
 > password_file = "/p"
 > [[sink]]
@@ -113,7 +113,7 @@ c.toml:5:1: sink `a` has no `url`; write url = "https://billing.example/api/v1/e
 c.toml:11:7: `url`: its host is another machine; write https and `ca_file`, so that records are not sent in clear
 c.toml:15:7: `url`: it is https; write `ca_file`, the certificates to trust, such as /etc/ssl/certs/ca-certificates.crt
 c.toml:19:7: `url`: it has a name or a password; write a token into a file, and the file's name as `token_file`
-c.toml:24:7: `url`: it is no address of a service (it begins neither with https nor with http); write "https://billing.example/api/v1/events"
+c.toml:24:7: `url`: it is no address of a service (invalid format); write "https://billing.example/api/v1/events"
 c.toml:28:7: `url`: it is http, and `ca_file` is for https; write https
 c.toml:30:17: a sink of the kind cloudevents has no `password_file`; take it out
 "##,

@@ -29,6 +29,7 @@ use std::{
     fs, io,
     io::Write as _,
     ops::Range,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -67,9 +68,20 @@ fn sync_directory(path: &Path) -> Result<(), SinkError> {
     directory.sync_all().map_err(failed(path))
 }
 
+/// A file that its owner writes and its group reads, and nobody else: it says who carried how much.
+fn ours() -> fs::OpenOptions {
+    let mut options = fs::OpenOptions::new();
+    options.create(true).mode(0o640);
+    options
+}
+
 /// Writes a file and makes its contents durable; its name is a temporary one.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), SinkError> {
-    let mut file = fs::File::create(path).map_err(failed(path))?;
+    let mut file = ours()
+        .write(true)
+        .truncate(true)
+        .open(path)
+        .map_err(failed(path))?;
     file.write_all(bytes).map_err(failed(path))?;
     file.sync_all().map_err(failed(path))
 }
@@ -158,7 +170,8 @@ impl Files {
         }
         let directory = self.of(id);
         if !directory.is_dir() {
-            fs::create_dir(&directory).map_err(failed(&directory))?;
+            let made = fs::DirBuilder::new().mode(0o750).create(&directory);
+            made.map_err(failed(&directory))?;
             sync_directory(&self.target.directory)?;
         }
         let path = directory.join("lock");
@@ -261,11 +274,7 @@ impl Sink for Files {
         if fs::read_to_string(&path).is_ok_and(|told| told.contains(&line)) {
             return Ok(());
         }
-        let mut file = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(failed(&path))?;
+        let mut file = ours().append(true).open(&path).map_err(failed(&path))?;
         file.write_all(line.as_bytes()).map_err(failed(&path))?;
         file.sync_all().map_err(failed(&path))
     }

@@ -12,6 +12,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -135,7 +136,9 @@ impl Cursor {
         let text = serde_json::to_vec_pretty(self)
             .map_err(|error| SinkError::Refused(format!("{}: {error}", path.display())))?;
         let write = || -> io::Result<()> {
-            let mut file = fs::File::create(&temporary)?;
+            let mut options = fs::OpenOptions::new();
+            options.create(true).write(true).truncate(true).mode(0o600);
+            let mut file = options.open(&temporary)?;
             file.write_all(&text)?;
             file.sync_all()?;
             fs::rename(&temporary, path)?;

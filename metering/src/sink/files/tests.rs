@@ -63,6 +63,23 @@ fn what_is_there_is_what_was_delivered_and_another_writer_goes_on_from_it() {
 }
 
 #[test]
+fn nobody_but_the_owner_and_the_group_reads_them() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (directory, story) = (Dir::new(), Story::new(1, 12));
+    deliver(&mut files(&directory), &story, 12, 6);
+    let at = of(&directory, &story);
+    let mode = |path: &Path| {
+        let found = fs::metadata(path).expect("it is there");
+        found.permissions().mode() & 0o777
+    };
+    // What the umask of whoever runs this takes away is not asked for.
+    assert_eq!(mode(&at) & 0o027, 0);
+    for name in Dir::names(&at).iter().filter(|name| *name != "lock") {
+        assert_eq!(mode(&at.join(name)) & 0o137, 0, "{name}");
+    }
+}
+
+#[test]
 fn where_nothing_happens_a_manifest_says_so_and_no_file_is_made() {
     let (directory, story) = (Dir::new(), Story::new(1, 12));
     let mut sink = files(&directory);

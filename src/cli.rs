@@ -5,7 +5,8 @@ use crate::{
     config::{self, Config},
     correct,
     daemon::{self, control},
-    demo, doctor, encryption, explain, flows, privacy, proof, records, sinks, statement, status,
+    demo, doctor, encryption, explain, flows, metrics, privacy, proof, reconcile, records, sinks,
+    statement, status, usage,
     usage,
 };
 use clap::{Args, Parser, Subcommand};
@@ -61,6 +62,11 @@ enum Command {
         #[command(flatten)]
         at: At,
     },
+    /// What Prometheus watches, in its text format. For alarms, not for bills: its numbers are floats.
+    Metrics {
+        #[command(flatten)]
+        at: At,
+    },
     /// Remove everything that octroi put into the kernel.
     Detach {
         #[command(flatten)]
@@ -89,9 +95,11 @@ enum Command {
         action: privacy::Action,
     },
     /// Where records go, and how far each sink is.
-    Sinks(sinks::SinksOptions),
+    Sinks(sinks::Options),
     /// Compare the totals at a sink with the ledger.
-    Reconcile(sinks::ReconcileOptions),
+    Reconcile(reconcile::ReconcileOptions),
+    /// Send a sink once more what it acknowledged and lost; it drops what it has.
+    Replay(reconcile::ReplayOptions),
     /// The file that the records are in.
     Ledger {
         #[command(subcommand)]
@@ -191,6 +199,7 @@ pub fn run() -> ExitCode {
         Command::Status { json, at } => {
             status::show(&at.run_dir, &at.pin_dir, json).map_err(Failure::from)
         }
+        Command::Metrics { at } => metrics::show(&at.run_dir, &at.pin_dir).map_err(Failure::from),
         Command::Detach { at, all_versions } => {
             daemon::detach(&at.run_dir, &at.pin_dir, all_versions).map_err(Failure::from)
         }
@@ -202,8 +211,9 @@ pub fn run() -> ExitCode {
         Command::Statement(options) => statement::run(&options).map_err(Failure::from),
         Command::Correct(options) => correct::run(&options).map_err(Failure::from),
         Command::Privacy { action } => privacy::run(&action).map_err(Failure::from),
-        Command::Sinks(options) => sinks::sinks(&options).map_err(Failure::from),
-        Command::Reconcile(options) => sinks::reconcile(&options).map_err(Failure::from),
+        Command::Sinks(options) => sinks::show(&options).map_err(Failure::from),
+        Command::Reconcile(options) => reconcile::reconcile(&options).map_err(Failure::from),
+        Command::Replay(options) => reconcile::replay(&options).map_err(Failure::from),
         Command::Ledger { action } => records::ledger(&action).map_err(Failure::from),
         Command::Verify(options) => proof::verify(&options).map_err(Failure::from),
         Command::Audit(options) => proof::audit(&options).map_err(Failure::from),
@@ -266,6 +276,7 @@ fn check(file: &Path) -> Result<(), Failure> {
         config.uplinks.len()
     );
     encryption::explain(&config);
+    sinks::tell(&config);
     status::print_memory(&config);
     Ok(())
 }

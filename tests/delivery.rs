@@ -1,9 +1,13 @@
 //! What a biller's database has is what the tenants' interfaces sent: whatever is lost, killed, deleted, put back or
 //! copied on the way. Real packets, a real daemon, a real PostgreSQL; the totals are reckoned by the database.
 
+#[path = "delivery/batches.rs"]
+mod batches;
 #[path = "meter/bill.rs"]
 #[allow(dead_code, reason = "written for tests/meter.rs")]
 mod bill;
+#[path = "support/certificate.rs"]
+mod certificate;
 #[path = "delivery/database.rs"]
 mod database;
 #[path = "meter/site.rs"]
@@ -12,9 +16,9 @@ mod site;
 mod support;
 
 use anyhow::{Context as _, Result, ensure};
-use database::{Database, Lossy, url};
+use database::{Database, Lossy, Stall, url};
 use metering::sink::{
-    Courier,
+    Courier, Mark, Sink as _, SinkError,
     postgres::{Postgres, Target},
 };
 use octroi::daemon::SinkStatus;
@@ -235,12 +239,24 @@ fn a_ledger_that_is_deleted_put_back_or_copied_bills_nothing_twice() -> Result<(
     let reconciled = reconcile(&config)?;
     ensure!(reconciled.0, "{}", reconciled.1);
     metered.site.stop();
+    // What retention took away here and the biller has is no difference.
+    let pruned = "UPDATE record SET canonical = NULL WHERE seq BETWEEN 5 AND 30";
+    rusqlite::Connection::open(&metered.ledger)?.execute(pruned, [])?;
+    let reconciled = reconcile(&config)?;
+    ensure!(
+        reconciled.0
+            && reconciled
+                .1
+                .contains("26 records are pruned or erased here"),
+        "{}",
+        reconciled.1
+    );
 
     forks(&metered, &database)?;
     // Reconciliation says when the biller's totals are not the ledger's.
     database.ask(
         "UPDATE octroi.record SET l2_bytes = l2_bytes + 1 WHERE (ledger_id, seq) IN \
-         (SELECT ledger_id, seq FROM octroi.record WHERE kind = 1 AND l2_bytes > 0 AND ledger_id = \
+         (SELECT ledger_id, seq FROM octroi.record WHERE kind = 1 AND l2_bytes > 0 AND seq > 30 AND ledger_id = \
          (SELECT ledger_id FROM octroi.ledger ORDER BY moved DESC LIMIT 1) LIMIT 1)",
     )?;
     let wrong = reconcile(&config)?;
@@ -277,13 +293,118 @@ fn copy_of(metered: &Metered, copy: &Path, changes: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn courier(database: &Database, ledger: &Path, host: &str) -> Courier<Postgres> {
-    let target = Target {
-        url: database.url(),
+fn target(url: String) -> Target {
+    Target {
+        url,
         password_file: None,
         ca_file: None,
+    }
+}
+
+fn courier(database: &Database, ledger: &Path, host: &str) -> Courier<Postgres> {
+    let sink = Postgres::new(target(database.url()));
+    Courier::new(sink, ledger, host, 1)
+}
+
+/// Nobody is behind a socket that takes connections: at once, and in the middle of an answer. Both are noticed, and what was
+/// asked is asked again.
+#[test]
+fn a_database_that_hangs_is_noticed() -> Result<()> {
+    if !ready("a_database_that_hangs_is_noticed") {
+        return Ok(());
+    }
+    let database = Database::new("hangs")?;
+    let mut cases = 0;
+    for answers_bytes in [0, 1, 9, 300, 500] {
+        let stall = Stall::new(&database, answers_bytes)?;
+        let patience = Duration::from_millis(300);
+        let mut sink = Postgres::with_patience(target(url(&stall.directory)), patience);
+        let begun = Instant::now();
+        let error = sink.mark(&[1; 16], "h").expect_err("it does not answer");
+        ensure!(
+            begun.elapsed() < Duration::from_secs(3),
+            "{:?}",
+            begun.elapsed()
+        );
+        let unavailable = matches!(&error, SinkError::Unavailable(why) if why.contains("did not answer within 300 ms"));
+        ensure!(unavailable, "{answers_bytes}: {error}");
+        stall.release();
+        ensure!(sink.mark(&[1; 16], "h")? == Mark::NONE);
+        cases += 1;
+    }
+    println!("CASES: ways of a database to hang: {cases}");
+    Ok(())
+}
+
+/// Records go over TLS to whom the certificates of `ca_file` speak for, and to nobody else.
+#[test]
+fn a_database_behind_tls_is_reached_and_one_that_is_not_trusted_gets_nothing() -> Result<()> {
+    const TEST: &str = "a_database_behind_tls_is_reached_and_one_that_is_not_trusted_gets_nothing";
+    if !ready(TEST) {
+        return Ok(());
+    }
+    let mut database = Database::new("tls")?;
+    let (Some(own), Some(other)) = (
+        certificate::make(&database.directory, "own")?,
+        certificate::make(&database.directory, "other")?,
+    ) else {
+        println!("SKIPPED: {TEST}: there is no openssl");
+        return Ok(());
     };
-    Courier::new(Postgres::new(target), ledger, host, 1)
+    let batch = batches::correction([1; 16], 5);
+    let port = database.listen(None)?;
+    let over = |port: u16, name: &str, ca_file: &Path| {
+        Postgres::new(Target {
+            url: format!("host={name} port={port} user=octroi dbname=postgres"),
+            password_file: None,
+            ca_file: Some(ca_file.to_owned()),
+        })
+    };
+    let plain = over(port, "localhost", &own.0).deliver(&batch);
+    ensure!(plain.is_err(), "a server without TLS got records");
+    let port = database.listen(Some(&own))?;
+    for (name, ca_file) in [("localhost", &other.0), ("127.0.0.1", &own.0)] {
+        let refused = over(port, name, ca_file).deliver(&batch);
+        ensure!(refused.is_err(), "{name}: records went to somebody else");
+    }
+    let known = database.ask("SELECT to_regclass('octroi.record') IS NULL")?;
+    ensure!(known == "t", "somebody wrote");
+    ensure!(over(port, "localhost", &own.0).deliver(&batch)? == batch.to);
+    let there = database.ask("SELECT count(*) FROM octroi.record")?;
+    ensure!(there == "1", "{there}");
+    Ok(())
+}
+
+/// Tables of an earlier octroi get what they lack, and a correction has one name whatever the ledger is called.
+#[test]
+fn tables_of_version_1_are_brought_up_and_corrections_are_unique() -> Result<()> {
+    if !ready("tables_of_version_1_are_brought_up_and_corrections_are_unique") {
+        return Ok(());
+    }
+    let database = Database::new("upgrade")?;
+    let mut sink = Postgres::new(target(database.url()));
+    sink.mark(&[1; 16], "h")?;
+    database.ask(
+        "DROP INDEX octroi.correction_once; DELETE FROM octroi.about; INSERT INTO octroi.about (version) VALUES (1)",
+    )?;
+    let mut sink = Postgres::new(target(database.url()));
+    let first = batches::correction([1; 16], 5);
+    ensure!(sink.deliver(&first)? == first.to);
+    let version = database.ask("SELECT max(version) FROM octroi.about")?;
+    ensure!(version == "2", "{version}");
+    let error = sink
+        .deliver(&batches::correction([2; 16], 5))
+        .expect_err("the same correction in another ledger");
+    ensure!(matches!(error, SinkError::Fork(_)), "{error}");
+    // Another one of the same window.
+    let mut other = batches::correction([2; 16], 6);
+    other.from = Mark::NONE;
+    sink.deliver(&other)?;
+    database.ask("INSERT INTO octroi.about (version) VALUES (3)")?;
+    let mut sink = Postgres::new(target(database.url()));
+    let error = sink.mark(&[1; 16], "h").expect_err("a newer schema");
+    ensure!(error.to_string().contains("version 3"), "{error}");
+    Ok(())
 }
 
 /// A bad ledger that was put aside is told, and holds the one of now up by nothing. When another takes its place while
@@ -364,7 +485,8 @@ fn forks(metered: &Metered, database: &Database) -> Result<()> {
         let after = database.ask("SELECT count(*), sum(l2_bytes) FROM octroi.record")?;
         ensure!(before == after, "{name}: {before} became {after}");
     }
+    // Two of them were seen before anything was delivered.
     let told = database.ask("SELECT count(*) FROM octroi.fork")?;
-    ensure!(told != "0", "the database was not told of a fork");
+    ensure!(told == "3", "the database was told of {told} forks");
     Ok(())
 }

@@ -18,7 +18,7 @@ mod backup;
 mod begin;
 mod close;
 mod correct;
-mod days;
+pub(crate) mod days;
 mod erase;
 mod flows;
 mod forget;
@@ -86,6 +86,14 @@ pub enum LedgerError {
         found: i64,
         /// Ours.
         known: i64,
+    },
+    /// Nobody made it yet, or it is elsewhere.
+    #[error(
+        "{path}: there is no ledger here; the daemon makes it with its first window; name the right one"
+    )]
+    Missing {
+        /// Its file.
+        path: PathBuf,
     },
     /// The file is no ledger.
     #[error("{path}: this is no ledger ({what}); move it away, or name another [meter] ledger")]
@@ -176,6 +184,8 @@ pub struct Committed {
     pub anchor: Anchor,
     /// What an operator has to be told.
     pub alarms: Vec<String>,
+    /// Layer-2 bytes that no flow accounts for.
+    pub unattributed_bytes: u64,
 }
 
 impl Ledger {
@@ -314,6 +324,12 @@ impl Ledger {
         anchor.windows = window.map_or(anchor.windows, |window| window + 1);
         let mut grown = self.grown.clone();
         let count = outcome.records.len() as u64;
+        let totals = outcome
+            .records
+            .iter()
+            .filter_map(|record| record.total.as_ref());
+        let unattributed = totals.map(|total| total.unattributed.l2_bytes);
+        let unattributed_bytes = unattributed.fold(0, u64::saturating_add);
         let transaction = self.db.transaction().map_err(&storage)?;
         for record in outcome.records {
             let record =
@@ -344,6 +360,7 @@ impl Ledger {
             records: count,
             closed: outcome.closed,
             unmetered: outcome.unmetered,
+            unattributed_bytes,
             anchor,
             alarms: outcome.alarms,
         })

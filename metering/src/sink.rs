@@ -2,7 +2,8 @@
 //!
 //! Invariants (`docs/METERING.md`, M-12.2, M-12.4, M-12.5, M-18; `tests/delivery.rs`)
 //! - A record is offered after its commit, in the order of the ledger, with its leaf's hash. What a sink has is a
-//!   prefix of the ledger: the *mark*. It moves with the records, in one transaction, at the sink.
+//!   prefix of the ledger: the *mark*. It moves with the records, in one commit, at the sink; for a sink that cannot
+//!   keep one, on the host, after the acknowledgement (decision 0020).
 //! - An answer that is lost is asked for again, never guessed: the mark says what is there.
 //! - Another leaf under a mark, or another record under a key, is a fork. It is told, and nothing is overwritten.
 //! - Nothing here waits for the meter, and the meter waits for nothing here.
@@ -10,15 +11,26 @@
 //! What it is not: it is no queue. The ledger is, and it keeps what is not confirmed (M-12.7).
 
 mod backoff;
+pub mod cloudevents;
 mod courier;
 mod feed;
+pub mod files;
 pub mod postgres;
+mod sums;
+#[cfg(test)]
+mod testing;
+mod text;
+mod trust;
+mod windows;
 
 pub use backoff::Backoff;
 pub use courier::{Courier, Progress};
 pub use feed::{Batch, Feed, Item};
+pub use sums::{Sums, Totals};
+pub use windows::Windows;
 
 use crate::ledger::LedgerError;
+use std::{ops::Range, path::Path};
 
 /// Where a sink stands in a ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +39,14 @@ pub struct Mark {
     pub next: u64,
     /// Hash of the leaf before; zeros when there is none.
     pub leaf: [u8; 32],
+}
+
+impl Mark {
+    /// Of a ledger of which a sink has nothing.
+    pub const NONE: Self = Self {
+        next: 0,
+        leaf: [0; 32],
+    };
 }
 
 /// Why a sink did not take what it was offered.
@@ -59,4 +79,115 @@ pub trait Sink {
     /// # Errors
     /// [`SinkError`]. Afterwards nothing is known but what [`Sink::mark`] says.
     fn deliver(&mut self, batch: &Batch) -> Result<Mark, SinkError>;
+
+    /// Keeps an alarm: what another record, or another ledger, has the name of something that is there.
+    ///
+    /// # Errors
+    /// [`SinkError`].
+    fn fork(&mut self, id: &[u8; 16], host: &str, what: &str) -> Result<(), SinkError>;
+
+    /// Sums of what it has of one ledger below a seq, without some seqs, to be held against the ledger.
+    ///
+    /// # Errors
+    /// [`SinkError`]; [`SinkError::Refused`] where nobody can ask it.
+    fn sums(
+        &mut self,
+        id: &[u8; 16],
+        below: u64,
+        without: &[Range<u64>],
+    ) -> Result<Totals, SinkError>;
+
+    /// Takes a batch once more, below its mark, which stays.
+    ///
+    /// # Errors
+    /// [`SinkError`]; [`SinkError::Refused`] where that makes no sense.
+    fn replay(&mut self, batch: &Batch) -> Result<(), SinkError>;
+
+    /// Most records that it takes at once.
+    fn batch_max(&self) -> u32 {
+        2_000
+    }
+}
+
+impl<S: Sink + ?Sized> Sink for Box<S> {
+    fn mark(&mut self, id: &[u8; 16], host: &str) -> Result<Mark, SinkError> {
+        (**self).mark(id, host)
+    }
+
+    fn deliver(&mut self, batch: &Batch) -> Result<Mark, SinkError> {
+        (**self).deliver(batch)
+    }
+
+    fn fork(&mut self, id: &[u8; 16], host: &str, what: &str) -> Result<(), SinkError> {
+        (**self).fork(id, host, what)
+    }
+
+    fn sums(
+        &mut self,
+        id: &[u8; 16],
+        below: u64,
+        without: &[Range<u64>],
+    ) -> Result<Totals, SinkError> {
+        (**self).sums(id, below, without)
+    }
+
+    fn replay(&mut self, batch: &Batch) -> Result<(), SinkError> {
+        (**self).replay(batch)
+    }
+
+    fn batch_max(&self) -> u32 {
+        (**self).batch_max()
+    }
+}
+
+/// What a sink is, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A database.
+    Postgres(postgres::Target),
+    /// A directory.
+    Files(files::Target),
+    /// A service that takes events.
+    CloudEvents(cloudevents::Target),
+}
+
+impl Target {
+    /// How the configuration calls each kind.
+    pub const KINDS: [&str; 3] = ["postgres", "files", "cloudevents"];
+
+    /// How the configuration calls its kind.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Postgres(_) => Self::KINDS[0],
+            Self::Files(_) => Self::KINDS[1],
+            Self::CloudEvents(_) => Self::KINDS[2],
+        }
+    }
+
+    /// What it is and where, in words.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Postgres(target) => target.describe(),
+            Self::Files(target) => format!(
+                "closed files of JSON lines and CSV in {}",
+                target.directory.display()
+            ),
+            Self::CloudEvents(target) => target.describe(),
+        }
+    }
+
+    /// The sink. Nothing is opened or asked yet. `ledger` and `name`: where it keeps a cursor, if it needs one.
+    #[must_use]
+    pub fn open(&self, ledger: &Path, name: &str) -> Box<dyn Sink + Send> {
+        match self {
+            Self::Postgres(target) => Box::new(postgres::Postgres::new(target.clone())),
+            Self::Files(target) => Box::new(files::Files::new(target.clone())),
+            Self::CloudEvents(target) => Box::new(cloudevents::CloudEvents::new(
+                target.clone(),
+                cloudevents::cursor_file(ledger, name),
+            )),
+        }
+    }
 }

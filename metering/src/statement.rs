@@ -13,6 +13,7 @@ mod html;
 mod number;
 mod words;
 
+pub(crate) use csv::field as csv_field;
 pub use csv::to_csv;
 pub use html::to_html;
 

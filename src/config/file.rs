@@ -384,6 +384,15 @@ pub(super) fn file(text: &str) -> Result<PathBuf, ValueError> {
     Ok(path)
 }
 
+/// An absolute directory, of any length that a path may have.
+pub(super) fn folder(text: &str) -> Result<PathBuf, ValueError> {
+    path(
+        text,
+        FILE_BYTES_MAX,
+        "is too long; write at most 1024 bytes",
+    )
+}
+
 /// An absolute directory.
 fn directory(text: &str) -> Result<PathBuf, ValueError> {
     let too_long = "is too long for the socket below it; write at most 80 bytes";

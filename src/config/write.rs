@@ -30,15 +30,9 @@ pub(super) fn to_toml(config: &Config) -> String {
     for sink in &config.sinks {
         out.line("\n[[sink]]");
         out.key("name", text(&sink.name));
-        out.key("kind", text("postgres"));
-        out.key("url", text(&sink.target.url));
-        for (key, path) in [
-            ("password_file", &sink.target.password_file),
-            ("ca_file", &sink.target.ca_file),
-        ] {
-            if let Some(path) = path {
-                out.key(key, text(path.display()));
-            }
+        out.key("kind", text(sink.target.kind()));
+        for (key, value) in sink.keys() {
+            out.key(key, text(value));
         }
     }
     for item in &config.uplinks {

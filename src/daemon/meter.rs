@@ -60,6 +60,18 @@ pub struct MeterStatus {
     pub error: Option<String>,
     /// What the interfaces' own counters said.
     pub audit: AuditStatus,
+    /// Length of a window, ns.
+    #[serde(default)]
+    pub window_ns: u64,
+    /// When a window was last committed: UTC, ns since 1970; `None`: not since this daemon started.
+    #[serde(default)]
+    pub committed_utc_ns: Option<i64>,
+    /// Layer-2 bytes of this daemon's windows that no flow accounts for.
+    #[serde(default)]
+    pub unattributed_bytes: u64,
+    /// Ledgers that this daemon could not continue.
+    #[serde(default)]
+    pub superseded: u64,
 }
 
 /// The meter.
@@ -145,6 +157,7 @@ impl Meter {
             ending: false,
             status: MeterStatus {
                 ledger: meter.ledger.clone(),
+                window_ns: meter.window_ns,
                 ..MeterStatus::default()
             },
         };
@@ -350,6 +363,7 @@ impl Meter {
                 recovered,
                 anchor,
             } => {
+                self.status.superseded += u64::from(superseded.is_some());
                 said.extend(superseded.map(|why| format!("ALARM: {why}")));
                 said.extend(recovered.map(|recovered| {
                     format!(
@@ -371,6 +385,9 @@ impl Meter {
                 said.extend(self.status.audit.take(&committed.unmetered));
                 self.status.committed_window = Some(committed.window);
                 self.status.windows += 1;
+                self.status.committed_utc_ns = Some(clock::now().utc_ns);
+                let unattributed = &mut self.status.unattributed_bytes;
+                *unattributed = unattributed.saturating_add(committed.unattributed_bytes);
                 let alarms = committed.alarms.iter();
                 said.extend(alarms.map(|alarm| format!("ALARM: {alarm}")));
                 said.extend(self.anchor(gate, committed.anchor));

@@ -14,6 +14,7 @@ mod translate;
 mod wall_clock;
 
 pub use audit::AuditStatus;
+pub use clock::state as clock_state;
 pub use meter::{MeterStatus, keep};
 pub use sinks::SinkStatus;
 pub use translate::{plan, policy};

@@ -2,7 +2,7 @@
 
 use crate::config::{Config, Sink};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use metering::sink::{Courier, Progress, postgres::Postgres};
+use metering::sink::{self, Courier, Progress};
 use serde::{Deserialize, Serialize};
 use std::{
     path::{Path, PathBuf},
@@ -90,7 +90,8 @@ fn start(sink: &Sink, ledger: &Path, host: &str, seed: u64) -> Running {
     };
     let seen = Arc::new(Mutex::new((status, Instant::now())));
     let (stop, stopped) = bounded(0);
-    let courier = Courier::new(Postgres::new(sink.target.clone()), ledger, host, seed);
+    let opened = sink.target.open(ledger, &name);
+    let courier = Courier::new(opened, ledger, host, seed);
     let tell = Arc::clone(&seen);
     let began = thread::Builder::new()
         .name(format!("sink {name}"))
@@ -103,7 +104,7 @@ fn start(sink: &Sink, ledger: &Path, host: &str, seed: u64) -> Running {
 }
 
 fn deliver(
-    mut courier: Courier<Postgres>,
+    mut courier: Courier<Box<dyn sink::Sink + Send>>,
     name: &str,
     tell: &Mutex<(SinkStatus, Instant)>,
     stopped: &Receiver<()>,

@@ -24,6 +24,7 @@ pub struct Database {
     pub directory: PathBuf,
     programs: PathBuf,
     uid: u32,
+    port: u16,
     server: Option<Child>,
 }
 
@@ -48,6 +49,7 @@ impl Database {
             programs: Self::programs().context("no PostgreSQL")?,
             directory,
             uid,
+            port: 5_432,
             server: None,
         };
         let made = database
@@ -73,6 +75,34 @@ impl Database {
 
     /// Starts the server and waits until it answers.
     pub fn start(&mut self) -> Result<()> {
+        self.start_with(&["-c", "listen_addresses="])
+    }
+
+    /// Starts it anew on a port of 127.0.0.1, with a certificate and its key or without; returns the port.
+    pub fn listen(&mut self, tls: Option<&(PathBuf, PathBuf)>) -> Result<u16> {
+        if self.server.is_some() {
+            self.kill()?;
+        }
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?
+            .local_addr()?
+            .port();
+        self.port = port;
+        let mut options = format!("-c listen_addresses=127.0.0.1 -p {port}");
+        if let Some((certificate, key)) = tls {
+            for path in [certificate, key] {
+                chown(path, Some(self.uid), None)?;
+            }
+            options += &format!(
+                " -c ssl=on -c ssl_cert_file={} -c ssl_key_file={}",
+                certificate.display(),
+                key.display()
+            );
+        }
+        self.start_with(&options.split(' ').collect::<Vec<_>>())?;
+        Ok(port)
+    }
+
+    fn start_with(&mut self, options: &[&str]) -> Result<()> {
         let log = fs::File::create(self.directory.join("log"))?;
         let server = self
             .program("postgres")
@@ -80,7 +110,7 @@ impl Database {
             .arg(self.data())
             .arg("-k")
             .arg(&self.directory)
-            .args(["-c", "listen_addresses="])
+            .args(options)
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()?;
@@ -113,6 +143,7 @@ impl Database {
             .program("psql")
             .arg("-h")
             .arg(&self.directory)
+            .args(["-p", &self.port.to_string()])
             .args([
                 "-U",
                 "octroi",
@@ -204,6 +235,69 @@ impl Lossy {
 impl Drop for Lossy {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A socket before the database's that stops in the middle of an answer, and keeps the connection.
+pub struct Stall {
+    pub directory: PathBuf,
+    released: Arc<AtomicU64>,
+}
+
+impl Stall {
+    /// Answers so many bytes of each connection, and then nothing.
+    pub fn new(database: &Database, answers_bytes: u64) -> Result<Self> {
+        const SOCKET: &str = ".s.PGSQL.5432";
+        let directory = database.directory.with_extension("stall");
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir(&directory)?;
+        let listener = UnixListener::bind(directory.join(SOCKET))?;
+        let behind = database.directory.join(SOCKET);
+        let released = Arc::new(AtomicU64::new(0));
+        let is_released = released.clone();
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let left = match is_released.load(Relaxed) {
+                    0 => answers_bytes,
+                    _ => u64::MAX,
+                };
+                let Ok(server) = UnixStream::connect(&behind) else {
+                    continue;
+                };
+                if let (Ok(from), Ok(to)) = (client.try_clone(), server.try_clone()) {
+                    let (left, count) = (AtomicU64::new(u64::MAX), AtomicU64::new(0));
+                    thread::spawn(move || carry(from, to, &left, &count));
+                }
+                thread::spawn(move || hold(server, client, left));
+            }
+        });
+        Ok(Self {
+            directory,
+            released,
+        })
+    }
+
+    /// From the next connection on everything is answered.
+    pub fn release(&self) {
+        self.released.store(1, Relaxed);
+    }
+}
+
+impl Drop for Stall {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Carries so many bytes, and then none, while both ends stay open.
+fn hold(mut from: UnixStream, mut to: UnixStream, mut left: u64) {
+    let mut buffer = [0; 4_096];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        let length = (length as u64).min(left);
+        left -= length;
+        if to.write_all(&buffer[..length as usize]).is_err() {
+            break;
+        }
     }
 }
 

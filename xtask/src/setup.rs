@@ -40,10 +40,12 @@ const BUILD_PACKAGES: [&str; 11] = [
 ];
 
 /// What boots another kernel, and checks what it boots from.
-const TEST_PACKAGES: [&str; 5] = [
+const TEST_PACKAGES: [&str; 7] = [
     "busybox-static",
     "cpio",
+    "openssl",
     "postgresql",
+    "prometheus",
     "qemu-system-x86",
     "xz-utils",
 ];

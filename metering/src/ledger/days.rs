@@ -5,10 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(super) const DAY_NS: i64 = 86_400_000_000_000;
+pub(crate) const DAY_NS: i64 = 86_400_000_000_000;
 
 /// The UTC day of a time, counted from 1970-01-01. Both may be negative.
-pub(super) const fn of(utc_ns: i64) -> i64 {
+pub(crate) const fn of(utc_ns: i64) -> i64 {
     utc_ns.div_euclid(DAY_NS)
 }
 
@@ -66,7 +66,7 @@ fn day(date: &str) -> Option<i64> {
 
 /// Year, month and day of the Gregorian calendar. Years begin in March here, so that the day of a leap
 /// year is the last; an era is 400 of them, 146,097 days.
-const fn civil(day: i64) -> (i64, i64, i64) {
+pub(crate) const fn civil(day: i64) -> (i64, i64, i64) {
     let day = day + 719_468;
     let era = day.div_euclid(146_097);
     let of_era = day.rem_euclid(146_097);

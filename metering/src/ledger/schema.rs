@@ -127,9 +127,8 @@ pub(super) fn open(path: &Path, create: bool) -> Result<Connection, LedgerError>
 pub(crate) fn open_to_read(path: &Path) -> Result<Connection, LedgerError> {
     let storage = super::Ledger::storage(path);
     if !path.exists() {
-        return Err(LedgerError::Foreign {
+        return Err(LedgerError::Missing {
             path: path.to_owned(),
-            what: "there is no such file".into(),
         });
     }
     let db = Connection::open_with_flags(

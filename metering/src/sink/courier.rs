@@ -20,9 +20,9 @@ const IDLE: Duration = Duration::from_millis(500);
 /// How long to wait before a fork, or what the sink refuses, is looked at again: somebody has to do something.
 const STUCK: Duration = Duration::from_secs(60);
 
-/// Records in a batch: at most a second's work of a database; at least what goes through when connections break
-/// after some kilobytes.
-const BATCH: std::ops::RangeInclusive<u32> = 16..=2_000;
+/// Least records in a batch, which go through when connections break after some kilobytes; the most are
+/// [`Sink::batch_max`].
+const BATCH_LEAST: u32 = 16;
 
 /// Where a sink stands, for `octroi sinks`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,11 +58,11 @@ struct Standing {
 }
 
 impl Standing {
-    fn new(id: [u8; 16]) -> Self {
+    fn new(id: [u8; 16], batch: u32) -> Self {
         Self {
             id,
             mark: None,
-            batch: *BATCH.end(),
+            batch,
             left: 0,
             wrong: None,
             done: false,
@@ -141,9 +141,14 @@ impl<S: Sink> Courier<S> {
                 Err(error) => error,
             };
             let standing = self.standings.entry(path);
-            let standing = standing.or_insert_with(|| Standing::new([0; 16]));
+            let most = self.sink.batch_max();
+            let standing = standing.or_insert_with(|| Standing::new([0; 16], most));
             standing.mark = None;
-            standing.batch = (standing.batch / 4).max(*BATCH.start());
+            standing.batch = (standing.batch / 4).max(BATCH_LEAST);
+            if let SinkError::Fork(what) = &error {
+                // A sink that is not there now is told when this is looked at again.
+                drop(self.sink.fork(&standing.id, &self.host, what));
+            }
             let again = match error {
                 SinkError::Unavailable(_) => return Err(error),
                 SinkError::Ledger(_) => IDLE,
@@ -158,10 +163,11 @@ impl<S: Sink> Courier<S> {
     fn one(&mut self, path: &Path, of_now: bool) -> Result<(), SinkError> {
         let feed = Feed::open(path)?;
         let standing = self.standings.entry(path.to_owned());
-        let standing = standing.or_insert_with(|| Standing::new(*feed.id()));
+        let most = self.sink.batch_max();
+        let standing = standing.or_insert_with(|| Standing::new(*feed.id(), most));
         if standing.id != *feed.id() {
             // Another ledger took its place: what is known is of the one before.
-            *standing = Standing::new(*feed.id());
+            *standing = Standing::new(*feed.id(), most);
         }
         if of_now {
             let id = note::hex(feed.id());
@@ -191,7 +197,7 @@ impl<S: Sink> Courier<S> {
         feed.holds(&mark)?;
         if let Some(batch) = feed.batch(mark, standing.batch)? {
             mark = self.sink.deliver(&batch)?;
-            standing.batch = standing.batch.saturating_mul(2).min(*BATCH.end());
+            standing.batch = standing.batch.saturating_mul(2).min(most);
             self.progress.delivered += batch.items.len() as u64;
         }
         if of_now {

@@ -3,13 +3,16 @@
 //! A ledger that was put aside may have records that no sink has. They are billed by it, not by the one that took
 //! its place: so it is read to its end first.
 
-use super::{Mark, SinkError};
+use super::{Mark, SinkError, Totals};
 use crate::{
     ledger::{self, Leaf, Reader},
     note,
     record::{Kind, Record, leaf_hash},
 };
-use std::path::{Path, PathBuf};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 /// A record as a sink gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,6 +144,21 @@ impl Feed {
         }
     }
 
+    /// The mark of a sink that has every record below a seq.
+    ///
+    /// # Errors
+    /// [`SinkError::Ledger`]; [`SinkError::Refused`]: it has not so many.
+    pub fn before(&self, seq: u64) -> Result<Mark, SinkError> {
+        let Some(last) = seq.checked_sub(1) else {
+            return Ok(Mark::NONE);
+        };
+        let leaf = self
+            .reader
+            .leaf(last)?
+            .ok_or_else(|| SinkError::Refused(format!("{} has no record {last}", self.name())))?;
+        Ok(Mark { next: seq, leaf })
+    }
+
     /// What comes after a mark, at most so many records; `None`: nothing.
     ///
     /// # Errors
@@ -156,39 +174,13 @@ impl Feed {
         };
         let mut items = Vec::with_capacity(leaves.len());
         for (expected, leaf) in (from.next..).zip(leaves) {
-            let Leaf {
-                seq,
-                hash,
-                canonical,
-            } = leaf;
-            if seq != expected {
+            if leaf.seq != expected {
                 return Err(SinkError::Refused(format!(
                     "{}: record {expected} is missing; `octroi verify` says more",
                     self.name()
                 )));
             }
-            let Some(canonical) = canonical else { continue };
-            if leaf_hash(&canonical) != hash {
-                return Err(SinkError::Refused(format!(
-                    "{}: record {seq} is not what its leaf says; `octroi verify` says more",
-                    self.name()
-                )));
-            }
-            let record = Record::decode(&canonical).map_err(|error| {
-                SinkError::Refused(format!(
-                    "{}: record {seq}: {error}; `octroi verify` says more",
-                    self.name()
-                ))
-            })?;
-            // M-12.5: beside its zones a total would be billed twice.
-            if record.kind != Kind::Meter || record.zone.is_some() {
-                items.push(Item {
-                    seq,
-                    leaf: hash,
-                    record,
-                    canonical,
-                });
-            }
+            items.extend(self.item(leaf)?);
         }
         Ok(Some(Batch {
             ledger_id: self.id,
@@ -198,5 +190,64 @@ impl Feed {
             items,
             head: self.reader.head(to.next)?,
         }))
+    }
+
+    /// A record that a sink gets; `None`: it is pruned or erased, or a total, which beside its zones would be billed
+    /// twice (M-12.5).
+    fn item(&self, leaf: Leaf) -> Result<Option<Item>, SinkError> {
+        let Leaf {
+            seq,
+            hash,
+            canonical,
+        } = leaf;
+        let Some(canonical) = canonical else {
+            return Ok(None);
+        };
+        if leaf_hash(&canonical) != hash {
+            return Err(SinkError::Refused(format!(
+                "{}: record {seq} is not what its leaf says; `octroi verify` says more",
+                self.name()
+            )));
+        }
+        let record = Record::decode(&canonical).map_err(|error| {
+            SinkError::Refused(format!(
+                "{}: record {seq}: {error}; `octroi verify` says more",
+                self.name()
+            ))
+        })?;
+        let is_offered = record.kind != Kind::Meter || record.zone.is_some();
+        Ok(is_offered.then_some(Item {
+            seq,
+            leaf: hash,
+            record,
+            canonical,
+        }))
+    }
+
+    /// What its records below a seq bill, and which are pruned or erased: nobody here can say what those billed.
+    ///
+    /// # Errors
+    /// As [`Feed::batch`].
+    pub fn totals(&self, below: u64) -> Result<(Totals, Vec<Range<u64>>), SinkError> {
+        const STEP: u32 = 10_000;
+        let (mut totals, mut gone) = (Totals::default(), Vec::<Range<u64>>::new());
+        let mut next = 0;
+        while next < below {
+            let leaves = self.reader.leaves(next, STEP)?;
+            let Some(last) = leaves.last() else { break };
+            next = last.seq + 1;
+            for leaf in leaves.into_iter().filter(|leaf| leaf.seq < below) {
+                let seq = leaf.seq;
+                if leaf.canonical.is_none() {
+                    match gone.last_mut() {
+                        Some(range) if range.end == seq => range.end = seq + 1,
+                        _ => gone.push(seq..seq + 1),
+                    }
+                } else if let Some(item) = self.item(leaf)? {
+                    totals.add(&item);
+                }
+            }
+        }
+        Ok((totals, gone))
     }
 }

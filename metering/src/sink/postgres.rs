@@ -5,119 +5,26 @@
 //! ledger's row is locked while a batch goes in: two daemons with one ledger take turns, and the second finds a mark
 //! that is not where its batch begins.
 
-use super::{Batch, Item, Mark, Sink, SinkError};
-use ::postgres::{
-    Client, Config, Error, GenericClient, NoTls, Transaction, config::Host, error::SqlState,
-};
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject as _},
-};
-use std::{path::PathBuf, sync::Arc, time::Duration};
-use tokio_postgres_rustls::MakeRustlsConnect;
+mod target;
+
+pub use target::Target;
+
+use super::{Batch, Item, Mark, Sink, SinkError, Sums, Totals};
+use std::{ops::Range, time::Duration};
+use tokio::{runtime::Runtime, time::timeout};
+use tokio_postgres::{Client, Error, GenericClient, Transaction, error::SqlState};
 
 /// The tables; the version that [`VERSION`] says.
 const SCHEMA: &str = include_str!("schema.sql");
-const VERSION: i32 = 1;
+/// What makes them of those of version 1.
+const FROM_1: &str = include_str!("schema_from_1.sql");
+const VERSION: i32 = 2;
 /// Names the lock under which tables are made: "octroi" in ASCII.
 const SCHEMA_LOCK: i64 = 0x6F63_7472_6F69;
 /// A statement takes less, or the database is not well.
 const ANSWER: Duration = Duration::from_secs(30);
-const CONNECT: Duration = Duration::from_secs(10);
-
-/// Where a database is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// As libpq writes it: `postgres://octroi@billing.example/metering`, or `host=/run/postgresql dbname=metering`.
-    pub url: String,
-    /// A file with the password and nothing else.
-    pub password_file: Option<PathBuf>,
-    /// Certificates, PEM, that the server's must descend from: TLS is then all that is spoken.
-    pub ca_file: Option<PathBuf>,
-}
-
-impl Target {
-    /// What is wrong with it that can be told without asking anybody: what, and what to write instead.
-    ///
-    /// # Errors
-    /// A line for people.
-    pub fn check(&self) -> Result<(), String> {
-        self.parsed().map(drop)
-    }
-
-    fn parsed(&self) -> Result<Config, String> {
-        let config: Config = self
-            .url
-            .parse()
-            .map_err(|error| format!("it is no address of a database ({error}); write \"postgres://octroi@billing.example/metering\""))?;
-        if config.get_password().is_some() {
-            return Err(
-                "it has a password; write that into a file, and the file's name as `password_file`"
-                    .into(),
-            );
-        }
-        if config.get_hosts().is_empty() {
-            return Err("it names no host; write \"postgres://octroi@billing.example/metering\" or \"host=/run/postgresql\"".into());
-        }
-        if self.ca_file.is_none() && config.get_hosts().iter().any(is_far) {
-            return Err("its host is another machine; write `ca_file`, the certificates to trust, so that records are not sent in clear".into());
-        }
-        Ok(config)
-    }
-
-    fn config(&self) -> Result<Config, SinkError> {
-        let refused = |path: &PathBuf, error: &dyn std::fmt::Display| {
-            SinkError::Refused(format!("{}: {error}", path.display()))
-        };
-        let mut config = self.parsed().map_err(SinkError::Refused)?;
-        if let Some(path) = &self.password_file {
-            let password = std::fs::read_to_string(path).map_err(|error| refused(path, &error))?;
-            config.password(password.trim_end_matches(['\r', '\n']));
-        }
-        config
-            .application_name("octroi")
-            .connect_timeout(CONNECT)
-            .keepalives_idle(Duration::from_secs(20))
-            .tcp_user_timeout(ANSWER);
-        Ok(config)
-    }
-
-    fn connect(&self) -> Result<Client, SinkError> {
-        let mut config = self.config()?;
-        let Some(path) = &self.ca_file else {
-            return config.connect(NoTls).map_err(told);
-        };
-        let refused = |error: &dyn std::fmt::Display| {
-            SinkError::Refused(format!("{}: {error}", path.display()))
-        };
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| refused(&error))? {
-            let certificate = certificate.map_err(|error| refused(&error))?;
-            roots.add(certificate).map_err(|error| refused(&error))?;
-        }
-        if roots.is_empty() {
-            return Err(refused(&"no certificate is in it"));
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| refused(&error))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.ssl_mode(::postgres::config::SslMode::Require);
-        config.connect(MakeRustlsConnect::new(tls)).map_err(told)
-    }
-}
-
-fn is_far(host: &Host) -> bool {
-    match host {
-        Host::Tcp(name) => {
-            let address = name.parse::<std::net::IpAddr>();
-            name != "localhost" && !address.is_ok_and(|address| address.is_loopback())
-        }
-        Host::Unix(_) => false,
-    }
-}
+/// Connecting and what is asked together take less, or nobody is there behind the socket.
+const PATIENCE: Duration = Duration::from_secs(45);
 
 /// Whether it is worth trying again, and what to tell. An error of the crate says little by itself.
 fn told(error: Error) -> SinkError {
@@ -148,105 +55,94 @@ fn told(error: Error) -> SinkError {
 pub struct Postgres {
     target: Target,
     client: Option<Client>,
+    runtime: Option<Runtime>,
+    patience: Duration,
 }
 
 impl Postgres {
     /// Nothing is connected yet.
     #[must_use]
     pub fn new(target: Target) -> Self {
+        Self::with_patience(target, PATIENCE)
+    }
+
+    /// The same, that waits so long for whatever it asks: connecting, signing on and the answer together.
+    #[must_use]
+    pub fn with_patience(target: Target, patience: Duration) -> Self {
         Self {
             target,
             client: None,
+            runtime: None,
+            patience,
         }
     }
 
     fn run<T>(
         &mut self,
-        work: impl FnOnce(&mut Client) -> Result<T, SinkError>,
+        work: impl AsyncFnOnce(&mut Client) -> Result<T, SinkError>,
     ) -> Result<T, SinkError> {
-        let mut client = match self.client.take() {
-            Some(client) if !client.is_closed() => client,
-            _ => open(&self.target)?,
+        let runtime = match self.runtime.take() {
+            Some(runtime) => runtime,
+            None => tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| SinkError::Unavailable(format!("no runtime: {error}")))?,
         };
-        let done = work(&mut client);
+        let known = self.client.take().filter(|client| !client.is_closed());
+        // A server that takes the connection and then says nothing is stopped by nothing else: the kernel sees
+        // bytes acknowledged, and `statement_timeout` is the server's own.
+        let all = async {
+            let mut client = match known {
+                Some(client) => client,
+                None => open(&self.target).await?,
+            };
+            let done = work(&mut client).await;
+            Ok((client, done))
+        };
+        let ended = runtime.block_on(async { timeout(self.patience, all).await });
+        self.runtime = Some(runtime);
+        let (client, done) = ended.unwrap_or_else(|_| {
+            Err(SinkError::Unavailable(format!(
+                "it took the connection and did not answer within {} ms",
+                self.patience.as_millis()
+            )))
+        })?;
         // After anything unexpected the state of the connection is a guess.
         if !matches!(done, Err(SinkError::Unavailable(_))) {
             self.client = Some(client);
         }
         done
     }
-
-    /// Sums of what it has of one ledger below a seq, to be held against the ledger: by tenant, direction and zone.
-    ///
-    /// # Errors
-    /// [`SinkError`].
-    pub fn sums(&mut self, id: &[u8; 16], below: u64) -> Result<Vec<Sums>, SinkError> {
-        self.run(|client| {
-            let text = "SELECT tenant, direction, zone, count(*), sum(packets)::text, sum(l2_bytes)::text, \
-                        sum(l3_bytes)::text FROM octroi.billed WHERE ledger_id = $1 AND seq < $2 \
-                        GROUP BY tenant, direction, zone ORDER BY tenant, direction, zone";
-            let below = i64::try_from(below).unwrap_or(i64::MAX);
-            let rows = client.query(text, &[&&id[..], &below]).map_err(told)?;
-            let number = |text: String| {
-                text.parse::<i128>()
-                    .map_err(|_| SinkError::Refused(format!("a sum is no number: {text}")))
-            };
-            rows.into_iter()
-                .map(|row| {
-                    Ok(Sums {
-                        tenant: row.get::<_, i64>(0),
-                        direction: row.get::<_, i16>(1),
-                        zone: row.get::<_, i64>(2),
-                        records: row.get(3),
-                        packets: number(row.get(4))?,
-                        l2_bytes: number(row.get(5))?,
-                        l3_bytes: number(row.get(6))?,
-                    })
-                })
-                .collect()
-        })
-    }
 }
 
-/// What a sink has of a tenant in one direction and zone.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Sums {
-    /// The tenant's number.
-    pub tenant: i64,
-    /// 0 from the tenant, 1 to the tenant.
-    pub direction: i16,
-    /// The zone's number; −1: none.
-    pub zone: i64,
-    /// Records.
-    pub records: i64,
-    /// Frames.
-    pub packets: i128,
-    /// Layer-2 bytes.
-    pub l2_bytes: i128,
-    /// IP bytes.
-    pub l3_bytes: i128,
-}
-
-fn open(target: &Target) -> Result<Client, SinkError> {
-    let mut client = target.connect()?;
+async fn open(target: &Target) -> Result<Client, SinkError> {
+    let mut client = target.connect(ANSWER).await?;
     let timeout = format!("SET statement_timeout = {}", ANSWER.as_millis());
-    client.batch_execute(&timeout).map_err(told)?;
-    let mut transaction = client.transaction().map_err(told)?;
+    client.batch_execute(&timeout).await.map_err(told)?;
+    let transaction = client.transaction().await.map_err(told)?;
     transaction
         .execute("SELECT pg_advisory_xact_lock($1)", &[&SCHEMA_LOCK])
+        .await
         .map_err(told)?;
     let known: bool = transaction
         .query_one("SELECT to_regclass('octroi.about') IS NOT NULL", &[])
+        .await
         .map_err(told)?
         .get(0);
     if !known {
-        transaction.batch_execute(SCHEMA).map_err(told)?;
+        transaction.batch_execute(SCHEMA).await.map_err(told)?;
     }
-    let version: i32 = transaction
-        .query_one("SELECT max(version) FROM octroi.about", &[])
+    let version = "SELECT max(version) FROM octroi.about";
+    let mut version: i32 = transaction
+        .query_one(version, &[])
+        .await
         .map_err(told)?
         .get(0);
-    transaction.commit().map_err(told)?;
+    if version == 1 {
+        transaction.batch_execute(FROM_1).await.map_err(told)?;
+        version = 2;
+    }
+    transaction.commit().await.map_err(told)?;
     if version == VERSION {
         Ok(client)
     } else {
@@ -256,15 +152,16 @@ fn open(target: &Target) -> Result<Client, SinkError> {
     }
 }
 
-fn mark(
-    client: &mut impl GenericClient,
+async fn mark(
+    client: &impl GenericClient,
     id: &[u8; 16],
     host: &str,
     lock: &str,
 ) -> Result<Option<Mark>, SinkError> {
     let text =
         format!("SELECT next_seq, last_leaf, host FROM octroi.ledger WHERE ledger_id = $1 {lock}");
-    let Some(row) = client.query_opt(&text, &[&&id[..]]).map_err(told)? else {
+    let found = client.query_opt(&text, &[&&id[..]]).await.map_err(told)?;
+    let Some(row) = found else {
         return Ok(None);
     };
     let of: String = row.get(2);
@@ -282,43 +179,86 @@ fn mark(
 
 impl Sink for Postgres {
     fn mark(&mut self, id: &[u8; 16], host: &str) -> Result<Mark, SinkError> {
-        let none = Mark {
-            next: 0,
-            leaf: [0; 32],
-        };
-        self.run(|client| Ok(mark(client, id, host, "")?.unwrap_or(none)))
+        self.run(async |client| Ok(mark(client, id, host, "").await?.unwrap_or(Mark::NONE)))
     }
 
     fn deliver(&mut self, batch: &Batch) -> Result<Mark, SinkError> {
-        self.run(|client| {
-            let mut transaction = client.transaction().map_err(told)?;
-            match put(&mut transaction, batch) {
-                Ok(()) => transaction.commit().map_err(told).map(|()| batch.to),
+        self.run(async |client| {
+            let mut transaction = client.transaction().await.map_err(told)?;
+            match put(&mut transaction, batch).await {
+                Ok(()) => transaction.commit().await.map_err(told).map(|()| batch.to),
                 Err(error) => {
-                    drop(transaction.rollback());
-                    if let SinkError::Fork(what) = &error {
-                        let alarm = "INSERT INTO octroi.fork (ledger_id, host, what) \
-                                     VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
-                        let id = &batch.ledger_id[..];
-                        client
-                            .execute(alarm, &[&id, &batch.host, what])
-                            .map_err(told)?;
-                    }
+                    drop(transaction.rollback().await);
                     Err(error)
                 }
             }
         })
     }
+
+    fn fork(&mut self, id: &[u8; 16], host: &str, what: &str) -> Result<(), SinkError> {
+        self.run(async |client| {
+            let alarm = "INSERT INTO octroi.fork (ledger_id, host, what) \
+                         VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+            let done = client.execute(alarm, &[&&id[..], &host, &what]).await;
+            done.map(drop).map_err(told)
+        })
+    }
+
+    fn sums(
+        &mut self,
+        id: &[u8; 16],
+        below: u64,
+        without: &[Range<u64>],
+    ) -> Result<Totals, SinkError> {
+        let number = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
+        let first: Vec<i64> = without.iter().map(|range| number(range.start)).collect();
+        let end: Vec<i64> = without.iter().map(|range| number(range.end)).collect();
+        self.run(async |client| {
+            let text = "SELECT tenant, direction, zone, count(*), sum(packets)::text, sum(l2_bytes)::text, \
+                        sum(l3_bytes)::text FROM octroi.billed WHERE ledger_id = $1 AND seq < $2 AND NOT EXISTS \
+                        (SELECT 1 FROM unnest($3::bigint[], $4::bigint[]) AS gone (first, past) \
+                        WHERE seq >= first AND seq < past) GROUP BY tenant, direction, zone";
+            let below = number(below);
+            let rows = client
+                .query(text, &[&&id[..], &below, &first, &end])
+                .await;
+            let mut totals = Totals::default();
+            for row in rows.map_err(told)? {
+                let sum = |at: usize| {
+                    let text: String = row.get(at);
+                    text.parse::<i128>()
+                        .map_err(|_| SinkError::Refused(format!("a sum is no number: {text}")))
+                };
+                let sums = Sums {
+                    records: row.get(3),
+                    packets: sum(4)?,
+                    l2_bytes: sum(5)?,
+                    l3_bytes: sum(6)?,
+                };
+                totals.0.insert((row.get(0), row.get(1), row.get(2)), sums);
+            }
+            Ok(totals)
+        })
+    }
+
+    fn replay(&mut self, _: &Batch) -> Result<(), SinkError> {
+        Err(SinkError::Refused(
+            "a database says itself how far it is, and has no record twice: one that was restored from a copy is \
+             filled up by itself; `octroi reconcile` says what is there"
+                .into(),
+        ))
+    }
 }
 
-fn put(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(), SinkError> {
+async fn put(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(), SinkError> {
     let id = &batch.ledger_id[..];
     let begin = "INSERT INTO octroi.ledger (ledger_id, host, next_seq, last_leaf) \
                  VALUES ($1, $2, 0, $3) ON CONFLICT DO NOTHING";
     transaction
         .execute(begin, &[&id, &batch.host, &&[0_u8; 32][..]])
+        .await
         .map_err(told)?;
-    let there = mark(transaction, &batch.ledger_id, &batch.host, "FOR UPDATE")?;
+    let there = mark(transaction, &batch.ledger_id, &batch.host, "FOR UPDATE").await?;
     if there != Some(batch.from) {
         // Somebody else with this ledger was faster, or the database was put back: the next try asks first.
         return Err(SinkError::Unavailable(
@@ -326,18 +266,19 @@ fn put(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(), SinkError
         ));
     }
     if !batch.items.is_empty() {
-        insert(transaction, batch)?;
+        insert(transaction, batch).await?;
     }
     let moved = "UPDATE octroi.ledger SET next_seq = $2, last_leaf = $3, \
                  head = coalesce($4, head), moved = now() WHERE ledger_id = $1";
     let next = i64::try_from(batch.to.next).unwrap_or(i64::MAX);
     transaction
         .execute(moved, &[&id, &next, &&batch.to.leaf[..], &batch.head])
+        .await
         .map_err(told)?;
     Ok(())
 }
 
-fn insert(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(), SinkError> {
+async fn insert(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(), SinkError> {
     let items = &batch.items;
     fn column<'a, T>(items: &'a [Item], of: impl Fn(&'a Item) -> T) -> Vec<T> {
         items.iter().map(of).collect()
@@ -370,31 +311,33 @@ fn insert(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(), SinkEr
         $6::bytea[], $7::bytea[], $8::text[], $9::text[]::numeric[], $10::bigint[], $11::smallint[], \
         $12::bigint[], $13::text[]::numeric[], $14::bigint[], $15::bigint[], $16::bigint[], \
         $17::text[]::numeric[], $18::text[]::numeric[], $19::text[]::numeric[], $20::bytea[])";
-    let done = transaction.execute(
-        text,
-        &[
-            &&batch.ledger_id[..],
-            &seqs,
-            &leaves,
-            &kinds,
-            &hosts,
-            &boots,
-            &generations,
-            &ports,
-            &incarnations,
-            &tenants,
-            &directions,
-            &zones,
-            &windows,
-            &starts,
-            &ends,
-            &flags,
-            &packets,
-            &l2_bytes,
-            &l3_bytes,
-            &canonicals,
-        ],
-    );
+    let done = transaction
+        .execute(
+            text,
+            &[
+                &&batch.ledger_id[..],
+                &seqs,
+                &leaves,
+                &kinds,
+                &hosts,
+                &boots,
+                &generations,
+                &ports,
+                &incarnations,
+                &tenants,
+                &directions,
+                &zones,
+                &windows,
+                &starts,
+                &ends,
+                &flags,
+                &packets,
+                &l2_bytes,
+                &l3_bytes,
+                &canonicals,
+            ],
+        )
+        .await;
     match done {
         Ok(_) => Ok(()),
         Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {

@@ -1,8 +1,8 @@
--- What octroi keeps in PostgreSQL: version 1. Run as a whole, in one transaction, by whoever comes first.
+-- What octroi keeps in PostgreSQL: version 2. Run as a whole, in one transaction, by whoever comes first.
 CREATE SCHEMA IF NOT EXISTS octroi;
 
 CREATE TABLE octroi.about (version integer NOT NULL, made timestamptz NOT NULL DEFAULT now());
-INSERT INTO octroi.about (version) VALUES (1);
+INSERT INTO octroi.about (version) VALUES (2);
 
 -- A ledger, and how far it is here: every record below next_seq, and no other.
 CREATE TABLE octroi.ledger (
@@ -45,6 +45,9 @@ CREATE TABLE octroi.record (
 CREATE UNIQUE INDEX record_once ON octroi.record
     (host, boot_id, map_generation, port_uid, incarnation, direction, zone, window_id, kind)
     WHERE kind IN (1, 5);
+CREATE UNIQUE INDEX correction_once ON octroi.record
+    (host, boot_id, map_generation, port_uid, incarnation, direction, zone, window_id, seq)
+    WHERE kind = 4;
 CREATE INDEX record_by_tenant ON octroi.record (tenant, window_start);
 
 -- What was refused because something else has its name: an alarm a row.

@@ -29,7 +29,7 @@ const COLUMNS: [&str; 21] = [
 ];
 
 /// RFC 4180, and no cell that a spreadsheet takes for a formula.
-fn field(text: &str) -> String {
+pub(crate) fn field(text: &str) -> String {
     let formula = text.starts_with(['=', '+', '@', '\t', '\r'])
         || (text.starts_with('-') && text.len() > 1 && text.parse::<i128>().is_err());
     let text = if formula {

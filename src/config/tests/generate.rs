@@ -1,6 +1,6 @@
 //! Makes configurations that are legal, of all kinds there are, and never one that is not.
 
-use metering::sink::postgres::Target;
+use metering::sink::{Target, cloudevents, files, postgres};
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -64,11 +64,7 @@ pub(super) fn config(random: &mut Random) -> Config {
     let sinks = (0..count)
         .map(|number| Sink {
             name: format!("sink-{number}").parse().expect("a name"),
-            target: Target {
-                url: "host=/run/postgresql dbname='metering and \"more\"'".into(),
-                password_file: random.one_in(2).then(|| "/etc/octroi/p w".into()),
-                ca_file: random.one_in(2).then(|| "/etc/octroi/ca.pem".into()),
-            },
+            target: target(random, number),
         })
         .collect();
     let tenants = tenants(random);
@@ -95,6 +91,30 @@ pub(super) fn config(random: &mut Random) -> Config {
         sinks,
         uplinks,
         tenants,
+    }
+}
+
+fn target(random: &mut Random, number: usize) -> Target {
+    let mut file = |name: &str| random.one_in(2).then(|| PathBuf::from(name));
+    let (secret, ca_file) = (file("/etc/octroi/p w"), file("/etc/octroi/ca.pem"));
+    match random.below(3) {
+        0 => Target::Postgres(postgres::Target {
+            url: "host=/run/postgresql dbname='metering and \"more\"'".into(),
+            password_file: secret,
+            ca_file,
+        }),
+        1 => Target::Files(files::Target {
+            directory: format!("/a 'b/\"ü\"/{number}").into(),
+        }),
+        _ => Target::CloudEvents(cloudevents::Target {
+            url: match ca_file {
+                Some(_) => "https://[2001:db8::1]:8443/api?x=%20",
+                None => "http://localhost/events",
+            }
+            .into(),
+            token_file: secret,
+            ca_file,
+        }),
     }
 }
 

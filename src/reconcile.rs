@@ -1,0 +1,222 @@
+//! `octroi reconcile` and `octroi replay`: does the biller have what was metered, and once more what it lost.
+
+use crate::config::{self, Config};
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Args;
+use metering::sink::{Feed, Sink, Sums};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// Which sink.
+#[derive(Debug, Args)]
+struct At {
+    /// The configuration that has the ledger and the sink.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Name of the sink.
+    #[arg(long)]
+    sink: String,
+}
+
+/// `octroi reconcile`.
+#[derive(Debug, Args)]
+pub struct ReconcileOptions {
+    #[command(flatten)]
+    at: At,
+    /// JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// `octroi replay`.
+#[derive(Debug, Args)]
+pub struct ReplayOptions {
+    #[command(flatten)]
+    at: At,
+    /// The first record to send again, by its seq; all after it that the sink has confirmed follow.
+    #[arg(long, value_name = "SEQ")]
+    from: u64,
+    /// A ledger that was put aside, instead of the configuration's own.
+    #[arg(long, value_name = "FILE")]
+    ledger: Option<PathBuf>,
+}
+
+/// A sink of a configuration, opened, and the ledger's file.
+fn open(at: &At) -> Result<(Config, PathBuf, Box<dyn Sink + Send>)> {
+    let config: Config = config::load(&at.config)?;
+    let file = at.config.display();
+    let meter = config.meter.as_ref();
+    let meter = meter.with_context(|| format!("{file}: there is no [meter], and so no ledger"))?;
+    let ledger = meter.ledger.clone();
+    let mut sinks = config.sinks.iter();
+    let Some(sink) = sinks.find(|sink| sink.name.as_str() == at.sink) else {
+        let names: Vec<&str> = config.sinks.iter().map(|sink| sink.name.as_str()).collect();
+        bail!(
+            "{file}: there is no sink `{}`; its sinks: {}",
+            at.sink,
+            if names.is_empty() {
+                "none".to_owned()
+            } else {
+                names.join(", ")
+            }
+        );
+    };
+    let opened = sink.target.open(&ledger, sink.name.as_str());
+    Ok((config, ledger, opened))
+}
+
+/// What was compared of one ledger.
+#[derive(Default)]
+struct Compared {
+    differences: u64,
+    rows: Vec<Value>,
+    said: Vec<String>,
+}
+
+/// Compares the totals at a sink with the ledger, by tenant, direction and zone.
+///
+/// # Errors
+/// When something cannot be read, or is not the same.
+pub fn reconcile(options: &ReconcileOptions) -> Result<()> {
+    let (config, ledger, mut there) = open(&options.at)?;
+    let mut all = Compared::default();
+    let mut files = Feed::files(&ledger);
+    // A host that has not metered yet has only what was put aside, or nothing.
+    if files.len() > 1 && !ledger.exists() {
+        files.retain(|path| *path != ledger);
+    }
+    for path in files {
+        let feed = Feed::open(&path)?;
+        if feed.host() == config.host.name.as_str() {
+            one(&feed, &path, there.as_mut(), &mut all)?;
+        }
+    }
+    if options.json {
+        println!(
+            "{}",
+            json!({"differences": all.differences, "totals": all.rows, "remarks": all.said})
+        );
+    } else {
+        for line in &all.said {
+            println!("{line}");
+        }
+        for row in &all.rows {
+            println!(
+                "tenant {} direction {} zone {}: ledger {} bytes, sink {} bytes, difference {}",
+                row["tenant"],
+                row["direction"],
+                row["zone"],
+                row["ledger_l2_bytes"].as_str().unwrap_or_default(),
+                row["sink_l2_bytes"].as_str().unwrap_or_default(),
+                row["difference_bytes"].as_str().unwrap_or_default()
+            );
+        }
+    }
+    ensure!(
+        all.differences == 0,
+        "{} totals at {} are not the ledger's",
+        all.differences,
+        options.at.sink
+    );
+    Ok(())
+}
+
+fn one(feed: &Feed, path: &Path, there: &mut dyn Sink, all: &mut Compared) -> Result<()> {
+    let mark = there.mark(feed.id(), feed.host())?;
+    let size = feed.size()?;
+    // A copy that was put aside is shorter than what its ledger delivered: the longer one is compared.
+    if mark.next > size {
+        all.said.push(format!(
+            "{}: this copy has {size} records of {}, the sink has {}: not compared",
+            path.display(),
+            feed.name(),
+            mark.next
+        ));
+        return Ok(());
+    }
+    feed.holds(&mark)?;
+    let (here, gone) = feed.totals(mark.next)?;
+    let sink_sums = there.sums(feed.id(), mark.next, &gone)?;
+    let mut keys: BTreeMap<(i64, i16, i64), (Sums, Sums)> = BTreeMap::new();
+    for (key, sums) in here.0 {
+        keys.entry(key).or_default().0 = sums;
+    }
+    for (key, sums) in sink_sums.0 {
+        keys.entry(key).or_default().1 = sums;
+    }
+    for ((tenant, direction, zone), (here, there)) in keys {
+        all.differences += u64::from(here != there);
+        all.rows.push(json!({
+            "ledger": feed.name(), "tenant": tenant, "direction": direction, "zone": zone,
+            "ledger_l2_bytes": here.l2_bytes.to_string(), "sink_l2_bytes": there.l2_bytes.to_string(),
+            "difference_bytes": (there.l2_bytes - here.l2_bytes).to_string(),
+            "difference_packets": (there.packets - here.packets).to_string(),
+            "difference_records": there.records - here.records,
+        }));
+    }
+    all.said.push(format!(
+        "{}: {} of {size} records are there",
+        feed.name(),
+        mark.next
+    ));
+    let pruned: u64 = gone.iter().map(|range| range.end - range.start).sum();
+    if pruned != 0 {
+        all.said.push(format!(
+            "{}: {pruned} records are pruned or erased here: not compared",
+            feed.name()
+        ));
+    }
+    Ok(())
+}
+
+/// Sends records again that a sink has acknowledged and lost, under the same names: whoever adds up drops what it has.
+///
+/// # Errors
+/// When something cannot be read, the sink refuses, or it makes no sense for its kind.
+pub fn replay(options: &ReplayOptions) -> Result<()> {
+    let (config, ledger, mut there) = open(&options.at)?;
+    let path = options.ledger.clone().unwrap_or(ledger);
+    let feed = Feed::open(&path)?;
+    ensure!(
+        feed.host() == config.host.name.as_str(),
+        "{}: it is {}'s; replay it on its own host",
+        path.display(),
+        feed.host()
+    );
+    let mark = there.mark(feed.id(), feed.host())?;
+    feed.holds(&mark)?;
+    ensure!(
+        options.from < mark.next,
+        "--from {}: {} has confirmed the records below {}; the daemon delivers the others",
+        options.from,
+        options.at.sink,
+        mark.next
+    );
+    let (mut sent, mut at) = (0, feed.before(options.from)?);
+    while at.next < mark.next {
+        let left = u32::try_from(mark.next - at.next).unwrap_or(u32::MAX);
+        let Some(batch) = feed.batch(at, left.min(there.batch_max()))? else {
+            break;
+        };
+        there.replay(&batch).with_context(|| {
+            format!("records from {} on; go on with --from {}", at.next, at.next)
+        })?;
+        sent += batch
+            .items
+            .iter()
+            .filter(|item| item.billed().is_some())
+            .count();
+        at = batch.to;
+    }
+    println!(
+        "{}: {sent} records of {} to {} sent again to {}",
+        feed.name(),
+        options.from,
+        at.next.saturating_sub(1),
+        options.at.sink
+    );
+    Ok(())
+}

@@ -5,7 +5,7 @@ use crate::{
     config::{self, Config},
     correct,
     daemon::{self, control},
-    demo, doctor, explain, flows, proof, records, sinks, statement, status, usage,
+    demo, doctor, explain, flows, proof, records, sinks, statement, status, top, usage,
 };
 use clap::{Args, Parser, Subcommand};
 use std::{
@@ -60,6 +60,8 @@ enum Command {
         #[command(flatten)]
         at: At,
     },
+    /// Tenants and ports with their rates, in a terminal.
+    Top(top::Options),
     /// Remove everything that octroi put into the kernel.
     Detach {
         #[command(flatten)]
@@ -183,6 +185,7 @@ pub fn run() -> ExitCode {
         Command::Status { json, at } => {
             status::show(&at.run_dir, &at.pin_dir, json).map_err(Failure::from)
         }
+        Command::Top(options) => top::run(&options).map_err(Failure::from),
         Command::Detach { at, all_versions } => {
             daemon::detach(&at.run_dir, &at.pin_dir, all_versions).map_err(Failure::from)
         }

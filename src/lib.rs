@@ -19,4 +19,5 @@ mod records;
 mod sinks;
 mod statement;
 pub mod status;
+mod top;
 mod usage;

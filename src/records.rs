@@ -110,7 +110,7 @@ pub enum LedgerAction {
         /// The copy.
         file: PathBuf,
     },
-    /// Who looked at flow detail, and at what.
+    /// Who looked at flow detail or changed something by the API, and what.
     Looks {
         #[command(flatten)]
         at: At,
@@ -132,7 +132,7 @@ pub enum LedgerAction {
 
 /// A record as it is shown. Numbers of 64 bits are strings: they do not fit a double.
 #[derive(Debug, Serialize)]
-struct Line {
+pub(crate) struct Line {
     seq: String,
     kind: &'static str,
     window_id: String,
@@ -165,7 +165,8 @@ fn or_empty(value: Option<u64>) -> String {
 }
 
 impl Line {
-    fn of(record: &Record) -> Self {
+    /// A record as it is shown.
+    pub(crate) fn of(record: &Record) -> Self {
         let counted = record.counted();
         let drops = record.total.iter().flat_map(|total| &total.drops);
         let (packets, bytes) = drops.fold((0_u64, 0_u64), |sum, dropped| {
@@ -228,6 +229,7 @@ fn filter(options: &Options) -> Result<Filter> {
         direction,
         from: options.from.as_ref().map(utc_ns),
         to: options.to.as_ref().map(utc_ns),
+        after: None,
         limit: options.limit,
     })
 }

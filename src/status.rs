@@ -87,14 +87,18 @@ impl Report {
     }
 }
 
-/// `octroi status`.
+/// What `octroi status` shows: the daemon's report, or what the pins say when none answers.
 ///
 /// # Errors
 /// When neither a daemon nor pins are there.
-pub fn show(run_dir: &Path, pin_dir: &Path, json: bool) -> Result<()> {
+pub fn read(run_dir: &Path, pin_dir: &Path) -> Result<Report> {
+    Ok(serde_json::from_str(&text(run_dir, pin_dir)?)?)
+}
+
+fn text(run_dir: &Path, pin_dir: &Path) -> Result<String> {
     let answer = control::call(run_dir, &control::Request::Status);
-    let text = match answer {
-        Ok(text) => text,
+    match answer {
+        Ok(text) => Ok(text),
         Err(refusal) => {
             let pins = Pins::new(pin_dir);
             if !pins.exist() {
@@ -110,9 +114,17 @@ pub fn show(run_dir: &Path, pin_dir: &Path, json: bool) -> Result<()> {
                     pins.root().display()
                 )
             })?;
-            serde_json::to_string(&report)?
+            Ok(serde_json::to_string(&report)?)
         }
-    };
+    }
+}
+
+/// `octroi status`.
+///
+/// # Errors
+/// When neither a daemon nor pins are there.
+pub fn show(run_dir: &Path, pin_dir: &Path, json: bool) -> Result<()> {
+    let text = text(run_dir, pin_dir)?;
     if json {
         println!("{text}");
         return Ok(());

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use super::api::DraftApi;
 use super::sink::DraftSink;
 use dataplane_common::units::{BitsPerSecond, PacketsPerSecond};
 use metering::flow::Detail;
@@ -94,7 +95,7 @@ pub(super) struct List<T> {
 
 impl<T: Clone> List<T> {
     /// Values that were not read from a text.
-    fn of(values: &[T]) -> Self {
+    pub fn of(values: &[T]) -> Self {
         let located = |value: &T| Located {
             value: value.clone(),
             at: At::NOWHERE,
@@ -118,6 +119,7 @@ pub(super) struct Draft {
     pub meter: Option<DraftMeter>,
     pub retention: DraftRetention,
     pub timezone: Field<Zone>,
+    pub api: Option<DraftApi>,
     pub sinks: Vec<DraftSink>,
     pub uplinks: Vec<DraftUplink>,
     pub zones: Vec<DraftZone>,
@@ -251,6 +253,7 @@ impl From<&Config> for Draft {
                 rollups: Field::of(config.retention.rollups_days),
             },
             timezone: Field::of(config.billing.timezone.clone()),
+            api: config.api.as_ref().map(DraftApi::of),
             host: DraftHost {
                 name: Field::of(host.name.clone()),
                 pin_dir: Field::of(host.pin_dir.clone()),

@@ -15,6 +15,7 @@
 //! than one value) → [`Config`]. A port that is added to a running configuration enters at the
 //! draft, without places.
 
+mod api;
 mod billing;
 mod draft;
 mod errors;
@@ -34,6 +35,7 @@ mod tests;
 use std::io::Read;
 use std::path::Path;
 
+pub use api::{Api, Holder};
 pub use billing::{Billing, ChargeChange, ChargeClass, Zone as BillingZone};
 pub use errors::{ConfigError, Errors, Place};
 pub use model::{

@@ -11,8 +11,8 @@ use metering::flow::Detail;
 use super::Random;
 use crate::config::model::BUILT_IN_ZONES;
 use crate::config::{
-    Billing, ChargeChange, ChargeClass, Cidr, Config, Host, InterfaceName, Limits, Mac, Meter,
-    Name, Port, Retention, Shape, Sink, Tenant, Uplink, ZONE_ID_FIRST, Zone,
+    Api, Billing, ChargeChange, ChargeClass, Cidr, Config, Holder, Host, InterfaceName, Limits,
+    Mac, Meter, Name, Port, Retention, Shape, Sink, Tenant, Uplink, ZONE_ID_FIRST, Zone,
 };
 
 /// One configuration.
@@ -70,7 +70,13 @@ pub(super) fn config(random: &mut Random) -> Config {
         })
         .collect();
     let tenants = tenants(random);
+    let api = random.one_in(2).then(|| Api {
+        socket: PathBuf::from(*random.pick(&["/run/octroi/api.sock", "/a", "/run/a \"b'"])),
+        read: holders(random),
+        policy: holders(random),
+    });
     Config {
+        api,
         zones: zones(random, host.zones_max),
         ports: ports(random, &tenants, &mut interfaces),
         host,
@@ -86,6 +92,13 @@ pub(super) fn config(random: &mut Random) -> Config {
         uplinks,
         tenants,
     }
+}
+
+fn holders(random: &mut Random) -> Vec<Holder> {
+    let words = ["octroi-read", "user:monitor", "user:äb\"c", "a'b\\", "@x"];
+    (0..random.below(4))
+        .map(|_| random.pick(&words).parse().expect("a holder"))
+        .collect()
 }
 
 fn zones(random: &mut Random, zones_max: u8) -> Vec<Zone> {

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use dataplane_common::units::TenantId;
 
+use super::api;
 use super::billing::Billing;
 use super::draft::{Draft, DraftHost, DraftPort, DraftTenant, DraftUplink, DraftZone, Field};
 use super::errors::{At, Faults};
@@ -24,6 +25,7 @@ use super::values::{Cidr, InterfaceName, Name};
 /// Checks the whole. `None` if a value was refused; other faults are only in `faults`.
 pub(super) fn check(draft: Draft, faults: &mut Faults<'_>) -> Option<Config> {
     check_host(&draft.host, faults);
+    api::check(draft.api.as_ref(), &draft.host, faults);
     sink::check(&draft.sinks, draft.meter.is_some(), faults);
     check_uplinks(&draft, faults);
     let zones_max = draft.host.zones_max.clone().or(Host::ZONES_MAX);
@@ -287,6 +289,10 @@ fn build(draft: Draft) -> Option<Config> {
         zones_max: host.zones_max.or(Host::ZONES_MAX)?,
         flows_max: host.flows_max.or(Host::FLOWS_MAX)?,
     };
+    let api = match draft.api {
+        None => None,
+        Some(api) => Some(api.build(&host.run_dir)?),
+    };
     let uplink = |uplink: DraftUplink| {
         Some(Uplink {
             interface: uplink.interface.required()?,
@@ -319,6 +325,7 @@ fn build(draft: Draft) -> Option<Config> {
         billing: Billing {
             timezone: draft.timezone.or_default()?,
         },
+        api,
         sinks: draft
             .sinks
             .into_iter()

@@ -82,12 +82,10 @@ impl Drop for Terminal {
 
 /// The numbers at the end of a row of the screen: bytes from, bytes to, drops.
 fn numbers(screen: &str, name: &str) -> Option<[u64; 3]> {
+    let screen = screen.replace('│', " ");
     let mut lines = screen.lines();
     let line = lines.find(|line| line.split_whitespace().any(|word| word == name))?;
-    let words: Vec<&str> = line
-        .split_whitespace()
-        .filter(|word| *word != "│")
-        .collect();
+    let words: Vec<&str> = line.split_whitespace().collect();
     let last = words.get(words.len().checked_sub(3)?..)?;
     let numbers: Vec<u64> = last.iter().filter_map(|word| word.parse().ok()).collect();
     numbers.try_into().ok()

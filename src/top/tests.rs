@@ -64,7 +64,10 @@ fn screen(view: &View) -> Vec<String> {
     let buffer = terminal.backend().buffer().clone();
     let lines = buffer.content().chunks(150);
     lines
-        .map(|cells| cells.iter().map(|cell| cell.symbol()).collect())
+        .map(|cells| {
+            let line: String = cells.iter().map(|cell| cell.symbol()).collect();
+            line.replace('│', " ")
+        })
         .collect()
 }
 
@@ -73,9 +76,7 @@ fn words<'s>(screen: &'s [String], word: &str) -> Vec<&'s str> {
     let mut lines = screen.iter();
     let line = lines.find(|line| line.split_whitespace().any(|other| other == word));
     let line = line.unwrap_or_else(|| panic!("no {word} in {screen:#?}"));
-    line.split_whitespace()
-        .filter(|word| *word != "│")
-        .collect()
+    line.split_whitespace().collect()
 }
 
 #[test]

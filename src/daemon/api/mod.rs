@@ -246,6 +246,8 @@ async fn serve(stream: UnixStream, peer: Peer, shared: Rc<Shared>, _counted: Cou
             .header_read_timeout(HEAD)
             .max_buf_size(HEAD_BYTES_MAX)
             .max_headers(HEADERS_MAX)
+            // Whoever has said everything may say so, and still wants the answer.
+            .half_close(true)
             .serve_connection(TokioIo::new(stream), service)
     );
     // Whatever went wrong, it was the client's, who is told or gone.

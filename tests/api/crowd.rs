@@ -6,8 +6,13 @@ use super::{
 };
 use crate::support::{alone, by_level, can_run};
 use anyhow::{Result, ensure};
+use octroi::lab::command;
 use serde_json::Value;
-use std::time::{Duration, Instant};
+use std::{
+    net::{TcpListener, TcpStream},
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
 
 #[test]
 fn a_hundred_clients_at_once_are_all_answered() -> Result<()> {
@@ -229,5 +234,71 @@ fn what_is_no_request_neither_ends_nor_holds_up_the_daemon() -> Result<()> {
         "CASES: requests that are none: {}",
         cases.len() + rounds + 60
     );
+    Ok(())
+}
+
+/// A process that ends with this value.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn what_schemathesis_makes_of_the_document_finds_nothing() -> Result<()> {
+    const NAME: &str = "what_schemathesis_makes_of_the_document_finds_nothing";
+    if !can_run(NAME) {
+        return Ok(());
+    }
+    for tool in ["schemathesis --version", "socat -V"] {
+        if let Err(error) = command(tool) {
+            println!("SKIPPED: {NAME}: {error:#}");
+            return Ok(());
+        }
+    }
+    let _alone = alone();
+    let served = Served::new(true)?;
+    let pid = served.site.daemon_pid();
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let _socat = Running(
+        Command::new("socat")
+            .arg(format!("TCP-LISTEN:{port},bind=127.0.0.1,reuseaddr,fork"))
+            .arg(format!("UNIX-CONNECT:{}", served.socket.display()))
+            .spawn()?,
+    );
+    let url = format!("http://localhost:{port}");
+    let begun = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        ensure!(
+            begun.elapsed() < Duration::from_secs(5),
+            "socat does not listen"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let examples = by_level(5, 30, 200);
+    // A legal port may still be one that does not go with the others: no schema says that.
+    let output = Command::new("schemathesis")
+        .args(["run", &format!("{url}/v1/openapi.json"), "--url", &url])
+        .args([
+            "--checks",
+            "all",
+            "--exclude-checks",
+            "positive_data_acceptance",
+        ])
+        .args(["--max-examples", &examples.to_string(), "--seed", "7"])
+        .args(["--continue-on-failure", "--no-color"])
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    println!("{said}");
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    served.is_well(pid)?;
+    println!("CASES: runs of schemathesis, examples of each operation: {examples}");
     Ok(())
 }

@@ -47,7 +47,7 @@ type Answer = Response<Full<Bytes>>;
 
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 256;
-/// Of these only root may have the last ones.
+/// Of these all who are not root may have so many.
 const OTHERS_MAX: usize = 240;
 /// So many for one user who is not root.
 const USER_MAX: usize = 128;
@@ -106,6 +106,7 @@ impl Shared {
 #[derive(Debug, Default)]
 struct Connections {
     all: usize,
+    others: usize,
     strangers: usize,
     by_user: BTreeMap<u32, usize>,
 }
@@ -114,17 +115,19 @@ impl Connections {
     fn has_room(&self, uid: u32, role: Option<Role>) -> bool {
         let of_user = self.by_user.get(&uid).copied().unwrap_or_default();
         match role {
-            Some(Role::Admin) => self.all < CONNECTIONS_MAX,
-            Some(_) => self.all < OTHERS_MAX && of_user < USER_MAX,
-            None => self.all < OTHERS_MAX && self.strangers < STRANGERS_MAX,
+            _ if self.all >= CONNECTIONS_MAX => false,
+            Some(Role::Admin) => true,
+            Some(_) => self.others < OTHERS_MAX && of_user < USER_MAX,
+            None => self.others < OTHERS_MAX && self.strangers < STRANGERS_MAX,
         }
     }
 
     fn count(&mut self, uid: u32, role: Option<Role>, more: bool) {
         let of_user = self.by_user.entry(uid).or_default();
         let counters = [&mut self.all, of_user];
+        let others = (role != Some(Role::Admin)).then_some(&mut self.others);
         let strangers = role.is_none().then_some(&mut self.strangers);
-        for counter in counters.into_iter().chain(strangers) {
+        for counter in counters.into_iter().chain(others).chain(strangers) {
             *counter = if more {
                 *counter + 1
             } else {

@@ -5,9 +5,9 @@ use crate::{
     config::{self, Config},
     correct,
     daemon::{self, control},
-    demo, doctor, explain, flows, proof, records, sinks, statement, status, top, usage,
+    demo, doctor, explain, flows, generate, proof, records, sinks, statement, status, top, usage,
 };
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -104,6 +104,12 @@ enum Command {
     },
     /// Tenants in network namespaces, real traffic, the real daemon, and checks at the end.
     Demo(demo::Options),
+    /// Manual pages and completions, for packages.
+    #[command(hide = true)]
+    Generate {
+        /// Where to.
+        directory: PathBuf,
+    },
 }
 
 /// Where the daemon is.
@@ -174,6 +180,11 @@ impl From<control::Refusal> for Failure {
     }
 }
 
+/// The command line, for its manual pages.
+pub(crate) fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Parses the command line and runs the command.
 pub fn run() -> ExitCode {
     let done = match Cli::parse().command {
@@ -203,6 +214,9 @@ pub fn run() -> ExitCode {
         Command::Prove(options) => proof::prove(&options).map_err(Failure::from),
         Command::Key { action } => proof::key(&action).map_err(Failure::from),
         Command::Demo(options) => return demo::run(&options),
+        Command::Generate { directory } => {
+            generate::run(command(), &directory).map_err(Failure::from)
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

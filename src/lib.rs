@@ -11,6 +11,7 @@ pub mod demo;
 pub mod doctor;
 mod explain;
 mod flows;
+mod generate;
 mod keeping;
 pub mod lab;
 pub mod period;

@@ -40,11 +40,12 @@ const BUILD_PACKAGES: [&str; 11] = [
 ];
 
 /// What boots another kernel, and checks what it boots from.
-const TEST_PACKAGES: [&str; 5] = [
+const TEST_PACKAGES: [&str; 6] = [
     "busybox-static",
     "cpio",
     "postgresql",
     "qemu-system-x86",
+    "tmux",
     "xz-utils",
 ];
 

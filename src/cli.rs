@@ -5,11 +5,10 @@ use crate::{
     config::{self, Config},
     correct,
     daemon::{self, control},
-    demo, doctor, encryption, explain, flows, metrics, privacy, proof, reconcile, records, sinks,
-    statement, status, usage,
-    usage,
+    demo, doctor, encryption, explain, flows, generate, metrics, privacy, proof, reconcile, records,
+    sinks, statement, status, top, usage,
 };
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
@@ -67,6 +66,8 @@ enum Command {
         #[command(flatten)]
         at: At,
     },
+    /// Tenants and ports with their rates, in a terminal.
+    Top(top::Options),
     /// Remove everything that octroi put into the kernel.
     Detach {
         #[command(flatten)]
@@ -118,6 +119,12 @@ enum Command {
     },
     /// Tenants in network namespaces, real traffic, the real daemon, and checks at the end.
     Demo(demo::Options),
+    /// Manual pages and completions, for packages.
+    #[command(hide = true)]
+    Generate {
+        /// Where to.
+        directory: PathBuf,
+    },
 }
 
 /// Where the daemon is.
@@ -188,6 +195,11 @@ impl From<control::Refusal> for Failure {
     }
 }
 
+/// The command line, for its manual pages.
+pub(crate) fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Parses the command line and runs the command.
 pub fn run() -> ExitCode {
     let done = match Cli::parse().command {
@@ -200,6 +212,7 @@ pub fn run() -> ExitCode {
             status::show(&at.run_dir, &at.pin_dir, json).map_err(Failure::from)
         }
         Command::Metrics { at } => metrics::show(&at.run_dir, &at.pin_dir).map_err(Failure::from),
+        Command::Top(options) => top::run(&options).map_err(Failure::from),
         Command::Detach { at, all_versions } => {
             daemon::detach(&at.run_dir, &at.pin_dir, all_versions).map_err(Failure::from)
         }
@@ -220,6 +233,9 @@ pub fn run() -> ExitCode {
         Command::Prove(options) => proof::prove(&options).map_err(Failure::from),
         Command::Key { action } => proof::key(&action).map_err(Failure::from),
         Command::Demo(options) => return demo::run(&options),
+        Command::Generate { directory } => {
+            generate::run(command(), &directory).map_err(Failure::from)
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

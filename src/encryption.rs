@@ -66,7 +66,7 @@ struct Refused {
 /// # Errors
 /// When there is no gate.
 pub fn encryption(options: &Options) -> Result<()> {
-    let report = status::report(&options.at.run_dir, &options.at.pin_dir)?;
+    let report = status::read(&options.at.run_dir, &options.at.pin_dir)?;
     let talking = gate::read_conversations(&Pins::new(&options.at.pin_dir))?;
     let wanted = |number: u32| {
         let name = report.tenants.get(&number);

@@ -55,7 +55,7 @@ pub fn restore(at: &At, run_dir: &Path, file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Prints who looked at flow detail.
+/// Prints who looked at flow detail, or changed something by the API.
 ///
 /// # Errors
 /// When the ledger cannot be read.
@@ -107,5 +107,5 @@ pub fn tell(kept: &Kept) {
             time(goes)
         ),
     }
-    println!("{} looks at flow detail", kept.looks);
+    println!("{} looks at flow detail and changes by the API", kept.looks);
 }

@@ -119,7 +119,7 @@ pub enum LedgerAction {
         /// The copy.
         file: PathBuf,
     },
-    /// Who looked at flow detail, and at what.
+    /// Who looked at flow detail or changed something by the API, and what.
     Looks {
         #[command(flatten)]
         at: At,
@@ -174,6 +174,7 @@ fn or_empty(value: Option<u64>) -> String {
 }
 
 impl Line {
+    /// A record as it is shown.
     pub(crate) fn of(record: &Record) -> Self {
         let counted = record.counted();
         let drops = record.total.iter().flat_map(|total| &total.drops);
@@ -237,6 +238,7 @@ fn filter(options: &Options) -> Result<Filter> {
         direction,
         from: options.from.as_ref().map(utc_ns),
         to: options.to.as_ref().map(utc_ns),
+        after: None,
         limit: options.limit,
     })
 }

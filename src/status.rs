@@ -87,11 +87,15 @@ impl Report {
     }
 }
 
-/// What the daemon answers, or what the pins say when none runs.
+/// What `octroi status` shows: the daemon's report, or what the pins say when none answers.
 ///
 /// # Errors
 /// When neither a daemon nor pins are there.
-fn read(run_dir: &Path, pin_dir: &Path) -> Result<String> {
+pub fn read(run_dir: &Path, pin_dir: &Path) -> Result<Report> {
+    Ok(serde_json::from_str(&text(run_dir, pin_dir)?)?)
+}
+
+fn text(run_dir: &Path, pin_dir: &Path) -> Result<String> {
     let answer = control::call(run_dir, &control::Request::Status);
     match answer {
         Ok(text) => Ok(text),
@@ -115,20 +119,12 @@ fn read(run_dir: &Path, pin_dir: &Path) -> Result<String> {
     }
 }
 
-/// The same, read.
-///
-/// # Errors
-/// As above.
-pub fn report(run_dir: &Path, pin_dir: &Path) -> Result<Report> {
-    Ok(serde_json::from_str(&read(run_dir, pin_dir)?)?)
-}
-
 /// `octroi status`.
 ///
 /// # Errors
 /// When neither a daemon nor pins are there.
 pub fn show(run_dir: &Path, pin_dir: &Path, json: bool) -> Result<()> {
-    let text = read(run_dir, pin_dir)?;
+    let text = text(run_dir, pin_dir)?;
     if json {
         println!("{text}");
         return Ok(());

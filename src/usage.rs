@@ -333,6 +333,21 @@ pub fn show(options: &Options) -> Result<()> {
     shown.write(options.format)
 }
 
+/// Usage as objects, as `octroi usage --format json` has it in lines.
+///
+/// # Errors
+/// When a ledger cannot be read, or does not add up.
+pub fn objects(opened: &Opened, query: &Query) -> Result<Vec<serde_json::Value>> {
+    let report = usage::read(&opened.sources, query, &opened.hosts, |_| {})?;
+    let shown = output::Shown {
+        opened,
+        query,
+        report: &report,
+        peaks: Vec::new(),
+    };
+    shown.objects()
+}
+
 /// A time as it is shown, UTC.
 pub fn time(utc_ns: i64) -> String {
     Timestamp::from_nanosecond(i128::from(utc_ns))

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use super::api::DraftApi;
 use super::encryption::DraftEncryption;
 use super::sink::DraftSink;
 use dataplane_common::units::{BitsPerSecond, PacketsPerSecond};
@@ -119,6 +120,7 @@ pub(super) struct Draft {
     pub meter: Option<DraftMeter>,
     pub retention: DraftRetention,
     pub timezone: Field<Zone>,
+    pub api: Option<DraftApi>,
     pub sinks: Vec<DraftSink>,
     pub encryption: Vec<DraftEncryption>,
     pub uplinks: Vec<DraftUplink>,
@@ -254,6 +256,7 @@ impl From<&Config> for Draft {
                 rollups: Field::of(config.retention.rollups_days),
             },
             timezone: Field::of(config.billing.timezone.clone()),
+            api: config.api.as_ref().map(DraftApi::of),
             host: DraftHost {
                 name: Field::of(host.name.clone()),
                 pin_dir: Field::of(host.pin_dir.clone()),

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use metering::flow::Detail;
 use toml::de::DeTable;
 
+use super::api::{self, API};
 use super::billing::{ChargeChange, ChargeClass, Zone};
 use super::draft::{
     Draft, DraftHost, DraftLimits, DraftMeter, DraftPort, DraftRetention, DraftTenant, DraftUplink,
@@ -54,8 +55,8 @@ const PORT: Key = header("port", "[[port]]");
 const METER: Key = header("meter", "[meter]");
 const RETENTION: Key = header("retention", "[retention]");
 const BILLING: Key = header("billing", "[billing]");
-const SECTIONS: [Key; 10] = [
-    HOST, METER, RETENTION, BILLING, SINK, UPLINK, ZONE, TENANT, PORT, ENCRYPTION,
+const SECTIONS: [Key; 11] = [
+    HOST, METER, RETENTION, BILLING, API, SINK, UPLINK, ZONE, TENANT, PORT, ENCRYPTION,
 ];
 
 const HOST_NAME: Key = key("name", "\"host-1\"");
@@ -160,11 +161,13 @@ pub(super) fn read_config(text: &str, faults: &mut Faults<'_>) -> Option<Draft> 
     let meter = read_meter(&mut root);
     let retention = read_retention(&mut root);
     let timezone = read_billing(&mut root);
+    let api = api::read(&mut root);
     Some(Draft {
         host,
         meter,
         retention,
         timezone,
+        api,
         sinks: sinks
             .into_iter()
             .map(|table| sink::read(table, faults))
@@ -399,7 +402,8 @@ fn directory(text: &str) -> Result<PathBuf, ValueError> {
     path(text, DIRECTORY_BYTES_MAX, too_long)
 }
 
-fn path(text: &str, bytes_max: usize, too_long: &str) -> Result<PathBuf, ValueError> {
+/// An absolute path.
+pub(super) fn path(text: &str, bytes_max: usize, too_long: &str) -> Result<PathBuf, ValueError> {
     let wrong = if !text.starts_with('/') {
         "is not absolute; start it with `/`"
     } else if text.len() > bytes_max {

@@ -15,6 +15,7 @@
 //! than one value) → [`Config`]. A port that is added to a running configuration enters at the
 //! draft, without places.
 
+mod api;
 mod billing;
 mod draft;
 mod encryption;
@@ -36,6 +37,7 @@ mod tests;
 use std::io::Read;
 use std::path::Path;
 
+pub use api::{Api, Holder};
 pub use billing::{Billing, ChargeChange, ChargeClass, Zone as BillingZone};
 pub use encryption::{
     Direction, Encryption, Evidence, Exemption, Fragments, Midstream, Mode, TcpPort,

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use dataplane_common::units::{BitsPerSecond, Bytes, PacketsPerSecond, TenantId};
 use metering::flow::Detail;
 
+use super::api::Api;
 use super::billing::{Billing, ChargeChange, ChargeClass};
 use super::encryption::Encryption;
 use super::sink::Sink;
@@ -30,6 +31,8 @@ pub struct Config {
     pub retention: Retention,
     /// What bills need to know.
     pub billing: Billing,
+    /// The control API; `None`: there is no socket for it.
+    pub api: Option<Api>,
     /// Where records go, in file order; none without [`Config::meter`].
     pub sinks: Vec<Sink>,
     /// The links by which packets leave the host; may be empty.

@@ -27,6 +27,12 @@ pub(super) fn to_toml(config: &Config) -> String {
     out.key("rollups", text(days(kept.rollups_days)));
     out.line("\n[billing]");
     out.key("timezone", text(&config.billing.timezone));
+    if let Some(api) = &config.api {
+        out.line("\n[api]");
+        out.key("socket", text(api.socket.display()));
+        out.key("read", texts(&api.read));
+        out.key("policy", texts(&api.policy));
+    }
     for sink in &config.sinks {
         out.line("\n[[sink]]");
         out.key("name", text(&sink.name));

@@ -53,6 +53,9 @@ pub struct Refusal {
     pub config: bool,
     /// What, where, what to do.
     pub message: String,
+    /// True: it is done, and takes effect when an interface comes.
+    #[serde(default)]
+    pub waiting: bool,
 }
 
 impl Refusal {
@@ -60,6 +63,7 @@ impl Refusal {
         Self {
             config: true,
             message: message.into(),
+            waiting: false,
         }
     }
 
@@ -67,6 +71,7 @@ impl Refusal {
         Self {
             config: false,
             message: message.into(),
+            waiting: false,
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The daemon's runtime: one thread that follows interfaces, signals and the control socket, and
 //! calls the gate. Enforcing and counting happen in the kernel and do not need it.
 
+mod api;
 mod audit;
 mod clock;
 pub mod control;
+mod hooks;
 mod meter;
 mod privilege;
 mod reading;
@@ -70,6 +72,7 @@ async fn serve(state: State, run_dir: &Path) -> Result<()> {
     let listener = UnixListener::bind(&socket)
         .with_context(|| format!("{}: cannot listen", socket.display()))?;
     restrict(&socket)?;
+    let _api = api::start(&state)?;
     // SAFETY: a netlink socket is one descriptor for its whole life, and the monitor owns it.
     let monitor = unsafe { AsyncFd::register(Monitor::new()?) }?;
     // SAFETY: a timerfd is one descriptor for its whole life, and the watch owns it.
@@ -208,6 +211,6 @@ pub fn detach(run_dir: &Path, pin_dir: &Path, all_versions: bool) -> Result<()> 
         Pins::new(pin_dir).remove_all_versions()?;
     }
     let _ = fs::remove_dir(pin_dir);
-    let _ = fs::remove_file(run_dir.join(state::DYNAMIC_PORTS));
+    let _ = fs::remove_file(run_dir.join(hooks::DYNAMIC_PORTS));
     Ok(())
 }

@@ -2,29 +2,26 @@
 
 use super::{
     control::{Refusal, Request},
+    hooks::read_dynamic,
     meter::Meter,
     translate,
 };
 use crate::{
-    config::{self, Config, Errors, Port},
+    config::{self, Config, Port},
     status,
 };
 use anyhow::{Context as _, Result};
 use dataplane::{
-    gate::{Event, Gate, PortState},
+    gate::{Event, Gate, PortState, PortStatus},
     pins::Pins,
 };
 use metering::ledger::Addition;
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 use tokio::sync::Notify;
-
-/// Ports that `port add` brought, kept in the run directory so that a restart adopts them.
-pub const DYNAMIC_PORTS: &str = "ports.toml";
 
 /// The daemon's state.
 pub struct State {
@@ -32,10 +29,12 @@ pub struct State {
     gate: Option<Gate>,
     meter: Option<Meter>,
     /// As in the file.
-    file: Config,
-    path: PathBuf,
+    pub(super) file: Config,
+    pub(super) path: PathBuf,
     /// Added by hooks.
-    dynamic: Vec<Port>,
+    pub(super) dynamic: Vec<Port>,
+    /// How often a configuration of a file was put in force.
+    applied: u64,
     /// The last thing that was said of each subject, so that it is said once.
     said: Vec<String>,
 }
@@ -58,6 +57,7 @@ impl State {
             file,
             path: path.into(),
             dynamic,
+            applied: 0,
             said: Vec::new(),
         };
         let config = state.effective(&state.file, &state.dynamic)?;
@@ -65,22 +65,11 @@ impl State {
         Ok(state)
     }
 
-    /// The file's ports and the hooks' together; a port that is in both is the file's.
-    fn effective(&self, file: &Config, dynamic: &[Port]) -> Result<Config, Errors> {
-        let mut config = file.clone();
-        for port in dynamic {
-            if file.port(port.name.as_str()).is_none() {
-                config = config.with_port(port.clone())?;
-            }
-        }
-        Ok(config)
-    }
-
     fn gate(&mut self) -> Result<&mut Gate> {
         self.gate.as_mut().context("detached")
     }
 
-    fn enforce(&mut self, config: &Config) -> Result<u32> {
+    pub(super) fn enforce(&mut self, config: &Config) -> Result<u32> {
         let (revision, events) = self.gate()?.apply(translate::policy(config))?;
         self.tell(events);
         if let Some(meter) = &mut self.meter {
@@ -203,8 +192,9 @@ impl State {
         }
     }
 
-    fn apply(&mut self, file: Config) -> Result<String, Refusal> {
-        if translate::plan(&file) != translate::plan(&self.file)
+    /// What a file may not change while the daemon runs.
+    fn fixed(&self, file: &Config) -> Result<(), Refusal> {
+        if translate::plan(file) != translate::plan(&self.file)
             || file.host.pin_dir != self.file.host.pin_dir
             || file.host.run_dir != self.file.host.run_dir
             || file.meter != self.file.meter
@@ -214,32 +204,22 @@ impl State {
                  leave them as they are, or run `octroi detach` and start again",
             ));
         }
+        let socket = |config: &Config| config.api.as_ref().map(|api| api.socket.clone());
+        if socket(file) != socket(&self.file) {
+            return Err(Refusal::config(
+                "[api] socket is fixed while the daemon runs; leave it as it is, or start the daemon again",
+            ));
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, file: Config) -> Result<String, Refusal> {
+        self.fixed(&file)?;
         let config = self.effective(&file, &self.dynamic)?;
         let revision = self.enforce(&config)?;
         self.file = file;
+        self.applied += 1;
         Ok(format!("revision {revision} in force"))
-    }
-
-    fn change_ports(&mut self, dynamic: Vec<Port>) -> Result<u32, Refusal> {
-        let config = self.effective(&self.file, &dynamic)?;
-        // Written first: a daemon that dies in between finds the port and blesses it.
-        let before = std::mem::replace(&mut self.dynamic, dynamic);
-        let revision = self.write_dynamic().and_then(|()| self.enforce(&config));
-        if revision.is_err() {
-            self.dynamic = before;
-            let _ = self.write_dynamic();
-        }
-        Ok(revision?)
-    }
-
-    fn write_dynamic(&self) -> Result<()> {
-        let mut config = self.file.clone();
-        config.ports = self.dynamic.clone();
-        let path = self.file.host.run_dir.join(DYNAMIC_PORTS);
-        let new = path.with_extension("new");
-        fs::write(&new, config.to_toml())
-            .and_then(|()| fs::rename(&new, &path))
-            .with_context(|| format!("{}: cannot be written", path.display()))
     }
 
     /// Answers one request of the control socket.
@@ -249,41 +229,21 @@ impl State {
     pub fn answer(&mut self, request: Request) -> Result<String, Refusal> {
         match request {
             Request::Status => {
-                let names = self.file.clone();
-                let gate = self.gate()?;
-                let mut report = status::Report::of(gate, &names)?;
-                report.meter = self.meter.as_ref().map(|meter| meter.status().clone());
-                report.sinks = self.meter.as_ref().map(Meter::sinks).unwrap_or_default();
-                Ok(serde_json::to_string(&report).map_err(anyhow::Error::from)?)
+                Ok(serde_json::to_string(&self.report()?).map_err(anyhow::Error::from)?)
             }
             Request::Apply { config } => self.apply(config::parse(&config, "config")?),
             Request::PortAdd { port } => {
-                let port = config::parse_port(&port, "port")?;
-                let mut dynamic = self.dynamic.clone();
-                // A hook may call twice: adding what is there already is done.
-                match self.file.port(port.name.as_str()) {
-                    Some(known) if *known != port => {
-                        return Err(self.is_in_the_file(port.name.as_str()));
-                    }
-                    None if !dynamic.contains(&port) => dynamic.push(port.clone()),
-                    _ => {}
-                }
+                let (dynamic, name) = self.with_added(&port)?;
                 self.change_ports(dynamic)?;
-                self.blessed(port.name.as_str())
+                self.blessed(&name)
             }
             Request::PortSet { port } => {
-                let port = config::parse_port(&port, "port")?;
-                let mut dynamic = self.dynamic.clone();
-                let place = self.dynamic_place(port.name.as_str())?;
-                dynamic[place] = port.clone();
+                let (dynamic, name) = self.with_set(&port)?;
                 self.change_ports(dynamic)?;
-                self.blessed(port.name.as_str())
+                self.blessed(&name)
             }
             Request::PortRemove { name } => {
-                let place = self.dynamic_place(&name)?;
-                let mut dynamic = self.dynamic.clone();
-                dynamic.remove(place);
-                let revision = self.change_ports(dynamic)?;
+                let revision = self.change_ports(self.without(&name)?)?;
                 Ok(format!("port {name} removed in revision {revision}"))
             }
             Request::Add { .. } => Err(Refusal::system("a record waits for the ledger")),
@@ -302,6 +262,68 @@ impl State {
                 Ok("detached".into())
             }
         }
+    }
+
+    /// Would [`State::answer`] refuse a change, as far as the configuration can tell?
+    ///
+    /// # Errors
+    /// Its refusal.
+    pub fn check(&self, request: &Request) -> Result<(), Refusal> {
+        let dynamic = match request {
+            Request::Apply { config } => {
+                let file = config::parse(config, "config")?;
+                self.fixed(&file)?;
+                self.effective(&file, &self.dynamic)?;
+                return Ok(());
+            }
+            Request::PortAdd { port } => self.with_added(port)?.0,
+            Request::PortSet { port } => self.with_set(port)?.0,
+            Request::PortRemove { name } => self.without(name)?,
+            Request::Status | Request::Detach | Request::Add { .. } => return Ok(()),
+        };
+        self.effective(&self.file, &dynamic)?;
+        Ok(())
+    }
+
+    /// What `status` says.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn report(&mut self) -> Result<status::Report, Refusal> {
+        let names = self.file.clone();
+        let mut report = status::Report::of(self.gate()?, &names)?;
+        report.meter = self.meter.as_ref().map(|meter| meter.status().clone());
+        report.sinks = self.meter.as_ref().map(Meter::sinks).unwrap_or_default();
+        Ok(report)
+    }
+
+    /// What is known of each port.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn ports(&mut self) -> Result<Vec<PortStatus>, Refusal> {
+        Ok(self.gate()?.ports()?)
+    }
+
+    /// The configuration of the file, without the hooks' ports.
+    pub fn file(&self) -> &Config {
+        &self.file
+    }
+
+    /// What is in force, the hooks' ports too.
+    pub fn config(&self) -> Config {
+        let effective = self.effective(&self.file, &self.dynamic);
+        effective.unwrap_or_else(|_| self.file.clone())
+    }
+
+    /// How often another configuration of a file was put in force.
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// The ledger's file.
+    pub fn ledger(&self) -> Option<PathBuf> {
+        self.file.meter.as_ref().map(|meter| meter.ledger.clone())
     }
 
     /// Hands a record that belongs to no window to the ledger and returns a ticket for the answer; `None` while it is at work.
@@ -326,28 +348,6 @@ impl State {
         meter.answer(ticket)
     }
 
-    fn dynamic_place(&self, name: &str) -> Result<usize, Refusal> {
-        self.dynamic
-            .iter()
-            .position(|port| port.name.as_str() == name)
-            .ok_or_else(|| {
-                if self.file.port(name).is_some() {
-                    self.is_in_the_file(name)
-                } else {
-                    Refusal::config(format!(
-                        "there is no port {name}; `octroi status` lists the ports"
-                    ))
-                }
-            })
-    }
-
-    fn is_in_the_file(&self, name: &str) -> Refusal {
-        Refusal::config(format!(
-            "port {name} is in {}; change it there and run `octroi apply`",
-            self.path.display()
-        ))
-    }
-
     fn blessed(&mut self, name: &str) -> Result<String, Refusal> {
         let ports = self.gate()?.ports().map_err(anyhow::Error::from)?;
         let port = ports
@@ -359,10 +359,14 @@ impl State {
             }
             _ => {
                 let on = port.map_or("its interface", |port| &port.interface);
-                Err(Refusal::system(format!(
+                let message = format!(
                     "port {name} is in force, but {on} is not there yet; it is blessed as soon as \
                      {on} comes"
-                )))
+                );
+                Err(Refusal {
+                    waiting: true,
+                    ..Refusal::system(message)
+                })
             }
         }
     }
@@ -386,20 +390,5 @@ impl State {
             gate.epoch().map_or(0, |epoch| epoch.revision()),
             gate.mechanism().name()
         )
-    }
-}
-
-/// Ports that hooks added before this daemon started; what cannot be read is said and left out.
-fn read_dynamic(file: &Config) -> Vec<Port> {
-    let path = file.host.run_dir.join(DYNAMIC_PORTS);
-    if !path.exists() {
-        return Vec::new();
-    }
-    match config::load(&path) {
-        Ok(config) => config.ports,
-        Err(errors) => {
-            eprintln!("{errors}\noctroi: ports that were added by hooks are not taken over");
-            Vec::new()
-        }
     }
 }

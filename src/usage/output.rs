@@ -137,6 +137,30 @@ impl Shown<'_> {
         }
     }
 
+    /// All of it, each with what it is.
+    pub fn objects(&self) -> Result<Vec<Value>> {
+        let rows = self.report.rows.iter().map(|row| self.line(row));
+        let rows = rows.collect::<Result<Vec<_>>>()?;
+        let percentiles = self.report.percentiles.iter();
+        let percentiles: Vec<Line95> = percentiles.map(|found| self.line95(found)).collect();
+        Ok(self.all(&rows, &percentiles)?)
+    }
+
+    fn all(&self, rows: &[Line], percentiles: &[Line95]) -> serde_json::Result<Vec<Value>> {
+        let lines = rows.iter().map(|row| ("usage", serde_json::to_value(row)));
+        let p95 = percentiles
+            .iter()
+            .map(|row| ("p95", serde_json::to_value(row)));
+        let mut all = Vec::new();
+        for (what, line) in lines.chain(p95) {
+            let mut line = line?;
+            line["what"] = what.into();
+            all.push(line);
+        }
+        all.extend(self.remarks());
+        Ok(all)
+    }
+
     /// Writes it to standard output.
     pub fn write(&self, format: Format) -> Result<()> {
         let rows = self.report.rows.iter().map(|row| self.line(row));
@@ -215,17 +239,8 @@ impl Shown<'_> {
         rows: &[Line],
         percentiles: &[Line95],
     ) -> io::Result<()> {
-        let lines = rows.iter().map(|row| ("usage", serde_json::to_value(row)));
-        let p95 = percentiles
-            .iter()
-            .map(|row| ("p95", serde_json::to_value(row)));
-        for (what, line) in lines.chain(p95) {
-            let mut line = line?;
-            line["what"] = what.into();
-            writeln!(out, "{line}")?;
-        }
-        for line in self.remarks() {
-            writeln!(out, "{line}")?;
+        for object in self.all(rows, percentiles)? {
+            writeln!(out, "{object}")?;
         }
         Ok(())
     }

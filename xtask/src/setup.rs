@@ -40,13 +40,14 @@ const BUILD_PACKAGES: [&str; 11] = [
 ];
 
 /// What boots another kernel, and checks what it boots from.
-const TEST_PACKAGES: [&str; 7] = [
+const TEST_PACKAGES: [&str; 8] = [
     "busybox-static",
     "cpio",
     "openssl",
     "postgresql",
     "prometheus",
     "qemu-system-x86",
+    "tmux",
     "xz-utils",
 ];
 

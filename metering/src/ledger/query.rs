@@ -20,6 +20,8 @@ pub struct Filter {
     pub from: Option<i64>,
     /// Windows that begin before this time.
     pub to: Option<i64>,
+    /// Later records than this one: its seq.
+    pub after: Option<u64>,
     /// At most so many, the oldest first.
     pub limit: Option<u64>,
 }
@@ -57,6 +59,9 @@ pub fn records(path: &Path, filter: &Filter) -> Result<Vec<Row>, LedgerError> {
     }
     if let Some(to) = filter.to {
         want("window_start <", to.into());
+    }
+    if let Some(after) = filter.after {
+        want("seq >", i64::try_from(after).unwrap_or(i64::MAX).into());
     }
     let conditions = if wanted.is_empty() {
         "canonical IS NOT NULL".to_owned()

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use dataplane_common::units::{BitsPerSecond, Bytes, PacketsPerSecond, TenantId};
 
-use crate::config::{Config, EXAMPLE, Limits, Port, Shape, parse, parse_port};
+use crate::config::{Config, EXAMPLE, Holder, Limits, Port, Shape, parse, parse_port};
 
 fn accepted(text: &str) -> Config {
     parse(text, "c.toml").unwrap_or_else(|errors| panic!("{errors}"))
@@ -80,6 +80,19 @@ fn the_smallest_configuration_has_the_defaults() {
     assert_eq!((config.host.ports_max, config.host.zones_max), (1_024, 16));
     assert!(config.uplinks.is_empty() && config.zones.is_empty());
     assert!(config.tenants.is_empty() && config.ports.is_empty());
+}
+
+#[test]
+fn an_api_has_its_socket_in_the_run_directory_and_nobody_but_root() {
+    let host = "[host]\nname = \"h\"\nrun_dir = \"/run/gate\"\n";
+    assert_eq!(accepted(host).api, None);
+    let api = accepted(&format!("{host}[api]\n")).api.expect("an API");
+    assert_eq!(api.socket, Path::new("/run/gate/api.sock"));
+    assert!(api.read.is_empty() && api.policy.is_empty());
+    let api = accepted(EXAMPLE).api.expect("an API");
+    let user = "user:monitor".parse::<Holder>();
+    assert_eq!(api.read.last(), user.as_ref().ok());
+    assert_eq!(user.expect("a user"), Holder::User("monitor".into()));
 }
 
 #[test]

@@ -11,9 +11,9 @@ use metering::flow::Detail;
 use super::Random;
 use crate::config::model::BUILT_IN_ZONES;
 use crate::config::{
-    Billing, ChargeChange, ChargeClass, Cidr, Config, Direction, Encryption, Evidence, Exemption,
-    Fragments, Host, InterfaceName, Limits, Mac, Meter, Midstream, Mode, Name, Port, Profile,
-    Retention, Shape, Sink, TcpPort, Tenant, Uplink, ZONE_ID_FIRST, Zone,
+    Api, Billing, ChargeChange, ChargeClass, Cidr, Config, Direction, Encryption, Evidence,
+    Exemption, Fragments, Holder, Host, InterfaceName, Limits, Mac, Meter, Midstream, Mode, Name,
+    Port, Profile, Retention, Shape, Sink, TcpPort, Tenant, Uplink, ZONE_ID_FIRST, Zone,
 };
 
 /// One configuration.
@@ -68,6 +68,11 @@ pub(super) fn config(random: &mut Random) -> Config {
         })
         .collect();
     let tenants = tenants(random);
+    let api = random.one_in(2).then(|| Api {
+        socket: PathBuf::from(*random.pick(&["/run/octroi/api.sock", "/a", "/run/a \"b'"])),
+        read: holders(random),
+        policy: holders(random),
+    });
     let zones = zones(random, host.zones_max);
     let encryption = match tenants.is_empty() {
         true => Vec::new(),
@@ -76,6 +81,7 @@ pub(super) fn config(random: &mut Random) -> Config {
             .collect(),
     };
     Config {
+        api,
         zones,
         encryption,
         ports: ports(random, &tenants, &mut interfaces),
@@ -116,6 +122,13 @@ fn target(random: &mut Random, number: usize) -> Target {
             ca_file,
         }),
     }
+}
+
+fn holders(random: &mut Random) -> Vec<Holder> {
+    let words = ["octroi-read", "user:monitor", "user:äb\"c", "a'b\\", "@x"];
+    (0..random.below(4))
+        .map(|_| random.pick(&words).parse().expect("a holder"))
+        .collect()
 }
 
 fn zones(random: &mut Random, zones_max: u8) -> Vec<Zone> {

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use dataplane_common::units::TenantId;
 
+use super::api;
 use super::billing::Billing;
 use super::draft::{Draft, DraftHost, DraftPort, DraftTenant, DraftUplink, DraftZone, Field};
 use super::encryption::{self, DraftEncryption};
@@ -25,6 +26,7 @@ use super::values::{Cidr, InterfaceName, Name};
 /// Checks the whole. `None` if a value was refused; other faults are only in `faults`.
 pub(super) fn check(draft: Draft, faults: &mut Faults<'_>) -> Option<Config> {
     check_host(&draft.host, faults);
+    api::check(draft.api.as_ref(), &draft.host, faults);
     sink::check(&draft.sinks, draft.meter.is_some(), faults);
     check_uplinks(&draft, faults);
     let zones_max = draft.host.zones_max.clone().or(Host::ZONES_MAX);
@@ -301,6 +303,10 @@ fn build(draft: Draft) -> Option<Config> {
         flows_max: host.flows_max.or(Host::FLOWS_MAX)?,
         conversations_max: host.conversations_max.or(Host::CONVERSATIONS_MAX)?,
     };
+    let api = match draft.api {
+        None => None,
+        Some(api) => Some(api.build(&host.run_dir)?),
+    };
     let uplink = |uplink: DraftUplink| {
         Some(Uplink {
             interface: uplink.interface.required()?,
@@ -333,6 +339,7 @@ fn build(draft: Draft) -> Option<Config> {
         billing: Billing {
             timezone: draft.timezone.or_default()?,
         },
+        api,
         sinks: draft
             .sinks
             .into_iter()

@@ -12,6 +12,7 @@ use crate::{parse::Network, reason::REASONS_MAX};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 mod book;
+pub mod share;
 
 pub use book::{Anchor, Slot, slot_state};
 

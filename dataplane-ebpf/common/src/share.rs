@@ -30,9 +30,9 @@ pub const UNIT_SHIFT: u32 = 8;
 /// From α to a line: 2^58 · 2^-8.
 pub(crate) const LINE_SHIFT: u32 = 50;
 
-/// More than any packet: a clock that is further ahead than this and its horizon was left behind by a
-/// change of α or of a weight, or has been idle for years. 256ths of a byte.
-const STRAY: u64 = (1 << 20) << UNIT_SHIFT;
+/// The largest packet (BIG TCP): a clock that is further ahead than this and its horizon was left behind by
+/// a change of α or of a weight, or has been idle for years. 256ths of a byte.
+const STRAY: u64 = (1 << 19) << UNIT_SHIFT;
 
 /// What a tenant has used, by clock: [`crate::abi::share::ShareClocks`].
 #[derive(Clone, Copy, Debug, Default)]

@@ -103,7 +103,8 @@ pub struct ShareLine {
     pub integral: u64,
     /// What is less than that, in 2^-50 of it.
     pub fraction: u64,
-    /// What α gives one unit of weight in a period, 256ths of a byte.
+    /// What α of lately gives one unit of weight in a period, 256ths of a byte: the horizon of what is
+    /// borrowed.
     pub reach: u64,
     /// What the link could have carried by then, on the scale of `guaranteed + borrowed`.
     pub carried: u64,
@@ -117,12 +118,10 @@ pub struct ShareLine {
     pub limited: u64,
     /// Weights of the tenants that asked for more lately: of the most of them, and fading.
     pub held: u64,
-    /// Bytes that these had used ahead of their lines.
-    pub queued: u64,
     /// Periods in a row in which more was asked for than there was room.
     pub pressed: u64,
     /// For later; 0.
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 4],
 }
 
 /// Value of `UPLINK_SHARE`: what happens on an uplink in one direction. Only programs write it.

@@ -30,6 +30,9 @@ const DRAIN: u64 = 4;
 /// near this one.
 const PRESSED: u64 = 4;
 
+/// Horizons follow a rising α by this part of the way in a period.
+const SLOW: u64 = 16;
+
 /// At most this part of α is left by one step down, were nothing else left of the link.
 const ROOM_MIN: u64 = 64;
 
@@ -153,7 +156,6 @@ pub fn renew<L: Link>(
     let limited = counted.limited.wrapping_sub(line.limited);
     let faded = line.held - line.held.div_ceil(2);
     let held = if limited < faded { faded } else { limited };
-    let queued = (line.reach >> UNIT_SHIFT) * held;
     let (mut alpha, mut pressed) = (line.alpha, 0);
     if time_ns <= PERIODS_MAX * uplink.period_ns {
         let borrowed = (counted.borrowed.wrapping_sub(line.borrowed))
@@ -163,8 +165,7 @@ pub fn renew<L: Link>(
             capacity,
             queue,
             guaranteed: counted.guaranteed.wrapping_sub(line.guaranteed),
-            // What tenants used ahead of their lines is none of their lines' work, until they stop.
-            borrowed: (borrowed + line.queued).saturating_sub(queued),
+            borrowed,
             held,
             pressed: line.pressed,
         };
@@ -177,15 +178,21 @@ pub fn renew<L: Link>(
     }
     let (high, low) = product(uplink.period_ns, alpha);
     let shift = crate::limiter::RATE_SHIFT - UNIT_SHIFT;
+    let given = (high << (64 - shift)) | (low >> shift);
     let renewed = ShareLine {
         origin_ns: now_ns,
         held,
-        queued,
         pressed,
         alpha,
         integral,
         fraction,
-        reach: (high << (64 - shift)) | (low >> shift),
+        // Up slowly: what all horizons grow by is asked for once, and looks like demand. Down at once: else
+        // whoever had the link alone would go on for many periods.
+        reach: if given < line.reach {
+            given
+        } else {
+            line.reach + (given - line.reach) / SLOW
+        },
         // What the link had no work for is gone: time that was idle is not saved up.
         carried: passed.wrapping_sub(queue),
         ..counted

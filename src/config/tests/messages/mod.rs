@@ -5,6 +5,7 @@
 mod limits;
 mod ports;
 mod sections;
+mod shares;
 mod sinks;
 mod zones_tenants;
 

@@ -5,6 +5,7 @@ use crate::{
     encryption, flow, gso, limiter, maps,
     packet::{self, Linear, meta},
     port::{self, Source},
+    share,
     spoof::Lists,
     verdict, zone,
 };
@@ -83,7 +84,7 @@ struct Admitted {
     departure_ns: u64,
 }
 
-/// Spoof check, zone, encryption policy, limiter, flow. `booked` becomes what the packet is on the wire as
+/// Spoof check, zone, encryption policy, limiter, share, flow. `booked` becomes what the packet is on the wire as
 /// soon as that is known, so that a drop is booked as exactly as a delivery.
 #[inline(always)]
 fn stages<const DIRECTION: u32, const APART: bool>(
@@ -110,7 +111,9 @@ fn stages<const DIRECTION: u32, const APART: bool>(
     let zone = zone::of::<DIRECTION>(book.epoch, packet, intra_host);
     encryption::check(port)?;
     verdict::note_urgent(ctx, packet.finds_neighbours());
-    let departure_ns = match limiter::take(port, book.slot, DIRECTION, booked) {
+    let limited = limiter::take(port, book.slot, DIRECTION, booked)
+        .and_then(|departure_ns| share::take(port, book, zone, booked).map(|()| departure_ns));
+    let departure_ns = match limited {
         Ok(departure_ns) => departure_ns,
         Err(reason) => {
             flow::refused(zone, booked, book, port, reason);

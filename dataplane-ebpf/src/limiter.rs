@@ -11,7 +11,7 @@ use dataplane_common::{
 };
 
 /// A clock in `CLOCKS`.
-struct Shared(*mut u64);
+pub struct Shared(pub *mut u64);
 
 impl Clock for Shared {
     #[inline(always)]
@@ -84,4 +84,18 @@ pub fn take(port: &PortPolicy, slot: u32, direction: u32, wire: &Wire) -> Result
         packets.give_back(&Shared(clock), wire.packets);
     }
     Err(refused)
+}
+
+/// Takes back from both limits what [`take`] booked: a later stage refused the packet.
+#[inline(always)]
+pub fn give_back(port: &PortPolicy, slot: u32, direction: u32, wire: &Wire) {
+    let limits = &port.limits[(direction & 1) as usize];
+    for (unit, units) in [(0, wire.l2_bytes), (1, wire.packets)] {
+        if port.has(PortPolicy::limited(direction, unit))
+            && let Some(clock) =
+                maps::CLOCKS.get_ptr_mut(maps::sizes().clock(slot, direction, unit))
+        {
+            limits[unit as usize].give_back(&Shared(clock), units);
+        }
+    }
 }

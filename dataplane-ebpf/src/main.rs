@@ -1,5 +1,5 @@
 //! The gate: entry points only. A packet's way is the order of the modules:
-//! [`parse`] → [`port`] → [`spoof`] → [`zone`] → [`encryption`] → [`limiter`] → [`account`] →
+//! [`parse`] → [`port`] → [`spoof`] → [`zone`] → [`encryption`] → [`limiter`] → [`share`] → [`account`] →
 //! [`verdict`].
 //!
 //! Every decision lives in `dataplane_common`, which also runs on the host; what stands here is the
@@ -24,6 +24,7 @@ mod limiter;
 mod maps;
 mod packet;
 mod port;
+mod share;
 mod spoof;
 mod verdict;
 mod zone;

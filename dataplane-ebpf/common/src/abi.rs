@@ -17,7 +17,7 @@ pub mod share;
 pub use book::{Anchor, Slot, slot_state};
 
 /// Version of everything in this file; part of the pin path.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// From the tenant: ingress of its port.
 pub const FROM_TENANT: u32 = 0;
@@ -292,7 +292,9 @@ pub struct PortPolicy {
     /// Flows that the tenant may have at once.
     pub flow_quota: u32,
     /// For later; 0.
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 2],
+    /// 1 + the account of the port's tenant in `SHARES`; 0: it shares no uplink.
+    pub share: u64,
 }
 
 impl PortPolicy {

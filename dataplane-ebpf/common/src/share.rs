@@ -20,7 +20,7 @@ pub mod alpha;
 pub mod ask;
 
 use crate::{
-    abi::share::{ShareLine, SharePolicy, UplinkPolicy, UplinkShare},
+    abi::share::{ShareLine, SharePace, SharePolicy, UplinkPolicy, UplinkShare},
     limiter::{Clock, Decision, Now, product},
 };
 
@@ -61,7 +61,9 @@ pub trait Link {
     fn refused(&self) -> Self::Word;
     /// [`UplinkShare::limited`].
     fn limited(&self) -> Self::Word;
-    /// The line at `at`, below [`UplinkShare::LINES`].
+    /// The pace at `at`, below [`UplinkShare::LINES`].
+    fn pace(&self, at: u64) -> SharePace;
+    /// All of the period at `at`.
     fn line(&self, at: u64) -> ShareLine;
     /// Writes it. Only who made the state odd does.
     fn set_line(&self, at: u64, line: &ShareLine);
@@ -121,7 +123,7 @@ impl UplinkPolicy {
     }
 }
 
-impl ShareLine {
+impl SharePace {
     /// `A(now)`, 256ths of a byte per weight, and what is less than that.
     #[inline(always)]
     pub const fn integral_at(&self, now_ns: u64) -> (u64, u64) {
@@ -137,17 +139,17 @@ impl ShareLine {
     }
 }
 
-/// Number of the period in force, and its line.
+/// Number of the period in force, and its pace.
 #[inline(always)]
-fn in_force(link: &impl Link) -> (u64, ShareLine) {
+fn in_force(link: &impl Link) -> (u64, SharePace) {
     let period = link.state().load() >> 1;
-    let line = link.line(period % UplinkShare::LINES);
-    // Held up here for the time of two periods, a program may have read half of a new line.
+    let pace = link.pace(period % UplinkShare::LINES);
+    // Held up here for the time of two periods, a program may have read half of a new one.
     let now = link.state().load() >> 1;
     if now.wrapping_sub(period) < UplinkShare::LINES - 1 {
-        return (period, line);
+        return (period, pace);
     }
-    (now, link.line(now % UplinkShare::LINES))
+    (now, link.pace(now % UplinkShare::LINES))
 }
 
 /// Decides on a packet of `l2_bytes` that is `packets` on the wire, and books it when it passes.
@@ -162,9 +164,10 @@ pub fn take<C: Clock, L: Link>(
     now_ns: u64,
     (packets, l2_bytes): (u64, u64),
 ) -> Result<Paid, Refused> {
-    let (mut period, mut line) = in_force(link);
-    if now_ns.wrapping_sub(line.origin_ns) >= uplink.period_ns && now_ns > line.origin_ns {
-        (period, line) = alpha::renew(uplink, link, period, &line, now_ns);
+    let (mut period, mut pace) = in_force(link);
+    if now_ns.saturating_sub(pace.origin_ns) >= uplink.period_ns {
+        alpha::renew(uplink, link, period, now_ns);
+        (period, pace) = in_force(link);
     }
     if policy.ceiling.limited() {
         match policy.ceiling.take(&clocks.ceiling, &At(now_ns), l2_bytes) {
@@ -181,8 +184,8 @@ pub fn take<C: Clock, L: Link>(
             return Ok(Paid::Guarantee);
         }
     }
-    let borrowed = match borrow(policy, clocks, &line, now_ns, bytes) {
-        Ok(()) => from_link(uplink, link, &line, now_ns, bytes),
+    let borrowed = match borrow(policy, clocks, &pace, now_ns, bytes) {
+        Ok(()) => from_link(uplink, link, &pace, now_ns, bytes),
         Err(refused) => {
             if refused == Refused::Share {
                 mark(policy, clocks, link, period);
@@ -201,13 +204,13 @@ pub fn take<C: Clock, L: Link>(
 fn borrow<C: Clock>(
     policy: &SharePolicy,
     clocks: &Clocks<C>,
-    line: &ShareLine,
+    pace: &SharePace,
     now_ns: u64,
     bytes: u64,
 ) -> Result<(), Refused> {
     let weight = policy.weight as u64;
-    let reached = line.integral_at(now_ns).0.wrapping_mul(weight);
-    let horizon = line.reach.wrapping_mul(weight);
+    let reached = pace.integral_at(now_ns).0.wrapping_mul(weight);
+    let horizon = pace.reach.wrapping_mul(weight);
     let units = bytes << UNIT_SHIFT;
     let clock = &clocks.borrowed;
     let mut seen = clock.load();
@@ -241,12 +244,12 @@ fn borrow<C: Clock>(
 fn from_link<L: Link>(
     uplink: &UplinkPolicy,
     link: &L,
-    line: &ShareLine,
+    pace: &SharePace,
     now_ns: u64,
     bytes: u64,
 ) -> Result<(), Refused> {
-    let elapsed = now_ns.saturating_sub(line.origin_ns);
-    let carried = line.carried.wrapping_add(uplink.carries(elapsed));
+    let elapsed = now_ns.saturating_sub(pace.origin_ns);
+    let carried = pace.carried.wrapping_add(uplink.carries(elapsed));
     let passed = link
         .guaranteed()
         .load()

@@ -89,12 +89,12 @@ pub struct UplinkPolicy {
     pub packet_min: u32,
 }
 
-/// One period of an uplink: where its lines begin, and what the counts stood at.
+/// Where the lines of one period begin: all that a packet reads of it.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
-pub struct ShareLine {
+pub struct SharePace {
     /// When the period began, CLOCK_MONOTONIC ns.
     pub origin_ns: u64,
     /// α: bytes per ns and weight, times 2^58.
@@ -108,6 +108,18 @@ pub struct ShareLine {
     pub reach: u64,
     /// What the link could have carried by then, on the scale of `guaranteed + borrowed`.
     pub carried: u64,
+    /// For later; 0. A cache line.
+    pub reserved: [u64; 2],
+}
+
+/// One period of an uplink: its pace, and what the counts stood at.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct ShareLine {
+    /// Where lines begin.
+    pub pace: SharePace,
     /// [`UplinkShare::guaranteed`] at the beginning.
     pub guaranteed: u64,
     /// [`UplinkShare::borrowed`], likewise.
@@ -121,7 +133,7 @@ pub struct ShareLine {
     /// Periods in a row in which more was asked for than there was room.
     pub pressed: u64,
     /// For later; 0.
-    pub reserved: [u64; 4],
+    pub reserved: [u64; 2],
 }
 
 /// Value of `UPLINK_SHARE`: what happens on an uplink in one direction. Only programs write it.
@@ -154,5 +166,9 @@ impl UplinkShare {
 const _: () = {
     assert!(size_of::<SharePolicy>() == 2 * 64 + 16);
     assert!(size_of::<ShareClocks>() == 32 && size_of::<UplinkPolicy>() == 32);
-    assert!(size_of::<ShareLine>() == 128 && size_of::<UplinkShare>() == 64 + 4 * 128);
+    assert!(
+        size_of::<SharePace>() == 64
+            && size_of::<ShareLine>() == 128
+            && size_of::<UplinkShare>() == 64 + 4 * 128
+    );
 };

@@ -16,7 +16,7 @@
 
 use super::{Link, UNIT_SHIFT, ahead};
 use crate::{
-    abi::share::{ShareLine, UplinkPolicy, UplinkShare},
+    abi::share::{ShareLine, SharePace, UplinkPolicy, UplinkShare},
     limiter::{Clock, product},
 };
 
@@ -127,79 +127,74 @@ const fn down(alpha: u64, room: u64, seen: &Seen) -> u64 {
     below / 2 + above / 2
 }
 
-/// Begins the next period, unless another CPU does. Returns the one that is in force for this packet.
+/// Begins the next period, unless another CPU does: until it has, the one before goes on.
 #[inline(always)]
-pub fn renew<L: Link>(
-    uplink: &UplinkPolicy,
-    link: &L,
-    period: u64,
-    line: &ShareLine,
-    now_ns: u64,
-) -> (u64, ShareLine) {
+pub fn renew<L: Link>(uplink: &UplinkPolicy, link: &L, period: u64, now_ns: u64) {
     let state = link.state();
     if state.compare_exchange(period << 1, period << 1 | 1) != period << 1 {
-        return (period, *line);
+        return;
     }
-    let time_ns = now_ns.saturating_sub(line.origin_ns);
-    let counted = ShareLine {
-        guaranteed: link.guaranteed().load(),
-        borrowed: link.borrowed().load(),
-        refused: link.refused().load(),
-        limited: link.limited().load(),
-        ..*line
-    };
-    let passed = counted.guaranteed.wrapping_add(counted.borrowed);
+    let line = link.line(period % UplinkShare::LINES);
+    let pace = &line.pace;
+    let time_ns = now_ns.saturating_sub(pace.origin_ns).max(1);
+    let guaranteed = link.guaranteed().load();
+    let borrowed = link.borrowed().load();
+    let refused = link.refused().load();
+    let limited = link.limited().load();
+    let passed = guaranteed.wrapping_add(borrowed);
     let capacity = uplink.carries(time_ns);
-    let carried = line.carried.wrapping_add(capacity);
-    let queue = ahead(passed, carried);
-    let (integral, fraction) = line.integral_at(now_ns);
-    let limited = counted.limited.wrapping_sub(line.limited);
-    let faded = line.held - line.held.div_ceil(2);
-    let held = if limited < faded { faded } else { limited };
-    let (mut alpha, mut pressed) = (line.alpha, 0);
+    let queue = ahead(passed, pace.carried.wrapping_add(capacity));
+    let (integral, fraction) = pace.integral_at(now_ns);
+    let lately = limited.wrapping_sub(line.limited);
+    let faded = line.held / 2;
+    let held = if lately < faded { faded } else { lately };
+    let (mut alpha, mut pressed) = (pace.alpha, 0);
     if time_ns <= PERIODS_MAX * uplink.period_ns {
-        let borrowed = (counted.borrowed.wrapping_sub(line.borrowed))
-            .wrapping_add(counted.refused.wrapping_sub(line.refused));
         let seen = Seen {
             time_ns,
             capacity,
             queue,
-            guaranteed: counted.guaranteed.wrapping_sub(line.guaranteed),
-            borrowed,
+            guaranteed: guaranteed.wrapping_sub(line.guaranteed),
+            borrowed: (borrowed.wrapping_sub(line.borrowed))
+                .wrapping_add(refused.wrapping_sub(line.refused)),
             held,
             pressed: line.pressed,
         };
-        alpha = next(line.alpha, uplink.rate, &seen);
-        pressed = if alpha < line.alpha {
-            line.pressed + 1
-        } else {
-            0
-        };
+        alpha = next(pace.alpha, uplink.rate, &seen);
+        if alpha < pace.alpha {
+            pressed = line.pressed + 1;
+        }
     }
     let (high, low) = product(uplink.period_ns, alpha);
     let shift = crate::limiter::RATE_SHIFT - UNIT_SHIFT;
     let given = (high << (64 - shift)) | (low >> shift);
     let renewed = ShareLine {
-        origin_ns: now_ns,
+        pace: SharePace {
+            origin_ns: now_ns,
+            alpha,
+            integral,
+            fraction,
+            // Up slowly: what all horizons grow by is asked for once, and looks like demand. Down at once:
+            // else whoever had the link alone would go on for many periods.
+            reach: if given < pace.reach {
+                given
+            } else {
+                pace.reach + (given - pace.reach) / SLOW
+            },
+            // What the link had no work for is gone: time that was idle is not saved up.
+            carried: passed.wrapping_sub(queue),
+            reserved: [0; 2],
+        },
+        guaranteed,
+        borrowed,
+        refused,
+        limited,
         held,
         pressed,
-        alpha,
-        integral,
-        fraction,
-        // Up slowly: what all horizons grow by is asked for once, and looks like demand. Down at once: else
-        // whoever had the link alone would go on for many periods.
-        reach: if given < line.reach {
-            given
-        } else {
-            line.reach + (given - line.reach) / SLOW
-        },
-        // What the link had no work for is gone: time that was idle is not saved up.
-        carried: passed.wrapping_sub(queue),
-        ..counted
+        reserved: [0; 2],
     };
     let next = period.wrapping_add(1);
     link.set_line(next % UplinkShare::LINES, &renewed);
     // Everybody else leaves an odd state alone: this publishes the line.
     state.compare_exchange(period << 1 | 1, next << 1);
-    (next, renewed)
 }

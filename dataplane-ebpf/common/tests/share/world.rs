@@ -3,7 +3,7 @@
 
 use crate::{Draw, fill::Want};
 use dataplane_common::{
-    abi::share::{ShareClocks, ShareLine, SharePolicy, UplinkPolicy},
+    abi::share::{ShareClocks, ShareLine, SharePace, SharePolicy, UplinkPolicy},
     limit::Times,
     limiter::Clock,
     share::{self, Clocks, Link, Paid, Refused, ask::Ask},
@@ -61,6 +61,10 @@ impl<'a> Link for &'a Words {
 
     fn limited(&self) -> &'a Alone {
         &self.counts[4]
+    }
+
+    fn pace(&self, at: u64) -> SharePace {
+        self.line(at).pace
     }
 
     fn line(&self, at: u64) -> ShareLine {

@@ -11,8 +11,8 @@ use dataplane_common::{
     abi::{
         PortPolicy,
         share::{
-            ShareLine, SharePace, UPLINKS_MAX, UplinkShare, share_clocks_index, share_index,
-            uplink_index, uplink_share_index,
+            ShareLine, SharePace, SharePolicy, UPLINKS_MAX, UplinkShare, share_clocks_index,
+            share_index, uplink_index, uplink_share_index,
         },
     },
     reason::DropReason,
@@ -69,21 +69,67 @@ impl Link for Uplink {
                 fraction: addr_of!((*pace).fraction).read_volatile(),
                 reach: addr_of!((*pace).reach).read_volatile(),
                 carried: addr_of!((*pace).carried).read_volatile(),
-                reserved: [0; 2],
+                pressed: addr_of!((*pace).pressed).read_volatile(),
+                reserved: 0,
             }
         }
     }
 
     #[inline(always)]
-    fn line(&self, at: u64) -> ShareLine {
-        // SAFETY: as above. Nobody writes it: only who made the state odd reads all of it.
-        unsafe { *self.at(at) }
+    fn counts(&self, at: u64) -> ShareLine {
+        // SAFETY: as above. Nobody writes it: only who made the state odd reads all of it. Field by field:
+        // the whole would go over the stack.
+        unsafe {
+            let line = self.at(at);
+            ShareLine {
+                pace: SharePace::default(),
+                guaranteed: addr_of!((*line).guaranteed).read_volatile(),
+                borrowed: addr_of!((*line).borrowed).read_volatile(),
+                refused: addr_of!((*line).refused).read_volatile(),
+                limited: addr_of!((*line).limited).read_volatile(),
+                held: addr_of!((*line).held).read_volatile(),
+                reserved: [0; 3],
+            }
+        }
     }
 
     #[inline(always)]
-    fn set_line(&self, at: u64, line: &ShareLine) {
+    fn began_ns(&self, at: u64) -> u64 {
+        // SAFETY: as above.
+        unsafe { addr_of!((*self.at(at)).pace.origin_ns).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn set_carried(&self, at: u64, carried: u64) {
         // SAFETY: as above. Nobody else writes: the state is odd.
-        unsafe { *self.at(at) = *line };
+        unsafe { addr_of_mut!((*self.at(at)).pace.carried).write_volatile(carried) }
+    }
+
+    #[inline(always)]
+    fn set_pace(&self, at: u64, pace: &SharePace) {
+        // SAFETY: as above. Nobody else writes: the state is odd.
+        unsafe {
+            let to = addr_of_mut!((*self.at(at)).pace);
+            addr_of_mut!((*to).origin_ns).write_volatile(pace.origin_ns);
+            addr_of_mut!((*to).alpha).write_volatile(pace.alpha);
+            addr_of_mut!((*to).integral).write_volatile(pace.integral);
+            addr_of_mut!((*to).fraction).write_volatile(pace.fraction);
+            addr_of_mut!((*to).reach).write_volatile(pace.reach);
+            addr_of_mut!((*to).pressed).write_volatile(pace.pressed);
+        }
+    }
+
+    #[inline(always)]
+    fn set_counts(&self, at: u64, line: &ShareLine) {
+        // SAFETY: as above.
+        unsafe {
+            let to = self.at(at);
+            addr_of_mut!((*to).guaranteed).write_volatile(line.guaranteed);
+            addr_of_mut!((*to).borrowed).write_volatile(line.borrowed);
+            addr_of_mut!((*to).refused).write_volatile(line.refused);
+            addr_of_mut!((*to).limited).write_volatile(line.limited);
+            addr_of_mut!((*to).held).write_volatile(line.held);
+        }
     }
 }
 
@@ -101,7 +147,8 @@ pub fn take(port: &PortPolicy, book: &Book, zone: u32, wire: &Wire) -> Result<()
     let account = port.share - 1;
     let set = book.epoch.policy_set() as u64;
     let whose = account << 2 | set << 1 | book.direction as u64;
-    let refused = match share_take(whose, wire.packets, wire.l2_bytes) {
+    let now_ns = share_renew(whose);
+    let refused = match share_take(whose, wire.packets, wire.l2_bytes, now_ns) {
         PASSED => return Ok(()),
         SHARE => DropReason::ShareExceeded,
         LINK => DropReason::UplinkFull,
@@ -120,28 +167,59 @@ const CEILING: u64 = 3;
 const CONTENDED: u64 = 4;
 const MISSING: u64 = 5;
 
-/// The same, for an account, set and direction in one word: a function of its own, which the verifier
-/// walks once, and with a stack of its own.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn share_take(whose: u64, packets: u64, l2_bytes: u64) -> u64 {
+/// An account, set of policy and direction, in one word.
+#[inline(always)]
+fn policy(whose: u64) -> Option<(&'static SharePolicy, u32)> {
     let (account, set, direction) = (
         (whose >> 2) as u32,
         (whose >> 1) as u32 & 1,
         whose as u32 & 1,
     );
-    let accounts = maps::sizes().slots;
-    let Some(policy) = maps::SHARES.get(share_index(accounts, set, account, direction)) else {
+    let index = share_index(maps::sizes().slots, set, account, direction);
+    let policy = maps::SHARES.get(index)?;
+    Some((
+        policy,
+        uplink_index(set, policy.uplink % UPLINKS_MAX, direction),
+    ))
+}
+
+#[inline(always)]
+fn link(policy: &SharePolicy, whose: u64) -> Option<Uplink> {
+    let index = uplink_share_index(policy.uplink % UPLINKS_MAX, whose as u32 & 1);
+    maps::UPLINK_SHARE.get_ptr_mut(index).map(Uplink)
+}
+
+/// Renews α when it is time, and returns the time. This and the next are functions of their own, which the
+/// verifier walks once, and with a stack of their own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn share_renew(whose: u64) -> u64 {
+    // SAFETY: takes no argument.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    if let Some((policy, index)) = policy(whose)
+        && let Some(uplink) = maps::UPLINKS.get(index)
+        && let Some(link) = link(policy, whose)
+        && uplink.rate != 0
+    {
+        share::renew(uplink, &link, now_ns);
+    }
+    now_ns
+}
+
+/// Decides on `packets` of together `l2_bytes`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn share_take(whose: u64, packets: u64, l2_bytes: u64, now_ns: u64) -> u64 {
+    let Some((policy, index)) = policy(whose) else {
         return MISSING;
     };
     if policy.weight == 0 {
         return PASSED;
     }
-    let number = policy.uplink % UPLINKS_MAX;
-    let uplink = maps::UPLINKS.get(uplink_index(set, number, direction));
-    let link = maps::UPLINK_SHARE.get_ptr_mut(uplink_share_index(number, direction));
-    let clocks = maps::SHARE_CLOCKS.get_ptr_mut(share_clocks_index(account, direction));
-    let (Some(uplink), Some(link), Some(clocks)) = (uplink, link, clocks) else {
+    let uplink = maps::UPLINKS.get(index);
+    let clocks = share_clocks_index((whose >> 2) as u32, whose as u32 & 1);
+    let clocks = maps::SHARE_CLOCKS.get_ptr_mut(clocks);
+    let (Some(uplink), Some(link), Some(clocks)) = (uplink, link(policy, whose), clocks) else {
         return MISSING;
     };
     // SAFETY: `clocks` points into an array map, as above.
@@ -153,11 +231,9 @@ extern "C" fn share_take(whose: u64, packets: u64, l2_bytes: u64) -> u64 {
             limited: Shared(addr_of_mut!((*clocks).limited)),
         }
     };
-    // SAFETY: takes no argument.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
     match share::take(
         (policy, &clocks),
-        (uplink, &Uplink(link)),
+        (uplink, &link),
         now_ns,
         (packets, l2_bytes),
     ) {

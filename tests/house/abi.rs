@@ -2,7 +2,7 @@
 
 use dataplane::pins;
 use dataplane_common::{
-    abi::{self, *},
+    abi::{self, share::*, *},
     flow::{Flow, FlowCounts, FlowKey, FlowOpened, FlowPlace, FlowRing},
     reason::{DropReason, REASONS_MAX},
     zone,
@@ -49,7 +49,7 @@ pub fn describe() -> String {
         }
         PortPolicy {
             flags, tenant, shape, ifb_ifindex, encryption, macs, ipv4, ipv6, limits,
-            flow_account, flow_quota, reserved,
+            flow_account, flow_quota, reserved, share,
         }
         Register { packets, l2_bytes, l3_bytes }
         Drops { packets, l2_bytes }
@@ -61,6 +61,12 @@ pub fn describe() -> String {
             state, tenant, ifindex, vlan, incarnation, since_ns, before_attach, name, interface,
             blessed, reserved,
         }
+        SharePolicy { ceiling, guarantee, weight, uplink, reserved }
+        ShareClocks { ceiling, guarantee, borrowed, limited }
+        UplinkPolicy { rate, period_ns, stop, overhead, packet_min }
+        SharePace { origin_ns, alpha, integral, fraction, reach, carried, pressed, reserved }
+        ShareLine { pace, guaranteed, borrowed, refused, limited, held, reserved }
+        UplinkShare { state, guaranteed, borrowed, refused, limited, reserved, lines }
         Anchor { generation, ledger, size, windows, head }
         FlowKey {
             local, remote, local_port, remote_port, slot, ethertype, vlan, zone, protocol,
@@ -83,6 +89,7 @@ pub fn describe() -> String {
         REASONS_MAX,
         FlowPlace::PLACES_MAX, FlowPlace::new(0x0123_4567_8900_0000, 5).0,
         FlowPlace::owner(&FlowKey { slot: 0x1234, zone: 5, ..FlowKey::default() }),
+        UPLINKS_MAX, SharePolicy::WEIGHT_MAX, UplinkShare::LINES,
         FlowCounts::REASON_FIRST, FlowCounts::UNIT_NS, FlowCounts::at(100, 1, 7),
     }
     indices(&mut text);
@@ -119,5 +126,6 @@ fn indices(text: &mut String) {
         epoch.0, epoch.bank(), epoch.policy_set(),
         sizes.port(1, 7), sizes.register(1, 7, 1, 3), sizes.skbs(1, 7, 1),
         sizes.drops(1, 7, 1, 5), sizes.clock(7, 1, 1),
+        share_index(100, 1, 7, 1), share_clocks_index(7, 1), uplink_index(1, 3, 1), uplink_share_index(3, 1),
     }
 }

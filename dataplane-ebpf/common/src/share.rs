@@ -63,10 +63,16 @@ pub trait Link {
     fn limited(&self) -> Self::Word;
     /// The pace at `at`, below [`UplinkShare::LINES`].
     fn pace(&self, at: u64) -> SharePace;
-    /// All of the period at `at`.
-    fn line(&self, at: u64) -> ShareLine;
-    /// Writes it. Only who made the state odd does.
-    fn set_line(&self, at: u64, line: &ShareLine);
+    /// When the period at `at` began.
+    fn began_ns(&self, at: u64) -> u64;
+    /// All of the period at `at`, but for its pace.
+    fn counts(&self, at: u64) -> ShareLine;
+    /// Writes [`SharePace::carried`]. Only who made the state odd does.
+    fn set_carried(&self, at: u64, carried: u64);
+    /// Writes the rest of the pace.
+    fn set_pace(&self, at: u64, pace: &SharePace);
+    /// Writes all else.
+    fn set_counts(&self, at: u64, line: &ShareLine);
 }
 
 /// What paid for a packet.
@@ -152,6 +158,17 @@ fn in_force(link: &impl Link) -> (u64, SharePace) {
     (now, link.pace(now % UplinkShare::LINES))
 }
 
+/// Begins the next period when this one is over. To be called before [`take`], at the same time; in the
+/// kernel both have a stack of their own.
+#[inline(always)]
+pub fn renew<L: Link>(uplink: &UplinkPolicy, link: &L, now_ns: u64) {
+    let period = link.state().load() >> 1;
+    let began_ns = link.began_ns(period % UplinkShare::LINES);
+    if now_ns.saturating_sub(began_ns) >= uplink.period_ns {
+        alpha::renew(uplink, link, period, now_ns);
+    }
+}
+
 /// Decides on a packet of `l2_bytes` that is `packets` on the wire, and books it when it passes.
 ///
 /// # Errors
@@ -164,11 +181,7 @@ pub fn take<C: Clock, L: Link>(
     now_ns: u64,
     (packets, l2_bytes): (u64, u64),
 ) -> Result<Paid, Refused> {
-    let (mut period, mut pace) = in_force(link);
-    if now_ns.saturating_sub(pace.origin_ns) >= uplink.period_ns {
-        alpha::renew(uplink, link, period, now_ns);
-        (period, pace) = in_force(link);
-    }
+    let (period, pace) = in_force(link);
     if policy.ceiling.limited() {
         match policy.ceiling.take(&clocks.ceiling, &At(now_ns), l2_bytes) {
             Decision::Pass { .. } => {}

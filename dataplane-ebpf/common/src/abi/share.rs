@@ -108,8 +108,10 @@ pub struct SharePace {
     pub reach: u64,
     /// What the link could have carried by then, on the scale of `guaranteed + borrowed`.
     pub carried: u64,
+    /// Periods in a row in which more was asked for than there was room.
+    pub pressed: u64,
     /// For later; 0. A cache line.
-    pub reserved: [u64; 2],
+    pub reserved: u64,
 }
 
 /// One period of an uplink: its pace, and what the counts stood at.
@@ -130,10 +132,8 @@ pub struct ShareLine {
     pub limited: u64,
     /// Weights of the tenants that asked for more lately: of the most of them, and fading.
     pub held: u64,
-    /// Periods in a row in which more was asked for than there was room.
-    pub pressed: u64,
     /// For later; 0.
-    pub reserved: [u64; 2],
+    pub reserved: [u64; 3],
 }
 
 /// Value of `UPLINK_SHARE`: what happens on an uplink in one direction. Only programs write it.

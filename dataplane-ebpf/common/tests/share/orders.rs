@@ -114,10 +114,9 @@ impl<'a, 's> Link for Cpu<'a, 's> {
     fn set_pace(&self, at: u64, pace: &SharePace) {
         self.1.step();
         let line = self.0.lines[at as usize].get();
-        self.0.lines[at as usize].set(ShareLine {
-            pace: *pace,
-            ..line
-        });
+        let carried = line.pace.carried;
+        let pace = SharePace { carried, ..*pace };
+        self.0.lines[at as usize].set(ShareLine { pace, ..line });
     }
 
     fn set_counts(&self, at: u64, line: &ShareLine) {
@@ -172,6 +171,8 @@ fn memory(uplink: &UplinkPolicy, now_ns: u64, due: bool) -> Memory {
     let mut line = ShareLine::default();
     line.pace.origin_ns = now_ns - age_ns;
     line.pace.alpha = uplink.rate / 8;
+    // It was behind then, and has caught up since.
+    line.pace.carried = 100_000_u64.wrapping_neg();
     line.pace.reach = 4 * BYTES << share::UNIT_SHIFT;
     memory.lines[0].set(line);
     memory
@@ -217,6 +218,10 @@ fn interrupt(at: u32, (first, second): (usize, usize), packets: usize, due: bool
     let now = memory.lines[(period % UplinkShare::LINES) as usize]
         .get()
         .pace;
+    assert!(
+        !due || now.carried <= sums,
+        "{what}: idle time is not saved up"
+    );
     let went_on = before.integral_at(now.origin_ns).0;
     assert!(
         !due || now.integral == went_on,

@@ -83,10 +83,9 @@ impl<'a> Link for &'a Words {
 
     fn set_pace(&self, at: u64, pace: &SharePace) {
         let line = self.lines[at as usize].get();
-        self.lines[at as usize].set(ShareLine {
-            pace: *pace,
-            ..line
-        });
+        let carried = line.pace.carried;
+        let pace = SharePace { carried, ..*pace };
+        self.lines[at as usize].set(ShareLine { pace, ..line });
     }
 
     fn set_counts(&self, at: u64, line: &ShareLine) {

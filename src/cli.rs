@@ -5,8 +5,8 @@ use crate::{
     config::{self, Config},
     correct,
     daemon::{self, control},
-    demo, doctor, encryption, explain, flows, generate, metrics, privacy, proof, reconcile, records,
-    sinks, statement, status, top, usage,
+    demo, doctor, encryption, explain, flows, generate, metrics, privacy, proof, reconcile,
+    records, sinks, statement, status, top, usage,
 };
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use std::{

@@ -102,6 +102,9 @@ pub extern "C" fn encryption_judge(skb: *mut __sk_buff, about: u64) -> u64 {
     let Some(port) = maps::PORTS.get(maps::sizes().port(policy_set, slot)) else {
         return REFUSED;
     };
+    if port.encryption == 0 {
+        return Class::Clear as u64;
+    }
     let Some(policy) = maps::POLICIES.get(maps::sizes().port(policy_set, port.encryption)) else {
         return REFUSED;
     };
@@ -458,7 +461,12 @@ pub extern "C" fn encryption_payload(
         entry
     } else {
         let last = encryption_walk(skb, known, rule, &headers.segment, about | entry << 16);
-        encryption_leave(known, rule, &headers.segment, last | (entry & CHARGED) << 16)
+        encryption_leave(
+            known,
+            rule,
+            &headers.segment,
+            last | (entry & CHARGED) << 16,
+        )
     };
     if judged & REFUSED != 0
         && let Some(why) = Why::from_number(judged as u8)

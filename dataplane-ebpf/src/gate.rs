@@ -29,7 +29,7 @@ pub fn pass<const DIRECTION: u32, const APART: bool>(ctx: &TcContext) -> i32 {
 /// The same, as if the packet crossed the interface `ifindex`.
 ///
 /// Two functions one after the other, so that neither stands on the other's stack, of which Linux gives all of them
-/// together 512 bytes: [`begin`], and for ports with an encryption policy what follows it.
+/// together 512 bytes: [`begin`], and what follows for ports that share an uplink or have an encryption policy.
 #[inline(always)]
 pub fn on<const DIRECTION: u32, const APART: bool>(ctx: &TcContext, ifindex: u32) -> i32 {
     let skb = ctx.skb.skb;
@@ -104,7 +104,7 @@ fn begin<const DIRECTION: u32, const APART: bool>(ctx: &TcContext, ifindex: u32)
                 Ok(packet) => match stages::<DIRECTION, APART>(ctx, &packet, &book, &mut booked) {
                     Err(reason) => reason,
                     Ok(admitted) => {
-                        if admitted.port.encryption != 0 {
+                        if admitted.port.encryption != 0 || admitted.port.share != 0 {
                             return held::hold(&admitted, &book, &booked, len);
                         }
                         return deliver::<DIRECTION>(ctx, &admitted, &book, &booked, len);
@@ -138,8 +138,8 @@ pub fn deliver<const DIRECTION: u32>(
     verdict::pass::<DIRECTION>(ctx, admitted.port, admitted.departure_ns)
 }
 
-/// Spoof check, zone, limiter. `booked` becomes what the packet is on the wire as soon as that is known, so that a
-/// drop is booked as exactly as a delivery.
+/// Spoof check, zone, limiter. `booked` becomes what the packet is on the wire as soon as that is known, so
+/// that a drop is booked as exactly as a delivery.
 #[inline(always)]
 fn stages<const DIRECTION: u32, const APART: bool>(
     ctx: &TcContext,

@@ -1,4 +1,4 @@
-//! A packet whose port has an encryption policy: held between its limits and its verdict.
+//! A packet whose port shares an uplink or has an encryption policy: held between its limits and its verdict.
 //!
 //! What was found out of it waits in this CPU's [`maps::HELD`]. The rest of the program runs on this CPU, and no other
 //! in between.
@@ -7,7 +7,7 @@ use crate::{
     account::Book,
     encryption, flow,
     gate::{Admitted, deliver},
-    limiter, maps, port, verdict,
+    limiter, maps, port, share, verdict,
 };
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use dataplane_common::{
@@ -57,12 +57,32 @@ pub fn judge(skb: *mut __sk_buff) -> i32 {
     };
     // SAFETY: this CPU's own copy.
     let held = unsafe { &*held };
+    if held_share() != 0 {
+        return verdict::DROP;
+    }
     let about = held.direction as u64
         | (Epoch(held.epoch).policy_set() as u64) << 1
         | (held.zone as u64) << 8
         | (held.slot as u64) << 16;
     let judged = encryption::encryption_judge(skb, about);
     held_end(skb, judged) as i32
+}
+
+/// Takes the packet from its tenant's share of the uplink. 1: it may not have it, and is booked as dropped.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn held_share() -> u64 {
+    let Some((admitted, book, wire, len)) = take() else {
+        return 1;
+    };
+    match share::take(admitted.port, &book, admitted.zone, &wire) {
+        Ok(()) => 0,
+        Err(reason) => {
+            flow::refused(admitted.zone, &wire, &book, admitted.port, reason);
+            book.dropped(reason, wire.packets, wire.l2_bytes, len);
+            1
+        }
+    }
 }
 
 /// Books the packet that is held, and hands it on or drops it.
@@ -108,7 +128,9 @@ fn end(skb: *mut __sk_buff, class: u32) -> i32 {
         return verdict::DROP;
     };
     let ctx = TcContext::new(skb);
-    book.evidence(class, &wire);
+    if admitted.port.encryption != 0 {
+        book.evidence(class, &wire);
+    }
     if book.direction == FROM_TENANT {
         deliver::<FROM_TENANT>(&ctx, &admitted, &book, &wire, len)
     } else {

@@ -11,7 +11,7 @@ use dataplane_common::{
 };
 
 /// A clock in `CLOCKS`.
-struct Shared(*mut u64);
+pub struct Shared(pub *mut u64);
 
 impl Clock for Shared {
     #[inline(always)]

@@ -1,5 +1,5 @@
 //! The gate: entry points only. A packet's way is the order of the modules:
-//! [`parse`] → [`port`] → [`spoof`] → [`zone`] → [`limiter`] → [`encryption`] → [`account`] →
+//! [`parse`] â [`port`] â [`spoof`] â [`zone`] â [`limiter`] â [`share`] â [`encryption`] â [`account`] â
 //! [`verdict`].
 //!
 //! Every decision lives in `dataplane_common`, which also runs on the host; what stands here is the
@@ -25,6 +25,7 @@ mod limiter;
 mod maps;
 mod packet;
 mod port;
+mod share;
 mod spoof;
 mod verdict;
 mod zone;

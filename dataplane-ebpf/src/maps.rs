@@ -7,6 +7,9 @@ use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, DevMapHash, HashMap, LpmTrie, PerCpuArray},
     macros::btf_map,
 };
+use dataplane_common::abi::share::{
+    ShareClocks, SharePolicy, UPLINKS_MAX, UplinkPolicy, UplinkShare,
+};
 use dataplane_common::abi::{
     AddressKey, Anchor, BLOCK, Binding, BindingKey, Drops, InterfaceSlot, MacKey, PortPolicy,
     Register, Sizes, Skbs, Slot, ZoneKey,
@@ -42,6 +45,18 @@ pub static ADDRESSES: LpmTrie<AddressKey, u32, 1> = LpmTrie::new();
 pub static ZONES: LpmTrie<ZoneKey, u32, 1> = LpmTrie::new();
 #[btf_map]
 pub static CLOCKS: Array<u64, 1> = Array::new();
+/// By set of policy, tenant's account and direction: its part of its uplink.
+#[btf_map]
+pub static SHARES: Array<SharePolicy, 1> = Array::new();
+/// By account and direction: what it has used of it.
+#[btf_map]
+pub static SHARE_CLOCKS: Array<ShareClocks, 1> = Array::new();
+/// By set of policy, uplink and direction: what it carries.
+#[btf_map]
+pub static UPLINKS: Array<UplinkPolicy, { 4 * UPLINKS_MAX as usize }> = Array::new();
+/// By uplink and direction: α, and what it is found from.
+#[btf_map]
+pub static UPLINK_SHARE: Array<UplinkShare, { 2 * UPLINKS_MAX as usize }> = Array::new();
 #[btf_map]
 pub static REGISTERS: PerCpuArray<[Register; BLOCK as usize], 1> = PerCpuArray::new();
 #[btf_map]

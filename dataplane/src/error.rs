@@ -1,5 +1,6 @@
 //! What can go wrong between the daemon and the kernel. Each message says what to do.
 
+use dataplane_common::units::BitsPerSecond;
 use std::{io, path::PathBuf};
 
 /// Result of this library.
@@ -41,6 +42,27 @@ pub enum Error {
     PinVersion {
         /// Directory of the other version.
         path: PathBuf,
+    },
+    /// Tenants share an uplink that does not say what it carries.
+    #[error(
+        "{interface} has no speed that tenants could share; write its `capacity` in [[uplink]]"
+    )]
+    NoCapacity {
+        /// The uplink.
+        interface: String,
+    },
+    /// More is guaranteed than an uplink carries.
+    #[error(
+        "the guarantees on {interface} are {guaranteed} together, and it carries {capacity}; guarantee less, or \
+         write its `capacity` in [[uplink]]"
+    )]
+    Guarantees {
+        /// The uplink.
+        interface: String,
+        /// The sum of one direction.
+        guaranteed: BitsPerSecond,
+        /// What it carries.
+        capacity: BitsPerSecond,
     },
     /// No bpffs.
     #[error(

@@ -25,6 +25,7 @@ pub mod pins;
 pub mod policy;
 pub mod registers;
 pub mod shaping;
+pub mod share;
 mod slots;
 
 pub use error::{Error, Result};

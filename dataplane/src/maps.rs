@@ -5,6 +5,7 @@ use aya::{
     Ebpf, Pod,
     maps::{Array, ArrayOfMaps, DevMapHash, HashMap, LpmTrie, Map, MapData, PerCpuArray},
 };
+use dataplane_common::abi::share::{ShareClocks, SharePolicy, UplinkPolicy, UplinkShare};
 use dataplane_common::abi::{
     AddressKey, Anchor, BLOCK, Binding, BindingKey, Drops, MacKey, PortPolicy, Register, Skbs,
     Slot, ZoneKey,
@@ -13,7 +14,7 @@ use dataplane_common::encryption::{Bucket, Policy, Rule};
 use dataplane_common::flow::{Flow, FlowKey};
 
 /// Every map that is pinned.
-pub const NAMES: [&str; 33] = [
+pub const NAMES: [&str; 37] = [
     "EPOCH",
     "BARRIER",
     "BINDINGS",
@@ -25,6 +26,10 @@ pub const NAMES: [&str; 33] = [
     "ADDRESSES",
     "ZONES",
     "CLOCKS",
+    "SHARES",
+    "SHARE_CLOCKS",
+    "UPLINKS",
+    "UPLINK_SHARE",
     "REGISTERS",
     "DROPS",
     "SKBS",
@@ -61,8 +66,26 @@ macro_rules! raw {
     };
 }
 raw!(
-    AddressKey, Anchor, Binding, BindingKey, Bucket, Drops, Flow, FlowKey, MacKey, Policy,
-    PortPolicy, Register, Rule, Skbs, Slot, ZoneKey
+    AddressKey,
+    Anchor,
+    Binding,
+    BindingKey,
+    Bucket,
+    Drops,
+    Flow,
+    FlowKey,
+    MacKey,
+    Policy,
+    PortPolicy,
+    Register,
+    Rule,
+    ShareClocks,
+    SharePolicy,
+    Skbs,
+    Slot,
+    UplinkPolicy,
+    UplinkShare,
+    ZoneKey
 );
 raw!(Block<Register>, Block<Drops>, Block<Skbs>);
 
@@ -86,6 +109,10 @@ pub struct Maps {
     pub addresses: LpmTrie<MapData, Raw<AddressKey>, u32>,
     pub zones: LpmTrie<MapData, Raw<ZoneKey>, u32>,
     pub clocks: Array<MapData, u64>,
+    pub shares: Array<MapData, Raw<SharePolicy>>,
+    pub share_clocks: Array<MapData, Raw<ShareClocks>>,
+    pub uplinks: Array<MapData, Raw<UplinkPolicy>>,
+    pub uplink_share: Array<MapData, Raw<UplinkShare>>,
     pub registers: PerCpuArray<MapData, Raw<Block<Register>>>,
     pub drops: PerCpuArray<MapData, Raw<Block<Drops>>>,
     pub skbs: PerCpuArray<MapData, Raw<Block<Skbs>>>,
@@ -175,6 +202,10 @@ impl Maps {
             addresses: typed!("ADDRESSES"),
             zones: typed!("ZONES"),
             clocks: typed!("CLOCKS"),
+            shares: typed!("SHARES"),
+            share_clocks: typed!("SHARE_CLOCKS"),
+            uplinks: typed!("UPLINKS"),
+            uplink_share: typed!("UPLINK_SHARE"),
             registers: typed!("REGISTERS"),
             drops: typed!("DROPS"),
             skbs: typed!("SKBS"),

@@ -3,7 +3,10 @@
 use crate::{Error, Result, btf, error::chain, maps::Block, pins::Pins};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 use dataplane_common::{
-    abi::{BLOCK, DIRECTIONS, InterfaceSlot, RULES_MAX, Sizes},
+    abi::{
+        BLOCK, DIRECTIONS, InterfaceSlot, RULES_MAX, Sizes,
+        share::{ShareClocks, SharePolicy, UPLINKS_MAX, UplinkPolicy, UplinkShare},
+    },
     encryption::{CLASSES, WAYS, exempt},
     reason::REASONS_MAX,
 };
@@ -72,7 +75,7 @@ impl Plan {
     }
 
     /// Entries by map.
-    pub(crate) fn entries(&self) -> [(&'static str, u32); 32] {
+    pub(crate) fn entries(&self) -> [(&'static str, u32); 36] {
         let Sizes { slots, zones } = self.sizes;
         let by_direction = slots * DIRECTIONS;
         let reasons = by_direction * REASONS_MAX as u32;
@@ -89,6 +92,10 @@ impl Plan {
             ("ADDRESSES", self.overflow),
             ("ZONES", self.zone_prefixes),
             ("CLOCKS", by_direction * 2),
+            ("SHARES", by_direction * 2),
+            ("SHARE_CLOCKS", by_direction),
+            ("UPLINKS", 2 * UPLINKS_MAX * DIRECTIONS),
+            ("UPLINK_SHARE", UPLINKS_MAX * DIRECTIONS),
             ("REGISTERS", blocks(2 * by_direction * zones)),
             ("DROPS", blocks(2 * reasons)),
             ("SKBS", blocks(2 * by_direction)),
@@ -129,6 +136,10 @@ impl Plan {
             "SKBS" => (size_of::<Block<Skbs>>() as u64) * u64::from(cpus),
             "PORTS" => size_of::<PortPolicy>() as u64,
             "SLOTS" => size_of::<Slot>() as u64,
+            "SHARES" => size_of::<SharePolicy>() as u64,
+            "SHARE_CLOCKS" => size_of::<ShareClocks>() as u64,
+            "UPLINKS" => size_of::<UplinkPolicy>() as u64,
+            "UPLINK_SHARE" => size_of::<UplinkShare>() as u64,
             "BASE_REGISTERS" | "UNATTRIBUTED" => size_of::<Register>() as u64,
             "FLOW_KEYS" | "FLOW_COUNTS" => 64,
             "BASE_EVIDENCE" => size_of::<Drops>() as u64,

@@ -11,6 +11,7 @@ use crate::{
     object::Plan,
 };
 use aya::maps::MapInfo;
+use dataplane_common::abi::share::{ShareClocks, SharePolicy, UplinkPolicy, UplinkShare};
 use dataplane_common::abi::{
     ABI_VERSION, AddressKey, Anchor, Binding, BindingKey, Drops, MacKey, PortPolicy, Register,
     Skbs, Slot, ZoneKey,
@@ -36,6 +37,10 @@ fn shape(name: &str) -> (usize, usize) {
         "BINDINGS" => (size_of::<BindingKey>(), size_of::<Binding>()),
         "BLESSED" | "TRUSTED" => (4, 8),
         "PORTS" => (4, size_of::<PortPolicy>()),
+        "SHARES" => (4, size_of::<SharePolicy>()),
+        "SHARE_CLOCKS" => (4, size_of::<ShareClocks>()),
+        "UPLINKS" => (4, size_of::<UplinkPolicy>()),
+        "UPLINK_SHARE" => (4, size_of::<UplinkShare>()),
         "MACS" => (size_of::<MacKey>(), 4),
         "ADDRESSES" => (4 + size_of::<AddressKey>(), 4),
         "ZONES" => (4 + size_of::<ZoneKey>(), 4),

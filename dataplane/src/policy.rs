@@ -4,6 +4,7 @@ use crate::{
     Error, Result,
     maps::{Maps, Raw},
     object::Plan,
+    share::SharedUplink,
 };
 use aya::maps::lpm_trie::Key;
 use dataplane_common::{
@@ -156,6 +157,8 @@ pub struct Policy {
     pub uplinks: Vec<(String, bool)>,
     /// Interfaces whose frames may leave by an uplink or go to a port.
     pub trusted: Vec<String>,
+    /// Uplinks that tenants share.
+    pub shared: Vec<SharedUplink>,
     /// Asked for; none: the best that the host has.
     pub shape: Option<Shape>,
     /// Tenants' encryption policies, one each at most.

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::api::DraftApi;
 use super::encryption::DraftEncryption;
+use super::share::DraftShare;
 use super::sink::DraftSink;
 use dataplane_common::units::{BitsPerSecond, PacketsPerSecond};
 use metering::flow::Detail;
@@ -178,11 +179,14 @@ pub(super) struct DraftZone {
 
 /// One `[[tenant]]`.
 pub(super) struct DraftTenant {
+    pub at: At,
     pub name: Field<Name>,
     pub id: Field<u32>,
     pub flow_detail: Field<Detail>,
     pub charge_class: Field<ChargeClass>,
     pub charge_changes: List<ChargeChange>,
+    pub uplink: Field<InterfaceName>,
+    pub shares: [DraftShare; 2],
 }
 
 /// One `[[port]]`.
@@ -242,11 +246,14 @@ impl From<&Config> for Draft {
             cidrs: List::of(&zone.cidrs),
         });
         let tenants = config.tenants.iter().map(|tenant| DraftTenant {
+            at: At::NOWHERE,
             name: Field::of(tenant.name.clone()),
             id: Field::of(tenant.id.0),
             flow_detail: Field::of(tenant.flow_detail),
             charge_class: Field::of(tenant.charge_class),
             charge_changes: List::of(&tenant.charge_changes),
+            uplink: Field::of_optional(tenant.uplink.clone()),
+            shares: tenant.shares.each_ref().map(DraftShare::from),
         });
         Self {
             meter,

@@ -16,6 +16,7 @@ use super::encryption::{self, ENCRYPTION};
 use super::errors::{At, Faults};
 use super::model::{Meter, Shape, ZONE_ID_FIRST};
 use super::reader::{Key, Reader};
+use super::share;
 use super::sink::{self, SINK};
 use super::units::{parse_burst, parse_days, parse_packet_rate, parse_rate, parse_time};
 use super::values::{Cidr, InterfaceName, Mac, Name, ValueError, shown};
@@ -110,12 +111,15 @@ const TENANT_ID: Key = key("id", "17");
 const FLOW_DETAIL: Key = key("flow_detail", "\"prefix\"");
 const CHARGE_CLASS: Key = key("charge_class", "\"standard\"");
 const CHARGE_CHANGES: Key = key("charge_changes", "[\"2027-01-12 switching\"]");
-const TENANT_KEYS: [Key; 5] = [
+const TENANT_KEYS: [Key; 8] = [
     TENANT_NAME,
     TENANT_ID,
     FLOW_DETAIL,
     CHARGE_CLASS,
     CHARGE_CHANGES,
+    share::UPLINK,
+    share::FROM_TENANT,
+    share::TO_TENANT,
 ];
 
 const PORT_NAME: Key = key("name", "\"acme-vm1\"");
@@ -466,11 +470,14 @@ fn read_tenant(table: (&DeTable<'_>, At), faults: &mut Faults<'_>) -> DraftTenan
     let name = tenant.text(TENANT_NAME, Name::from_str);
     let id = tenant.integer(TENANT_ID, 1..=u64::from(u32::MAX));
     DraftTenant {
+        at: table.1,
         name: tenant.required(TENANT_NAME, name),
         id: tenant.required(TENANT_ID, id),
         flow_detail: tenant.text(FLOW_DETAIL, flow_detail),
         charge_class: tenant.text(CHARGE_CLASS, ChargeClass::from_str),
         charge_changes: tenant.texts(CHARGE_CHANGES, ChargeChange::from_str),
+        uplink: share::read_uplink(&mut tenant),
+        shares: [share::FROM_TENANT, share::TO_TENANT].map(|key| share::read(&mut tenant, key)),
     }
 }
 

@@ -24,6 +24,7 @@ mod file;
 mod model;
 mod profile;
 mod reader;
+mod share;
 mod sink;
 mod validate;
 mod values;
@@ -48,6 +49,7 @@ pub use model::{
     ZONE_ID_FIRST, Zone,
 };
 pub use profile::Profile;
+pub use share::{Share, Shared, shared};
 pub use sink::Sink;
 pub use values::{Cidr, InterfaceName, Mac, Name, ValueError, Vlan};
 

@@ -11,6 +11,7 @@ use metering::flow::Detail;
 use super::api::Api;
 use super::billing::{Billing, ChargeChange, ChargeClass};
 use super::encryption::Encryption;
+use super::share::Share;
 use super::sink::Sink;
 use super::values::{Cidr, InterfaceName, Mac, Name, Vlan};
 
@@ -235,6 +236,10 @@ pub struct Tenant {
     pub charge_class: ChargeClass,
     /// When that changes, in order of time.
     pub charge_changes: Vec<ChargeChange>,
+    /// The uplink that it shares; `None`: the only one.
+    pub uplink: Option<InterfaceName>,
+    /// Its part of that, of what it sends and of what it receives.
+    pub shares: [Share; 2],
 }
 
 /// `[[port]]`: an interface, or one VLAN of it, by which a tenant is connected.

@@ -7,6 +7,7 @@ use std::fmt::{Display, Write as _};
 
 use super::encryption::Encryption;
 use super::model::{Config, Host, Limits, Port, Uplink, Zone};
+use super::share;
 
 /// See [`Config::to_toml`].
 pub(super) fn to_toml(config: &Config) -> String {
@@ -54,6 +55,15 @@ pub(super) fn to_toml(config: &Config) -> String {
         out.key("flow_detail", text(tenant.flow_detail.as_str()));
         out.key("charge_class", text(tenant.charge_class.as_str()));
         out.key("charge_changes", texts(&tenant.charge_changes));
+        if let Some(uplink) = &tenant.uplink {
+            out.key("uplink", text(uplink));
+        }
+        for (key, share) in ["from_tenant", "to_tenant"].iter().zip(&tenant.shares) {
+            let keys = share::keys(share);
+            if !keys.is_empty() {
+                out.key(key, format!("{{ {} }}", keys.join(", ")));
+            }
+        }
     }
     for item in &config.ports {
         port(&mut out, item);

@@ -2,10 +2,11 @@
 
 mod encryption;
 
-use crate::config::{Config, Limits, Port, Shape};
+use crate::config::{Config, Limits, Port, Shape, Share, Shared};
 use dataplane::{
     object::Plan,
     policy::{self, Burst, Limit, Policy, Prefix},
+    share::{Part, SharedUplink, TenantShare},
 };
 use metering::flow::Detail;
 
@@ -43,6 +44,32 @@ fn port(config: &Config, port: &Port) -> policy::Port {
     }
 }
 
+fn part(share: &Share) -> Part {
+    Part {
+        guarantee: share.guarantee,
+        weight: share.weight.unwrap_or(1),
+        limit: limit(&Limits {
+            ceiling: share.ceiling,
+            burst: share.burst,
+            packet_rate: None,
+        }),
+    }
+}
+
+fn shared(shared: &Shared<'_>) -> SharedUplink {
+    let tenants = shared.tenants.iter().map(|tenant| TenantShare {
+        tenant: tenant.id.0,
+        parts: tenant.shares.each_ref().map(part),
+    });
+    SharedUplink {
+        number: shared.at as u32,
+        interface: shared.uplink.interface.as_str().to_owned(),
+        capacity: shared.uplink.capacity,
+        overhead: shared.uplink.overhead_bytes.into(),
+        tenants: tenants.collect(),
+    }
+}
+
 /// The policy that a configuration asks for.
 pub fn policy(config: &Config) -> Policy {
     Policy {
@@ -68,6 +95,7 @@ pub fn policy(config: &Config) -> Policy {
             .map(|name| name.as_str().to_owned())
             .collect(),
         encryption: encryption::policies(config),
+        shared: crate::config::shared(config).iter().map(shared).collect(),
         shape: match config.host.shape {
             Shape::Auto => None,
             Shape::Edt => Some(policy::Shape::Edt),

@@ -2,7 +2,7 @@
 
 use dataplane::pins;
 use dataplane_common::{
-    abi::{self, *},
+    abi::{self, share::*, *},
     encryption::{self, Bucket, CLASSES, Class, Conversation, Policy, Rule, Stream, Why},
     flow::{Flow, FlowCounts, FlowKey, FlowOpened, FlowPlace, FlowRing},
     reason::{DropReason, REASONS_MAX},
@@ -50,7 +50,7 @@ pub fn describe() -> String {
         }
         PortPolicy {
             flags, tenant, shape, ifb_ifindex, encryption, macs, ipv4, ipv6, limits,
-            flow_account, flow_quota, reserved,
+            flow_account, flow_quota, reserved, share,
         }
         Register { packets, l2_bytes, l3_bytes }
         Drops { packets, l2_bytes }
@@ -62,6 +62,12 @@ pub fn describe() -> String {
             state, tenant, ifindex, vlan, incarnation, since_ns, before_attach, name, interface,
             blessed, reserved,
         }
+        SharePolicy { ceiling, guarantee, weight, uplink, reserved }
+        ShareClocks { ceiling, guarantee, borrowed, limited }
+        UplinkPolicy { rate, period_ns, stop, overhead, packet_min }
+        SharePace { origin_ns, alpha, integral, fraction, reach, carried, pressed, reserved }
+        ShareLine { pace, guaranteed, borrowed, refused, limited, held, reserved }
+        UplinkShare { state, guaranteed, borrowed, refused, limited, reserved, lines }
         Anchor { generation, ledger, size, windows, head }
         FlowKey {
             local, remote, local_port, remote_port, slot, ethertype, vlan, zone, protocol,
@@ -100,6 +106,7 @@ pub fn describe() -> String {
         FlowPlace::owner(&FlowKey { slot: 0x1234, zone: 5, ..FlowKey::default() }),
         RULES_MAX, CLASSES, encryption::STEPS_MAX, encryption::exempt::COUNT,
         encryption::hash(&FlowKey { local_port: 443, slot: 7, ..FlowKey::default() }),
+        UPLINKS_MAX, SharePolicy::WEIGHT_MAX, UplinkShare::LINES,
         FlowCounts::REASON_FIRST, FlowCounts::UNIT_NS, FlowCounts::at(100, 1, 7),
     }
     indices(&mut text);
@@ -145,5 +152,6 @@ fn indices(text: &mut String) {
         sizes.port(1, 7), sizes.register(1, 7, 1, 3), sizes.skbs(1, 7, 1),
         sizes.drops(1, 7, 1, 5), sizes.clock(7, 1, 1), sizes.evidence(1, 7, 1, 3),
         sizes.exemption(7, 1, 3),
+        share_index(100, 1, 7, 1), share_clocks_index(7, 1), uplink_index(1, 3, 1), uplink_share_index(3, 1),
     }
 }

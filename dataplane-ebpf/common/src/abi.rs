@@ -16,6 +16,7 @@ use crate::{
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 mod book;
+pub mod share;
 
 pub use book::{Anchor, Slot, slot_state};
 
@@ -310,7 +311,9 @@ pub struct PortPolicy {
     /// Flows that the tenant may have at once.
     pub flow_quota: u32,
     /// For later; 0.
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 2],
+    /// 1 + the account of the port's tenant in `SHARES`; 0: it shares no uplink.
+    pub share: u64,
 }
 
 impl PortPolicy {

@@ -8,7 +8,8 @@
 //! - No panic on any input: an impossible packet is a [`reason::DropReason`].
 //!
 //! The modules stand in the order of a packet's way: [`parse`] → [`antispoof`] → [`zone`] →
-//! [`wire`] → [`limiter`] → [`encryption`] → [`flow`]; [`abi`] is the memory that the kernel and the daemon both map.
+//! [`wire`] â [`limiter`] â [`share`] â [`encryption`] â [`flow`]; [`abi`] is the memory that the kernel and the
+//! daemon both map.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod abi;
@@ -22,6 +23,7 @@ pub mod limit;
 pub mod limiter;
 pub mod parse;
 pub mod reason;
+pub mod share;
 #[cfg(feature = "std")]
 pub mod units;
 pub mod wire;

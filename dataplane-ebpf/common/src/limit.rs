@@ -63,7 +63,7 @@ fn saturated(value: u128) -> u64 {
 }
 
 /// When a revision's limits begin, and how far this host's coarse clock lags. CLOCK_MONOTONIC, ns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Times {
     /// When the revision is compiled: limits begin that were not there before.
     pub now_ns: u64,

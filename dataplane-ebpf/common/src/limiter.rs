@@ -61,16 +61,22 @@ pub enum Decision {
     Contended,
 }
 
-/// `(a · b) >> 58` without losing a bit in between. BPF has no 128-bit multiply.
+/// `a · b`, the high and the low half. BPF has no 128-bit multiply.
 #[inline(always)]
-pub const fn scale(a: u64, b: u64) -> u64 {
+pub const fn product(a: u64, b: u64) -> (u64, u64) {
     let (a1, a0) = (a >> 32, a & 0xFFFF_FFFF);
     let (b1, b0) = (b >> 32, b & 0xFFFF_FFFF);
     let low = a0 * b0;
     let middle = a1 * b0 + (low >> 32);
     let middle2 = a0 * b1 + (middle & 0xFFFF_FFFF);
     let high = a1 * b1 + (middle >> 32) + (middle2 >> 32);
-    let low = (middle2 << 32) | (low & 0xFFFF_FFFF);
+    (high, (middle2 << 32) | (low & 0xFFFF_FFFF))
+}
+
+/// `(a · b) >> 58` without losing a bit in between.
+#[inline(always)]
+pub const fn scale(a: u64, b: u64) -> u64 {
+    let (high, low) = product(a, b);
     (high << (64 - RATE_SHIFT)) | (low >> RATE_SHIFT)
 }
 

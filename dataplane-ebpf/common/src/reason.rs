@@ -89,6 +89,10 @@ reasons! {
     LimiterContended = 26, "limiter_contended";
     /// Uplink guard: came in through an interface that is neither blessed, an uplink nor trusted.
     GuardUnblessed = 27, "guard_unblessed";
+    /// More than the tenant's guarantee and its share of what others leave of the uplink.
+    ShareExceeded = 29, "share_exceeded";
+    /// Within its share, but the uplink has no room for what is not guaranteed.
+    UplinkFull = 30, "uplink_full";
     /// Something that cannot happen, did: a map look-up of the gate itself failed.
     Internal = 28, "internal";
 }

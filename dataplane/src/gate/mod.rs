@@ -31,6 +31,7 @@ use crate::{
     policy::{self, Policy},
     registers::Both,
     shaping::{self, Shaper},
+    share,
     slots::Slots,
 };
 use aya::Ebpf;
@@ -170,6 +171,7 @@ impl Gate {
     pub fn apply(&mut self, policy: Policy) -> Result<(u32, Vec<Event>)> {
         policy::check_room(&self.plan, &policy)?;
         encryption::check_room(&self.plan, &policy)?;
+        share::check(&policy)?;
         self.allocate_ports(&policy)?;
         let shaped = self.shaper.prepare(&policy, &netlink::interfaces()?);
         let mut events = shape_events(shaped.failed);

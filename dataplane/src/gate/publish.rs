@@ -5,6 +5,7 @@ use crate::{
     Error, Result, cut, host,
     maps::Raw,
     policy::{self, Policy, Port},
+    share,
     slots::{Owner, Slots, clock_ns, text},
 };
 use dataplane_common::{
@@ -92,13 +93,13 @@ impl Gate {
         Ok(entries)
     }
 
-    /// Gives every tenant an entry of `FLOW_USE`: the one that it has in the kernel, or one that nobody has.
+    /// Gives every tenant an entry of `FLOW_USE` and of `SHARES`: the one that it has in the kernel, or one that nobody has.
     fn open_accounts(&mut self, policy: &Policy, before: &BTreeMap<u32, PortPolicy>) {
         for entry in before.values() {
-            if entry.has(PortPolicy::FLOWS) {
-                self.accounts
-                    .entry(entry.tenant)
-                    .or_insert(entry.flow_account);
+            let shares = u32::try_from(entry.share.saturating_sub(1)).unwrap_or(0);
+            let flows = entry.has(PortPolicy::FLOWS).then_some(entry.flow_account);
+            if let Some(account) = flows.or((entry.share != 0).then_some(shares)) {
+                self.accounts.entry(entry.tenant).or_insert(account);
             }
         }
         let tenants: BTreeSet<u32> = policy.ports.iter().map(|port| port.tenant).collect();
@@ -115,6 +116,11 @@ impl Gate {
                 accounts.insert(tenant, free);
             }
         }
+    }
+
+    /// Whether the port's tenant shares an uplink in the policy in force.
+    pub(super) fn shares(&self, port: &Port) -> bool {
+        share::tenants(&self.policy).contains(&port.tenant)
     }
 
     pub(super) fn slot_of(slots: &Slots, port: &Port) -> Option<u32> {
@@ -156,12 +162,23 @@ impl Gate {
         policy::write_tables(&mut self.maps, policy, set as u8, |port| {
             Self::slot_of(slots, port)
         })?;
+        let sets = (1 - set, set);
+        share::write(
+            &mut self.maps,
+            &self.plan,
+            policy,
+            &self.accounts,
+            sets,
+            times,
+        )?;
+        let sharing = share::tenants(policy);
         let mut written = BTreeSet::new();
         for port in &policy.ports {
             let Some(slot) = Self::slot_of(&self.slots, port) else {
                 continue;
             };
-            let entry = self.entry(port, slot, before.get(&slot), times)?;
+            let shares = sharing.contains(&port.tenant);
+            let entry = self.entry(port, slot, before.get(&slot), shares, times)?;
             self.set_entry(set, slot, entry)?;
             written.insert(slot);
         }
@@ -186,6 +203,7 @@ impl Gate {
         port: &Port,
         slot: u32,
         before: Option<&PortPolicy>,
+        shares: bool,
         times: &Times,
     ) -> Result<PortPolicy> {
         let (mut entry, _, _) = policy::compile(port);
@@ -194,6 +212,9 @@ impl Gate {
             (entry.flow_quota, entry.flow_account) = (quota, *account);
         }
         entry.encryption = self.parts.number(port.tenant);
+        if let Some(account) = self.accounts.get(&port.tenant).filter(|_| shares) {
+            entry.share = 1 + u64::from(*account);
+        }
         for direction in 0..DIRECTIONS {
             let clock = |unit| {
                 let index = self.plan.sizes.clock(slot, direction, unit);

@@ -13,7 +13,7 @@ use crate::config::model::BUILT_IN_ZONES;
 use crate::config::{
     Api, Billing, ChargeChange, ChargeClass, Cidr, Config, Direction, Encryption, Evidence,
     Exemption, Fragments, Holder, Host, InterfaceName, Limits, Mac, Meter, Midstream, Mode, Name,
-    Port, Profile, Retention, Shape, Sink, TcpPort, Tenant, Uplink, ZONE_ID_FIRST, Zone,
+    Port, Profile, Retention, Shape, Share, Sink, TcpPort, Tenant, Uplink, ZONE_ID_FIRST, Zone,
 };
 
 /// One configuration.
@@ -52,7 +52,7 @@ pub(super) fn config(random: &mut Random) -> Config {
         records_days: days(),
         rollups_days: days(),
     };
-    let uplinks = (0..random.below(3))
+    let uplinks: Vec<Uplink> = (0..random.below(3))
         .map(|_| Uplink {
             interface: interface(random, &mut interfaces),
             capacity: (!random.one_in(3)).then(|| rate(random)),
@@ -67,7 +67,7 @@ pub(super) fn config(random: &mut Random) -> Config {
             target: target(random, number),
         })
         .collect();
-    let tenants = tenants(random);
+    let tenants = tenants(random, &uplinks);
     let api = random.one_in(2).then(|| Api {
         socket: PathBuf::from(*random.pick(&["/run/octroi/api.sock", "/a", "/run/a \"b'"])),
         read: holders(random),
@@ -155,12 +155,18 @@ fn zones(random: &mut Random, zones_max: u8) -> Vec<Zone> {
         .collect()
 }
 
-fn tenants(random: &mut Random) -> Vec<Tenant> {
+fn tenants(random: &mut Random, uplinks: &[Uplink]) -> Vec<Tenant> {
     let mut names = HashSet::new();
     let mut ids = HashSet::new();
     let mut tenants = Vec::new();
     for _ in 0..random.below(4) {
         let id = random.magnitude(1, u64::from(u32::MAX)) as u32;
+        let interfaces: Vec<_> = (uplinks.iter())
+            .filter(|uplink| uplink.capacity.is_none_or(|capacity| capacity.0 >= 8_000))
+            .map(|uplink| &uplink.interface)
+            .collect();
+        let some = !interfaces.is_empty() && random.one_in(2);
+        let uplink = some.then(|| (*random.pick(&interfaces)).clone());
         if ids.insert(id) {
             tenants.push(Tenant {
                 name: name(random, &mut names),
@@ -168,10 +174,31 @@ fn tenants(random: &mut Random) -> Vec<Tenant> {
                 flow_detail: *random.pick(&Detail::ALL),
                 charge_class: *random.pick(&ChargeClass::ALL),
                 charge_changes: charge_changes(random),
+                uplink: uplink.clone(),
+                shares: [
+                    share(random, uplink.is_some()),
+                    share(random, uplink.is_some()),
+                ],
             });
         }
     }
     tenants
+}
+
+/// At most four tenants: all together they have less guaranteed than any uplink carries.
+fn share(random: &mut Random, some: bool) -> Share {
+    if !some {
+        return Share::default();
+    }
+    let ceiling = random
+        .one_in(2)
+        .then(|| BitsPerSecond(random.magnitude(1_000, 400_000_000_000)));
+    Share {
+        guarantee: random.one_in(2).then_some(BitsPerSecond(1_000)),
+        weight: random.one_in(2).then(|| random.magnitude(1, 10_000) as u32),
+        ceiling,
+        burst: ceiling.filter(|_| random.one_in(2)).map(|_| Bytes(1_514)),
+    }
 }
 
 fn charge_changes(random: &mut Random) -> Vec<ChargeChange> {

@@ -39,7 +39,7 @@ pub(super) fn check_capacity(
 }
 
 /// Reports what is wrong with one direction of a port; `label` names both.
-pub(super) fn check(label: &str, limits: &DraftLimits, faults: &mut Faults<'_>) {
+pub(in crate::config) fn check(label: &str, limits: &DraftLimits, faults: &mut Faults<'_>) {
     let mut ceiling_good = false;
     if let Some(ceiling) = limits.ceiling.get() {
         match rate_wrong(ceiling.value) {
@@ -82,7 +82,7 @@ pub(super) fn check(label: &str, limits: &DraftLimits, faults: &mut Faults<'_>) 
 }
 
 /// What to write instead of a rate out of range.
-fn rate_wrong(rate: BitsPerSecond) -> Option<String> {
+pub(in crate::config) fn rate_wrong(rate: BitsPerSecond) -> Option<String> {
     match rate {
         rate if rate < RATE_MIN => Some(format!("write at least {RATE_MIN}")),
         rate if rate > RATE_MAX => Some(format!("write at most {RATE_MAX}")),
@@ -143,7 +143,7 @@ fn burst_bytes(burst: Burst, ceiling: BitsPerSecond) -> Option<Bytes> {
 }
 
 /// The limits of a draft; `None` if a value was refused.
-pub(super) fn build(limits: DraftLimits) -> Option<Limits> {
+pub(in crate::config) fn build(limits: DraftLimits) -> Option<Limits> {
     if limits.bad {
         return None;
     }

@@ -6,6 +6,8 @@
 mod limits;
 mod ports;
 
+pub(super) use limits::{build as build_limits, check as check_limits, rate_wrong};
+
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::path::PathBuf;
@@ -20,6 +22,7 @@ use super::errors::{At, Faults};
 use super::model::{
     BUILT_IN_ZONES, Config, Host, Meter, Port, Retention, Tenant, Uplink, ZONE_ID_FIRST, Zone,
 };
+use super::share::{self, DraftShare};
 use super::sink::{self, DraftSink};
 use super::values::{Cidr, InterfaceName, Name};
 
@@ -32,6 +35,7 @@ pub(super) fn check(draft: Draft, faults: &mut Faults<'_>) -> Option<Config> {
     let zones_max = draft.host.zones_max.clone().or(Host::ZONES_MAX);
     check_zones(&draft.zones, zones_max, faults);
     check_tenants(&draft.tenants, faults);
+    share::check(&draft, faults);
     for port in &draft.ports {
         ports::check_alone(port, faults);
     }
@@ -58,7 +62,7 @@ pub(super) fn check_port(draft: DraftPort, faults: &mut Faults<'_>) -> Option<Po
 }
 
 /// What something is called in messages: its kind and, if it has one, its name.
-fn label(kind: &str, name: &Field<Name>) -> String {
+pub(super) fn label(kind: &str, name: &Field<Name>) -> String {
     match name.value() {
         Some(name) => format!("{kind} `{name}`"),
         None => format!("[[{kind}]]"),
@@ -273,6 +277,11 @@ fn check_charges(tenant: &DraftTenant, faults: &mut Faults<'_>) {
     }
 }
 
+/// Both directions; `None` if a value was refused.
+fn shares([from, to]: [DraftShare; 2]) -> Option<[share::Share; 2]> {
+    Some([from.build()?, to.build()?])
+}
+
 /// The configuration of a draft; `None` if a value of it was refused.
 fn build(draft: Draft) -> Option<Config> {
     let meter = match draft.meter {
@@ -330,6 +339,8 @@ fn build(draft: Draft) -> Option<Config> {
             flow_detail: tenant.flow_detail.or_default()?,
             charge_class: tenant.charge_class.or_default()?,
             charge_changes: tenant.charge_changes.values()?,
+            uplink: tenant.uplink.optional()?,
+            shares: shares(tenant.shares)?,
         })
     };
     Some(Config {

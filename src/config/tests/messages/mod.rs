@@ -6,6 +6,7 @@ mod api;
 mod limits;
 mod ports;
 mod sections;
+mod shares;
 mod sinks;
 mod zones_tenants;
 

@@ -1,0 +1,103 @@
+//! From guarantee, ceiling, weight and capacity as people ask for them to what [`super::take`] reads.
+//!
+//! Invariants
+//! - A revision keeps the lines of ceilings and guarantees ([`crate::limit`]). A new weight makes what is
+//!   borrowed begin anew, with at most one period's share.
+//! - What a link carries while one change of α is waited for is at least [`FRAMES_MIN`] full frames: a
+//!   count of three packets says nothing about a rate.
+
+use crate::{
+    abi::{
+        LimitPolicy,
+        share::{ShareClocks, SharePolicy, UplinkPolicy},
+    },
+    limit::{Rate, Times},
+    units::BitsPerSecond,
+};
+
+/// The shortest time between two changes of α, ns.
+pub const PERIOD_NS: u64 = 4_000_000;
+
+/// Full frames that a link carries in a period, at least.
+pub const FRAMES_MIN: u64 = 32;
+
+/// A full Ethernet frame, without the check sequence, bytes.
+pub const FRAME_BYTES: u64 = 1_514;
+
+/// The smallest, likewise.
+pub const FRAME_MIN_BYTES: u32 = 60;
+
+/// What a guarantee lets through at once after a pause, ns of it.
+pub const GUARANTEE_BURST_NS: u64 = 8_000_000;
+
+/// A tenant's part of an uplink in one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// Always available, bytes of the link; none: nothing is.
+    pub guarantee: Option<BitsPerSecond>,
+    /// Never exceeded, layer-2 bytes, and its burst in bytes; none: the link.
+    pub ceiling: Option<(BitsPerSecond, u64)>,
+    /// Part of what is left, 1..=[`SharePolicy::WEIGHT_MAX`].
+    pub weight: u32,
+    /// The uplink's number.
+    pub uplink: u32,
+}
+
+impl SharePolicy {
+    /// What is asked for, continuing `before` in the revision before; `clocks` is what they stand at.
+    pub fn new(ask: &Ask, before: Option<&Self>, clocks: &ShareClocks, times: &Times) -> Self {
+        // The exact clock is read anyway.
+        let times = &Times {
+            coarse_slack_ns: 0,
+            ..*times
+        };
+        let line = |old: Option<&LimitPolicy>, bits: BitsPerSecond, burst: u64, clock: u64| {
+            let rate = Rate::bytes(bits);
+            match old.filter(|old| old.limited()) {
+                Some(old) => old.revise(rate, burst, times),
+                None => LimitPolicy::begin(rate, burst, clock, times),
+            }
+        };
+        let ceiling = ask.ceiling.map(|(bits, burst)| {
+            let old = before.map(|before| &before.ceiling);
+            line(old, bits, burst, clocks.ceiling)
+        });
+        let guarantee = ask.guarantee.map(|bits| {
+            let old = before.map(|before| &before.guarantee);
+            line(old, bits, guarantee_burst(bits), clocks.guarantee)
+        });
+        Self {
+            ceiling: ceiling.unwrap_or_default(),
+            guarantee: guarantee.unwrap_or_default(),
+            weight: ask.weight.clamp(1, Self::WEIGHT_MAX),
+            uplink: ask.uplink,
+            reserved: 0,
+        }
+    }
+}
+
+/// Bytes of the link that a guarantee lets through at once after a pause: two full frames at least.
+pub fn guarantee_burst(guarantee: BitsPerSecond) -> u64 {
+    let burst = Rate::bytes(guarantee).units_in(GUARANTEE_BURST_NS.into());
+    burst.max(2 * FRAME_BYTES)
+}
+
+impl UplinkPolicy {
+    /// A link of so many bits a second, with `overhead` bytes on the wire beside each packet, that so many
+    /// `tenants` share.
+    pub fn new(capacity: BitsPerSecond, overhead: u32, tenants: u32) -> Self {
+        let bits = capacity.0.max(1);
+        let frames = u64::from(tenants / 2).max(FRAMES_MIN);
+        let frames = frames * (FRAME_BYTES + u64::from(overhead));
+        let period_ns = (frames * 8_000_000_000 / bits).max(PERIOD_NS);
+        let rate = Rate::bytes(capacity);
+        let fixed = LimitPolicy::begin(rate, 0, 0, &Times::default()).rate;
+        Self {
+            rate: fixed,
+            period_ns,
+            stop: rate.units_in(period_ns.into()),
+            overhead,
+            packet_min: FRAME_MIN_BYTES,
+        }
+    }
+}

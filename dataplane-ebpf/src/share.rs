@@ -1,0 +1,246 @@
+//! A tenant's part of its uplink: the maps and the time. The law is `dataplane_common::share`.
+
+use crate::{
+    account::Book,
+    limiter::{self, Shared},
+    maps,
+};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use core::ptr::{addr_of, addr_of_mut};
+use dataplane_common::{
+    abi::{
+        PortPolicy,
+        share::{
+            ShareLine, SharePace, SharePolicy, UPLINKS_MAX, UplinkShare, share_clocks_index,
+            share_index, uplink_index, uplink_share_index,
+        },
+    },
+    reason::DropReason,
+    share::{self, Clocks, Link, Refused},
+    wire::Wire,
+    zone,
+};
+
+/// An element of `UPLINK_SHARE`.
+struct Uplink(*mut UplinkShare);
+
+macro_rules! word {
+    ($($name:ident = $field:ident;)+) => {
+        $(#[inline(always)]
+        fn $name(&self) -> Shared {
+            // SAFETY: points into an array map, whose elements live as long as the map.
+            Shared(unsafe { addr_of_mut!((*self.0).$field) })
+        })+
+    };
+}
+
+impl Uplink {
+    #[inline(always)]
+    fn at(&self, at: u64) -> *mut ShareLine {
+        // SAFETY: as above; `at` stays below the number of lines.
+        unsafe {
+            addr_of_mut!((*self.0).lines)
+                .cast::<ShareLine>()
+                .add((at % UplinkShare::LINES) as usize)
+        }
+    }
+}
+
+impl Link for Uplink {
+    type Word = Shared;
+
+    word! {
+        state = state;
+        guaranteed = guaranteed;
+        borrowed = borrowed;
+        refused = refused;
+        limited = limited;
+    }
+
+    #[inline(always)]
+    fn pace(&self, at: u64) -> SharePace {
+        // SAFETY: as above. Volatile: between two reads of the state.
+        unsafe {
+            let pace = addr_of!((*self.at(at)).pace);
+            SharePace {
+                origin_ns: addr_of!((*pace).origin_ns).read_volatile(),
+                alpha: addr_of!((*pace).alpha).read_volatile(),
+                integral: addr_of!((*pace).integral).read_volatile(),
+                fraction: addr_of!((*pace).fraction).read_volatile(),
+                reach: addr_of!((*pace).reach).read_volatile(),
+                carried: addr_of!((*pace).carried).read_volatile(),
+                pressed: addr_of!((*pace).pressed).read_volatile(),
+                reserved: 0,
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn counts(&self, at: u64) -> ShareLine {
+        // SAFETY: as above. Nobody writes it: only who made the state odd reads all of it. Field by field:
+        // the whole would go over the stack.
+        unsafe {
+            let line = self.at(at);
+            ShareLine {
+                pace: SharePace::default(),
+                guaranteed: addr_of!((*line).guaranteed).read_volatile(),
+                borrowed: addr_of!((*line).borrowed).read_volatile(),
+                refused: addr_of!((*line).refused).read_volatile(),
+                limited: addr_of!((*line).limited).read_volatile(),
+                held: addr_of!((*line).held).read_volatile(),
+                reserved: [0; 3],
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn began_ns(&self, at: u64) -> u64 {
+        // SAFETY: as above.
+        unsafe { addr_of!((*self.at(at)).pace.origin_ns).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn set_carried(&self, at: u64, carried: u64) {
+        // SAFETY: as above. Nobody else writes: the state is odd.
+        unsafe { addr_of_mut!((*self.at(at)).pace.carried).write_volatile(carried) }
+    }
+
+    #[inline(always)]
+    fn set_pace(&self, at: u64, pace: &SharePace) {
+        // SAFETY: as above. Nobody else writes: the state is odd.
+        unsafe {
+            let to = addr_of_mut!((*self.at(at)).pace);
+            addr_of_mut!((*to).origin_ns).write_volatile(pace.origin_ns);
+            addr_of_mut!((*to).alpha).write_volatile(pace.alpha);
+            addr_of_mut!((*to).integral).write_volatile(pace.integral);
+            addr_of_mut!((*to).fraction).write_volatile(pace.fraction);
+            addr_of_mut!((*to).reach).write_volatile(pace.reach);
+            addr_of_mut!((*to).pressed).write_volatile(pace.pressed);
+        }
+    }
+
+    #[inline(always)]
+    fn set_counts(&self, at: u64, line: &ShareLine) {
+        // SAFETY: as above.
+        unsafe {
+            let to = self.at(at);
+            addr_of_mut!((*to).guaranteed).write_volatile(line.guaranteed);
+            addr_of_mut!((*to).borrowed).write_volatile(line.borrowed);
+            addr_of_mut!((*to).refused).write_volatile(line.refused);
+            addr_of_mut!((*to).limited).write_volatile(line.limited);
+            addr_of_mut!((*to).held).write_volatile(line.held);
+        }
+    }
+}
+
+/// Takes the packet from its tenant's guarantee or share, if the tenant shares an uplink and the packet
+/// does not stay on this host. A packet that is refused is given back to its port's limits.
+///
+/// # Errors
+/// [`DropReason::ShareExceeded`], [`DropReason::UplinkFull`], [`DropReason::CeilingBytes`] of the tenant,
+/// [`DropReason::LimiterContended`].
+#[inline(always)]
+pub fn take(port: &PortPolicy, book: &Book, zone: u32, wire: &Wire) -> Result<(), DropReason> {
+    if port.share == 0 || zone == zone::INTRA_HOST {
+        return Ok(());
+    }
+    let account = port.share - 1;
+    let set = book.epoch.policy_set() as u64;
+    let whose = account << 2 | set << 1 | book.direction as u64;
+    let now_ns = share_renew(whose);
+    let refused = match share_take(whose, wire.packets, wire.l2_bytes, now_ns) {
+        PASSED => return Ok(()),
+        SHARE => DropReason::ShareExceeded,
+        LINK => DropReason::UplinkFull,
+        CEILING => DropReason::CeilingBytes,
+        CONTENDED => DropReason::LimiterContended,
+        _ => DropReason::Internal,
+    };
+    limiter::give_back(port, book.slot, book.direction, wire);
+    Err(refused)
+}
+
+const PASSED: u64 = 0;
+const SHARE: u64 = 1;
+const LINK: u64 = 2;
+const CEILING: u64 = 3;
+const CONTENDED: u64 = 4;
+const MISSING: u64 = 5;
+
+/// An account, set of policy and direction, in one word.
+#[inline(always)]
+fn policy(whose: u64) -> Option<(&'static SharePolicy, u32)> {
+    let (account, set, direction) = (
+        (whose >> 2) as u32,
+        (whose >> 1) as u32 & 1,
+        whose as u32 & 1,
+    );
+    let index = share_index(maps::sizes().slots, set, account, direction);
+    let policy = maps::SHARES.get(index)?;
+    Some((
+        policy,
+        uplink_index(set, policy.uplink % UPLINKS_MAX, direction),
+    ))
+}
+
+#[inline(always)]
+fn link(policy: &SharePolicy, whose: u64) -> Option<Uplink> {
+    let index = uplink_share_index(policy.uplink % UPLINKS_MAX, whose as u32 & 1);
+    maps::UPLINK_SHARE.get_ptr_mut(index).map(Uplink)
+}
+
+/// Renews α when it is time, and returns the time. This and the next are functions of their own, which the
+/// verifier walks once, and with a stack of their own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn share_renew(whose: u64) -> u64 {
+    // SAFETY: takes no argument.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    if let Some((policy, index)) = policy(whose)
+        && let Some(uplink) = maps::UPLINKS.get(index)
+        && let Some(link) = link(policy, whose)
+        && uplink.rate != 0
+    {
+        share::renew(uplink, &link, now_ns);
+    }
+    now_ns
+}
+
+/// Decides on `packets` of together `l2_bytes`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn share_take(whose: u64, packets: u64, l2_bytes: u64, now_ns: u64) -> u64 {
+    let Some((policy, index)) = policy(whose) else {
+        return MISSING;
+    };
+    if policy.weight == 0 {
+        return PASSED;
+    }
+    let uplink = maps::UPLINKS.get(index);
+    let clocks = share_clocks_index((whose >> 2) as u32, whose as u32 & 1);
+    let clocks = maps::SHARE_CLOCKS.get_ptr_mut(clocks);
+    let (Some(uplink), Some(link), Some(clocks)) = (uplink, link(policy, whose), clocks) else {
+        return MISSING;
+    };
+    // SAFETY: `clocks` points into an array map, as above.
+    let clocks = unsafe {
+        Clocks {
+            ceiling: Shared(addr_of_mut!((*clocks).ceiling)),
+            guarantee: Shared(addr_of_mut!((*clocks).guarantee)),
+            borrowed: Shared(addr_of_mut!((*clocks).borrowed)),
+            limited: Shared(addr_of_mut!((*clocks).limited)),
+        }
+    };
+    match share::take(
+        (policy, &clocks),
+        (uplink, &link),
+        now_ns,
+        (packets, l2_bytes),
+    ) {
+        Ok(_) => PASSED,
+        Err(Refused::Share) => SHARE,
+        Err(Refused::Link) => LINK,
+        Err(Refused::Ceiling) => CEILING,
+        Err(Refused::Contended) => CONTENDED,
+    }
+}

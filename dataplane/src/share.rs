@@ -1,0 +1,195 @@
+//! Uplinks that tenants share: from what is asked for to what the programs read.
+
+use crate::{
+    Error, Result,
+    maps::{Maps, Raw},
+    object::Plan,
+    policy::{Limit, Policy, Shape},
+};
+use dataplane_common::{
+    abi::{
+        DIRECTIONS,
+        share::{
+            SharePolicy, UPLINKS_MAX, UplinkPolicy, share_clocks_index, share_index, uplink_index,
+        },
+    },
+    limit::Times,
+    share::ask::Ask,
+    units::BitsPerSecond,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
+
+/// An uplink that tenants share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedUplink {
+    /// Its number, below [`UPLINKS_MAX`], the same in every revision.
+    pub number: u32,
+    /// Its interface.
+    pub interface: String,
+    /// What it carries, overhead included; none: what the interface says.
+    pub capacity: Option<BitsPerSecond>,
+    /// Bytes on the wire beside each packet.
+    pub overhead: u32,
+    /// Who shares it.
+    pub tenants: Vec<TenantShare>,
+}
+
+/// A tenant's part of an uplink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantShare {
+    /// The tenant's number.
+    pub tenant: u32,
+    /// Of what it sends, and of what it receives.
+    pub parts: [Part; 2],
+}
+
+/// The same in one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Always available, bits of the link.
+    pub guarantee: Option<BitsPerSecond>,
+    /// Part of what is left, 1..=[`SharePolicy::WEIGHT_MAX`].
+    pub weight: u32,
+    /// Ceiling and burst of all the tenant's ports together.
+    pub limit: Limit,
+}
+
+impl SharedUplink {
+    /// What it carries.
+    ///
+    /// # Errors
+    /// [`Error::NoCapacity`] when nobody says.
+    pub fn capacity(&self) -> Result<BitsPerSecond> {
+        let said = || {
+            let path = format!("/sys/class/net/{}/speed", self.interface);
+            let mbit: u64 = fs::read_to_string(path).ok()?.trim().parse().ok()?;
+            (mbit > 0).then(|| BitsPerSecond(mbit.saturating_mul(1_000_000)))
+        };
+        self.capacity
+            .or_else(said)
+            .ok_or_else(|| Error::NoCapacity {
+                interface: self.interface.clone(),
+            })
+    }
+}
+
+/// Refuses what cannot be kept, before anything is changed for its sake.
+///
+/// # Errors
+/// [`Error::NoCapacity`], [`Error::Guarantees`].
+pub(crate) fn check(policy: &Policy) -> Result<()> {
+    for uplink in &policy.shared {
+        let capacity = uplink.capacity()?;
+        for direction in 0..DIRECTIONS as usize {
+            let parts = uplink.tenants.iter().map(|share| &share.parts[direction]);
+            let sum = parts
+                .filter_map(|part| part.guarantee)
+                .fold(0_u64, |sum, guarantee| sum.saturating_add(guarantee.0));
+            if sum > capacity.0 {
+                return Err(Error::Guarantees {
+                    interface: uplink.interface.clone(),
+                    guaranteed: BitsPerSecond(sum),
+                    capacity,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Tenants that share an uplink.
+pub(crate) fn tenants(policy: &Policy) -> BTreeSet<u32> {
+    let all = policy.shared.iter().flat_map(|uplink| &uplink.tenants);
+    all.map(|share| share.tenant).collect()
+}
+
+/// Writes the shares of a whole set of policy, which must not be in force. `set_before`: the one that is.
+///
+/// # Errors
+/// [`Error::Map`], [`Error::NoCapacity`].
+pub(crate) fn write(
+    maps: &mut Maps,
+    plan: &Plan,
+    policy: &Policy,
+    accounts: &BTreeMap<u32, u32>,
+    (set_before, set): (u32, u32),
+    times: &Times,
+) -> Result<()> {
+    let slots = plan.sizes.slots;
+    let mut written = BTreeSet::new();
+    for number in 0..UPLINKS_MAX {
+        let shared = policy.shared.iter().find(|uplink| uplink.number == number);
+        let carries = match shared {
+            Some(uplink) => {
+                let tenants = uplink.tenants.len() as u32;
+                UplinkPolicy::new(uplink.capacity()?, uplink.overhead, tenants)
+            }
+            None => UplinkPolicy::default(),
+        };
+        for direction in 0..DIRECTIONS {
+            let index = uplink_index(set, number, direction);
+            maps.uplinks
+                .set(index, Raw(carries), 0)
+                .map_err(Error::map("UPLINKS"))?;
+        }
+        for share in shared.iter().flat_map(|uplink| &uplink.tenants) {
+            let Some(account) = accounts.get(&share.tenant) else {
+                continue;
+            };
+            for direction in 0..DIRECTIONS {
+                let index = share_index(slots, set, *account, direction);
+                let part = &share.parts[direction as usize];
+                let before = share_index(slots, set_before, *account, direction);
+                let entry = entry(maps, part, number, (before, *account, direction), times)?;
+                put(maps, index, entry)?;
+                written.insert(index);
+            }
+        }
+    }
+    for account in 0..slots {
+        for direction in 0..DIRECTIONS {
+            let index = share_index(slots, set, account, direction);
+            if !written.contains(&index) {
+                put(maps, index, SharePolicy::default())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn put(maps: &mut Maps, index: u32, entry: SharePolicy) -> Result<()> {
+    maps.shares
+        .set(index, Raw(entry), 0)
+        .map_err(Error::map("SHARES"))
+}
+
+fn entry(
+    maps: &Maps,
+    part: &Part,
+    uplink: u32,
+    (before, account, direction): (u32, u32, u32),
+    times: &Times,
+) -> Result<SharePolicy> {
+    let index = share_clocks_index(account, direction);
+    let clocks = maps
+        .share_clocks
+        .get(&index, 0)
+        .map_err(Error::map("SHARE_CLOCKS"))?
+        .0;
+    let before = maps.shares.get(&before, 0).map_err(Error::map("SHARES"))?.0;
+    let ask = Ask {
+        guarantee: part.guarantee,
+        // Nothing of its own holds packets back: as a port's that only drops.
+        ceiling: part
+            .limit
+            .ceiling
+            .zip(part.limit.burst_bytes(Shape::Police)),
+        weight: part.weight,
+        uplink,
+    };
+    let before = (before.weight != 0).then_some(&before);
+    Ok(SharePolicy::new(&ask, before, &clocks, times))
+}

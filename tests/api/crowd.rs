@@ -290,6 +290,8 @@ fn what_schemathesis_makes_of_the_document_finds_nothing() -> Result<()> {
         ])
         .args(["--max-examples", &examples.to_string(), "--seed", "7"])
         .args(["--continue-on-failure", "--no-color"])
+        // It leaves a cache where it runs.
+        .current_dir(served.site.directory())
         .output()?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     println!("{said}");

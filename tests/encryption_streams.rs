@@ -2,14 +2,17 @@
 //! reordered before and behind the gate; and on what must not pass. On the host: the loaded programs run the same code
 //! (`tests/encryption.rs`).
 
+#[path = "encryption/ends.rs"]
+mod ends;
 #[path = "encryption/path.rs"]
 mod path;
 mod support;
 
 use anyhow::{Result, ensure};
 use dataplane_common::encryption::{Bytes, Class, Rule, Segment, Why, tcp, tcp_flag};
+use ends::{Versions, credentials};
 use octroi::config::Profile;
-use path::{Faults, Gate, Talk, Versions, credentials, exchange, rule};
+use path::{Faults, Gate, Talk, exchange, rule};
 use support::by_level;
 
 #[test]
@@ -96,8 +99,8 @@ fn clear_text_is_refused_at_its_first_byte() {
         b"\x05\x01\x00",
         b"\x04\x01\x00\x50",
         b"CONNECT x:443 HTTP/1.1\r\n",
-        b"OPTIONS rtsp://x RTSP/1.0\r\n",
-        b"INVITE sip:x SIP/2.0\r\n",
+        b"OPTIONS rtsp://a.example RTSP/1.0\r\n",
+        b"INVITE sip:a.example SIP/2.0\r\n",
         b"\x00\x85\xffSMBr",
         b"\xfeSMB",
         b"MZ\x90\x00",

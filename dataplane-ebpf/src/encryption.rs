@@ -7,29 +7,23 @@
 //! Each step is a function of its own ([`crate::packet::Context`] says why), and what it is about waits in this CPU's
 //! [`maps::FLOW_NOTED`].
 
+mod walk;
+
 use crate::maps;
-use aya_ebpf::{
-    bindings::__sk_buff,
-    helpers::{bpf_ktime_get_coarse_ns, bpf_loop, bpf_skb_load_bytes},
-};
-use core::{
-    arch::asm,
-    ffi::c_void,
-    intrinsics::{AtomicOrdering, atomic_cxchg},
-};
+use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_coarse_ns};
+use core::intrinsics::{AtomicOrdering, atomic_cxchg};
 use dataplane_common::{
     abi::RULES_MAX,
     encryption::{
-        Bucket, Class, Conversation, Payload, Rule, STEPS_MAX, Segment, Why, accept, datagram,
-        exempt, hash,
-        kind::{self, Kind},
+        Bucket, Class, Conversation, Payload, Rule, Segment, Why, accept, datagram, exempt, hash,
+        kind::{Found, Kind},
         mode, pick, spare,
         tcp::{self, Entry},
-        tls,
     },
     flow::FlowKey,
-    parse::Packet,
+    parse::{Packet, proto},
 };
+use walk::{Skb, encryption_walk, unpacked};
 
 const ORDER: AtomicOrdering = AtomicOrdering::SeqCst;
 /// How often a CPU looks whether another has left the bucket: some microseconds in all.
@@ -37,22 +31,16 @@ const LOCK_TRIES: u32 = 256;
 /// Bit of what [`encryption_judge`] returns: the packet may not pass; its [`Why`] stands below.
 pub const REFUSED: u64 = 256;
 
-const EXEMPT: u32 = 0;
-const TCP: u32 = 1;
-const UDP: u32 = 2;
-const ESP: u32 = 3;
-const FRAGMENT: u32 = 4;
-const OTHER: u32 = 5;
-
 /// What is needed of a packet's headers, from the parser to the judge.
 #[repr(C)]
 pub struct Headers {
-    /// One of the six above, and the number of the exemption.
-    kind: u32,
-    exemption: u32,
-    /// Offset of the transport header, and of the payload.
+    found: Found,
+    /// Offsets of the network header, of the transport header, and of the payload.
+    network: u32,
     transport: u32,
     payload: u32,
+    /// IP length; 0: to the frame's end.
+    len: u32,
     segment: Segment,
 }
 
@@ -60,26 +48,11 @@ impl Headers {
     /// Notes them.
     #[inline(always)]
     pub fn note<const DIRECTION: u32>(&mut self, packet: &Packet) {
-        self.exemption = 0;
-        self.kind = match kind::of(packet, DIRECTION) {
-            Kind::Exempt(which) => {
-                self.exemption = which;
-                EXEMPT
-            }
-            Kind::Tcp => TCP,
-            Kind::Udp => UDP,
-            Kind::Esp => ESP,
-            Kind::Fragment => FRAGMENT,
-            Kind::Other => OTHER,
-        };
+        self.found = Found::of::<DIRECTION>(packet);
+        self.network = packet.l3_offset as u32;
         self.transport = packet.l4_offset as u32;
         self.payload = packet.header_end as u32;
-        // 0: the packet's end is the frame's, and still to be subtracted from.
-        self.segment.len = if packet.l3_len == 0 {
-            0
-        } else {
-            packet.l3_offset as u32 + packet.l3_len
-        };
+        self.len = packet.l3_len;
         self.segment.flags = packet.tcp_flags;
         self.segment.direction = DIRECTION;
     }
@@ -108,6 +81,10 @@ pub extern "C" fn encryption_judge(skb: *mut __sk_buff, about: u64) -> u64 {
     let Some(policy) = maps::POLICIES.get(maps::sizes().port(policy_set, port.encryption)) else {
         return REFUSED;
     };
+    if policy.tenant == 0 {
+        // The port names a policy that nobody has: it cannot be held.
+        return REFUSED | Why::Clear as u64;
+    }
     let rule = policy.rule(direction, (about >> 8) as u32 & 63);
     let Some(rule) = maps::RULES.get(policy_set * RULES_MAX + rule as u32) else {
         return REFUSED;
@@ -118,8 +95,8 @@ pub extern "C" fn encryption_judge(skb: *mut __sk_buff, about: u64) -> u64 {
     if rule.mode == mode::OFF {
         return Class::Clear as u64;
     }
-    let verdict = match noted.headers.kind {
-        EXEMPT => match exempted(slot, direction, noted.headers.exemption, rule) {
+    let verdict = match noted.headers.found.kind(direction) {
+        Kind::Exempt(which) => match exempted(slot, direction, which, rule) {
             Exempted::Yes => Class::Exempt as u64,
             Exempted::No(why) => REFUSED | why as u64,
             // DNS and NTP are datagrams like others where the rule does not exempt them.
@@ -127,10 +104,12 @@ pub extern "C" fn encryption_judge(skb: *mut __sk_buff, about: u64) -> u64 {
                 encryption_talk(skb, rule, policy.buckets_first, policy.buckets_mask)
             }
         },
-        TCP | UDP => encryption_talk(skb, rule, policy.buckets_first, policy.buckets_mask),
-        ESP if rule.accepts(accept::ESP) && rule.evidence_min < 2 => Class::Shape as u64,
-        FRAGMENT if rule.accepts(accept::FRAGMENTS) => Class::Unverified as u64,
-        FRAGMENT => REFUSED | Why::Fragment as u64,
+        Kind::Tcp | Kind::Udp => {
+            encryption_talk(skb, rule, policy.buckets_first, policy.buckets_mask)
+        }
+        Kind::Esp if rule.accepts(accept::ESP) && rule.evidence_min < 2 => Class::Shape as u64,
+        Kind::Fragment if rule.accepts(accept::FRAGMENTS) => Class::Unverified as u64,
+        Kind::Fragment => REFUSED | Why::Fragment as u64,
         _ => REFUSED | Why::Clear as u64,
     };
     if verdict & REFUSED != 0 && rule.mode == mode::OBSERVE {
@@ -189,160 +168,6 @@ impl spare::Spare for Due {
         // SAFETY: as above; elements are 8-aligned.
         unsafe { atomic_cxchg::<u64, ORDER, ORDER>(self.0, old, new).1 }
     }
-}
-
-/// A packet's payload, and what its walk needs: on the stack, where `bpf_loop` hands it to its steps.
-#[repr(C)]
-struct Walk {
-    skb: *mut __sk_buff,
-    talk: *mut Conversation,
-    rule: *const Rule,
-    segment: *const Segment,
-    /// Offset of the payload.
-    base: u32,
-    /// What the last step said: see [`walk_step`].
-    last: u32,
-}
-
-#[derive(Clone, Copy)]
-struct Skb {
-    skb: *mut __sk_buff,
-    base: u32,
-}
-
-impl Payload for Skb {
-    #[inline(always)]
-    fn be(&self, offset: u32, size: u32) -> Option<u64> {
-        let mut bytes = [0_u8; 8];
-        // 1 to 8, said so that the verifier sees it in the register that the helper gets.
-        let mut size = size.wrapping_sub(1) as u64;
-        // SAFETY: arithmetic.
-        unsafe {
-            asm!("{size} &= 7", "{size} += 1", size = inout(reg) size, options(pure, nomem, nostack));
-        }
-        let size = size as u32;
-        // SAFETY: `size` bytes of `bytes`; the helper checks the offset.
-        let failed = unsafe {
-            bpf_skb_load_bytes(
-                self.skb.cast(),
-                self.base + offset,
-                bytes.as_mut_ptr().cast(),
-                size,
-            )
-        };
-        if failed != 0 {
-            return None;
-        }
-        Some(u64::from_be_bytes(bytes) >> (64 - size * 8))
-    }
-
-    #[inline(always)]
-    fn header(&self, talk: &mut Conversation, rule: &Rule, segment: &Segment) -> tls::Step {
-        unpacked(encryption_header(talk, rule, segment) as u32)
-    }
-
-    #[inline(always)]
-    fn field(&self, talk: &mut Conversation, rule: &Rule, segment: &Segment) -> tls::Step {
-        unpacked(encryption_field(talk, rule, segment) as u32)
-    }
-}
-
-const MORE: u32 = 256;
-const DONE: u32 = 257;
-
-/// One step; 1: it was the last.
-unsafe extern "C" fn walk_step(_: u32, walk: *mut c_void) -> i64 {
-    let walk = walk.cast::<Walk>();
-    // SAFETY: `encryption_walk` gives its own.
-    let walk = unsafe { &mut *walk };
-    let last = encryption_step(walk.skb, walk.talk, walk.rule, walk.segment, walk.base) as u32;
-    if last == MORE {
-        return 0;
-    }
-    walk.last = last;
-    1
-}
-
-/// [`tcp::step`]: [`MORE`], [`DONE`], or why not. `base`: offset of the payload.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn encryption_step(
-    skb: *mut __sk_buff,
-    talk: *mut Conversation,
-    rule: *const Rule,
-    segment: *const Segment,
-    base: u32,
-) -> u64 {
-    // SAFETY: the caller's; to the verifier a pointer may be null.
-    let (Some(talk), Some(rule), Some(segment)) =
-        (unsafe { talk.as_mut() }, unsafe { rule.as_ref() }, unsafe {
-            segment.as_ref()
-        })
-    else {
-        return Why::Malformed as u64;
-    };
-    stepped(tcp::step(talk, rule, segment, &Skb { skb, base }))
-}
-
-/// A step as the functions here hand it on.
-#[inline(always)]
-fn stepped(step: tls::Step) -> u64 {
-    match step {
-        tls::Step::More => MORE as u64,
-        tls::Step::Done => DONE as u64,
-        tls::Step::Refuse(why) => why as u64,
-    }
-}
-
-#[inline(always)]
-fn unpacked(step: u32) -> tls::Step {
-    match step {
-        MORE => tls::Step::More,
-        DONE => tls::Step::Done,
-        why => tls::Step::Refuse(Why::from_number(why as u8).unwrap_or(Why::Malformed)),
-    }
-}
-
-macro_rules! of_a_hello {
-    ($($(#[$doc:meta])* $name:ident: $law:path;)+) => {
-        $($(#[$doc])*
-        #[unsafe(no_mangle)]
-        #[inline(never)]
-        pub extern "C" fn $name(
-            talk: *mut Conversation,
-            rule: *const Rule,
-            segment: *const Segment,
-        ) -> u64 {
-            // SAFETY: the caller's; to the verifier a pointer may be null.
-            let (Some(talk), Some(rule), Some(segment)) =
-                (unsafe { talk.as_mut() }, unsafe { rule.as_ref() }, unsafe {
-                    segment.as_ref()
-                })
-            else {
-                return Why::Malformed as u64;
-            };
-            stepped($law(talk, rule, segment))
-        })+
-    };
-}
-
-of_a_hello! {
-    /// [`tls::header`].
-    encryption_header: tls::header;
-    /// [`tls::field`].
-    encryption_field: tls::field;
-}
-
-/// Looks for a header at one place of a scan; 1: that is over.
-unsafe extern "C" fn scan_step(index: u32, walk: *mut c_void) -> i64 {
-    let walk = walk.cast::<Walk>();
-    // SAFETY: `encryption_walk` gives its own.
-    let (talk, segment, walk) = unsafe { (&mut *(*walk).talk, &*(*walk).segment, &mut *walk) };
-    let skb = Skb {
-        skb: walk.skb,
-        base: walk.base,
-    };
-    !tcp::scan(talk, segment, (index & 0xFFFF) * 6, &skb) as i64
 }
 
 /// A result as the functions below hand it on.
@@ -436,13 +261,13 @@ pub extern "C" fn encryption_payload(
     let headers = &mut noted.headers;
     // SAFETY: the context is valid for the whole program.
     let len = unsafe { (*skb).len };
-    let end = if headers.segment.len == 0 {
+    let end = if headers.len == 0 {
         len
     } else {
-        headers.segment.len
+        headers.network + headers.len
     };
     headers.segment.len = end.saturating_sub(headers.payload);
-    if headers.kind != TCP {
+    if headers.found.protocol != proto::TCP {
         return encryption_datagram(skb, known, rule, &headers.segment, headers.payload);
     }
     let transport = Skb {
@@ -511,51 +336,6 @@ pub extern "C" fn encryption_enter(
         Entry::Walk { charged: true } => WALKS | CHARGED,
         Entry::Scan => WALKS | SCANS | CHARGED,
     }
-}
-
-/// The walk, after the scan where there is one. `about`: offset of the payload, [`SCANS`] << 16.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn encryption_walk(
-    skb: *mut __sk_buff,
-    talk: *mut Conversation,
-    rule: *const Rule,
-    segment: *const Segment,
-    about: u64,
-) -> u64 {
-    // SAFETY: the caller's; to the verifier a pointer may be null.
-    if talk.is_null() || rule.is_null() || segment.is_null() {
-        return Why::Malformed as u64;
-    }
-    let mut walk = Walk {
-        skb,
-        talk,
-        rule,
-        segment,
-        base: about as u32 & 0xFFFF,
-        last: MORE,
-    };
-    if about & SCANS << 16 != 0 {
-        // SAFETY: the callback's own context, which outlives the loop.
-        unsafe {
-            bpf_loop(
-                STEPS_MAX,
-                scan_step as *mut c_void,
-                (&raw mut walk).cast(),
-                0,
-            )
-        };
-    }
-    // SAFETY: as above.
-    unsafe {
-        bpf_loop(
-            STEPS_MAX,
-            walk_step as *mut c_void,
-            (&raw mut walk).cast(),
-            0,
-        )
-    };
-    walk.last as u64
 }
 
 /// [`tcp::leave`]. `last`: what [`encryption_walk`] returned, [`CHARGED`] << 16.

@@ -3,8 +3,9 @@
 use super::{
     draft::{DraftHost, Field, List},
     errors::Faults,
-    file::{header, key, path},
+    file::{header, key},
     model::Host,
+    paths::path,
     reader::{Key, Reader},
     values::{ValueError, shown},
 };

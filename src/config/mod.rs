@@ -22,6 +22,7 @@ mod encryption;
 mod errors;
 mod file;
 mod model;
+mod paths;
 mod profile;
 mod reader;
 mod share;

@@ -3,7 +3,8 @@
 use super::{
     draft::Field,
     errors::{At, Faults},
-    file::{file, folder, header, key},
+    file::{header, key},
+    paths::{file, folder},
     reader::{Key, Reader},
     values::{Name, ValueError, shown},
 };

@@ -23,6 +23,7 @@ use dataplane_common::{
         AddressKey, Binding, BindingKey, Epoch, FROM_TENANT, InterfaceSlot, MacKey, PortPolicy,
         ZoneKey,
     },
+    encryption::Class,
     reason::REASONS_MAX,
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -261,6 +262,7 @@ impl Ledger {
         let empty = || Bank {
             zones: vec![Default::default(); self.zones],
             drops: vec![Default::default(); REASONS_MAX],
+            evidence: vec![Default::default(); Class::ALL.len()],
             skbs: Default::default(),
         };
         let bank = self

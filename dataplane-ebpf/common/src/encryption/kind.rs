@@ -30,50 +30,92 @@ const ESP: u8 = 50;
 const DNS: u16 = 53;
 const NTP: u16 = 123;
 
-/// The kind of a packet.
-#[inline(always)]
-pub fn of(packet: &Packet, direction: u32) -> Kind {
-    match packet.network {
-        Network::Arp | Network::Rarp => return Kind::Exempt(exempt::ARP),
-        Network::Ipv4 | Network::Ipv6 => {}
-        Network::Other => return Kind::Other,
-    }
-    if packet.fragment as u8 != Fragment::No as u8 {
-        return Kind::Fragment;
-    }
-    match packet.protocol {
-        proto::TCP => Kind::Tcp,
-        proto::UDP => udp(packet, direction),
-        ESP => Kind::Esp,
-        IGMP => Kind::Exempt(exempt::ND),
-        // Unreachable, quench, redirect's place is not here; exceeded, parameter problem (RFC 792); echo.
-        proto::ICMP => match packet.src_port {
-            3 | 11 | 12 => Kind::Exempt(exempt::ICMP_ERROR),
-            0 | 8 => Kind::Exempt(exempt::ICMP_ECHO),
-            _ => Kind::Other,
-        },
-        // RFC 4443; 130 to 137 and 143 of RFC 4861, 2710 and 3810.
-        proto::ICMPV6 => match packet.src_port {
-            1..=4 => Kind::Exempt(exempt::ICMP_ERROR),
-            128 | 129 => Kind::Exempt(exempt::ICMP_ECHO),
-            130..=137 | 143 => Kind::Exempt(exempt::ND),
-            _ => Kind::Other,
-        },
-        _ => Kind::Other,
-    }
+/// What the parser found, of which the kind is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Found {
+    /// [`Network`]'s number.
+    pub network: u8,
+    /// [`Fragment`]'s number.
+    pub fragment: u8,
+    /// Transport protocol.
+    pub protocol: u8,
+    /// 0.
+    pub reserved: u8,
+    /// Ports of the tenant and of the other end; of ICMP the type, in one of the two.
+    pub near: u16,
+    /// See above.
+    pub far: u16,
 }
 
-#[inline(always)]
-fn udp(packet: &Packet, direction: u32) -> Kind {
-    let (near, far) = if direction == FROM_TENANT {
-        (packet.src_port, packet.dst_port)
-    } else {
-        (packet.dst_port, packet.src_port)
-    };
-    match (near, far) {
-        (68, 67) | (67, 68) | (546, 547) | (547, 546) => Kind::Exempt(exempt::DHCP),
-        (_, DNS) => Kind::Exempt(exempt::DNS),
-        (_, NTP) => Kind::Exempt(exempt::NTP),
-        _ => Kind::Udp,
+impl Found {
+    /// That of a packet. Without a branch: what is noted of every packet must not multiply the paths to it.
+    #[inline(always)]
+    pub fn of<const DIRECTION: u32>(packet: &Packet) -> Self {
+        let (near, far) = if DIRECTION == FROM_TENANT {
+            (packet.src_port, packet.dst_port)
+        } else {
+            (packet.dst_port, packet.src_port)
+        };
+        Self {
+            network: packet.network as u8,
+            fragment: packet.fragment as u8,
+            protocol: packet.protocol,
+            reserved: 0,
+            near,
+            far,
+        }
+    }
+
+    /// How it is judged.
+    #[inline(always)]
+    pub fn kind(&self, direction: u32) -> Kind {
+        const ARP: u8 = Network::Arp as u8;
+        const RARP: u8 = Network::Rarp as u8;
+        const IPV4: u8 = Network::Ipv4 as u8;
+        const IPV6: u8 = Network::Ipv6 as u8;
+        match self.network {
+            ARP | RARP => return Kind::Exempt(exempt::ARP),
+            IPV4 | IPV6 => {}
+            _ => return Kind::Other,
+        }
+        if self.fragment != Fragment::No as u8 {
+            return Kind::Fragment;
+        }
+        let icmp_type = if direction == FROM_TENANT {
+            self.near
+        } else {
+            self.far
+        };
+        match self.protocol {
+            proto::TCP => Kind::Tcp,
+            proto::UDP => self.udp(),
+            ESP => Kind::Esp,
+            IGMP => Kind::Exempt(exempt::ND),
+            // RFC 792: unreachable, time exceeded, parameter problem; echo and its reply.
+            proto::ICMP => match icmp_type {
+                3 | 11 | 12 => Kind::Exempt(exempt::ICMP_ERROR),
+                0 | 8 => Kind::Exempt(exempt::ICMP_ECHO),
+                _ => Kind::Other,
+            },
+            // RFC 4443; 130 to 137 and 143 of RFC 2710, 4861 and 3810.
+            proto::ICMPV6 => match icmp_type {
+                1..=4 => Kind::Exempt(exempt::ICMP_ERROR),
+                128 | 129 => Kind::Exempt(exempt::ICMP_ECHO),
+                130..=137 | 143 => Kind::Exempt(exempt::ND),
+                _ => Kind::Other,
+            },
+            _ => Kind::Other,
+        }
+    }
+
+    #[inline(always)]
+    fn udp(&self) -> Kind {
+        match (self.near, self.far) {
+            (68, 67) | (67, 68) | (546, 547) | (547, 546) => Kind::Exempt(exempt::DHCP),
+            (_, DNS) => Kind::Exempt(exempt::DNS),
+            (_, NTP) => Kind::Exempt(exempt::NTP),
+            _ => Kind::Udp,
+        }
     }
 }

@@ -123,16 +123,13 @@ fn clear_text_is_refused_at_its_first_byte() {
     ];
     for first in clear {
         let mut gate = open(rule(Profile::Anssi2026));
-        let verdict = gate.from_tenant(1_000, first);
+        let verdict = gate.sends(1_000, first);
         assert!(
             verdict.is_err(),
             "{:?} passes: {verdict:?}",
             String::from_utf8_lossy(first)
         );
-        assert!(
-            gate.from_tenant(1_000, first).is_err(),
-            "what comes again passes"
-        );
+        assert!(gate.sends(1_000, first).is_err(), "what comes again passes");
     }
     println!("cases: {} beginnings", clear.len());
 }
@@ -149,22 +146,20 @@ fn what_is_wrapped_or_comes_before_its_time_is_refused() {
         b"\x16\x03\x01\xff\xff\x01",
     ] {
         let mut gate = open(rule(Profile::Anssi2026));
-        assert!(
-            gate.from_tenant(1_000, first).is_err(),
-            "{first:02x?} passes"
-        );
+        assert!(gate.sends(1_000, first).is_err(), "{first:02x?} passes");
     }
     // The client's hello, then data before the server has answered.
     let mut gate = open(rule(Profile::Anssi2026));
     let hello = path::client_hello(60);
-    assert_eq!(gate.from_tenant(1_000, &hello), Ok(Class::Opening));
-    let early = gate.from_tenant(1_000 + hello.len() as u32, b"\x17\x03\x03\x00\x05early");
+    assert_eq!(gate.sends(1_000, &hello), Ok(Class::Opening));
+    let early = gate.sends(1_000 + hello.len() as u32, b"\x17\x03\x03\x00\x05early");
     assert_eq!(early, Err(Why::Sequence));
 }
 
 #[test]
 fn a_suite_version_or_group_that_is_not_listed_is_refused_at_the_hello() {
-    let cases: [(u16, u16, Option<u16>, Profile, Result<(), Why>); 11] = [
+    type Case = (u16, u16, Option<u16>, Profile, Result<(), Why>);
+    let cases: [Case; 11] = [
         (0x0304, 0x1301, Some(0x001D), Profile::Anssi2026, Ok(())),
         (
             0x0304,
@@ -213,11 +208,11 @@ fn a_suite_version_or_group_that_is_not_listed_is_refused_at_the_hello() {
         for size in 1..=server.len() {
             let mut gate = open(rule(profile));
             let hello = path::client_hello(60);
-            assert_eq!(gate.from_tenant(1_000, &hello), Ok(Class::Opening));
+            assert_eq!(gate.sends(1_000, &hello), Ok(Class::Opening));
             let mut found = Ok(());
             let mut at = 9_000;
             for part in server.chunks(size) {
-                if let Err(why) = gate.to_tenant(at, part) {
+                if let Err(why) = gate.receives(at, part) {
                     found = Err(why);
                     break;
                 }
@@ -236,7 +231,7 @@ fn a_suite_version_or_group_that_is_not_listed_is_refused_at_the_hello() {
 fn nobody_ends_or_restarts_a_conversation_alone() {
     let mut talk = path::agreed(rule(Profile::Anssi2026));
     let (mut seq, record) = (talk.next, path::record(23, 100));
-    assert_eq!(talk.gate.from_tenant(seq, &record), Ok(Class::Records));
+    assert_eq!(talk.gate.sends(seq, &record), Ok(Class::Records));
     seq += record.len() as u32;
     // A forged SYN and a forged RST, from outside and from inside.
     for direction in [0, 1] {
@@ -254,14 +249,11 @@ fn nobody_ends_or_restarts_a_conversation_alone() {
             );
         }
     }
-    assert_eq!(talk.gate.from_tenant(seq, &record), Ok(Class::Records));
+    assert_eq!(talk.gate.sends(seq, &record), Ok(Class::Records));
     seq += record.len() as u32;
-    let clear = talk.gate.from_tenant(seq, b"GET / HTTP/1.1\r\n");
+    let clear = talk.gate.sends(seq, b"GET / HTTP/1.1\r\n");
     assert_eq!(clear, Err(Why::Clear), "clear text after the handshake");
-    assert!(
-        talk.gate.from_tenant(seq, &record).is_err(),
-        "it stays refused"
-    );
+    assert!(talk.gate.sends(seq, &record).is_err(), "it stays refused");
 }
 
 #[test]
@@ -271,19 +263,19 @@ fn a_gap_over_a_header_is_charged_and_closed_by_two_headers() {
     let mut seq = talk.next;
     // A whole record and the next one's header are lost before the gate.
     seq += body.len() as u32;
-    let lost = talk.gate.from_tenant(seq + 3, &body[3..]);
+    let lost = talk.gate.sends(seq + 3, &body[3..]);
     assert_eq!(lost, Ok(Class::Unverified));
     seq += body.len() as u32;
     assert_eq!(
-        talk.gate.from_tenant(seq, &body),
+        talk.gate.sends(seq, &body),
         Ok(Class::Unverified),
         "the first header is a guess"
     );
     seq += body.len() as u32;
-    let _ = talk.gate.from_tenant(seq, &body);
+    let _ = talk.gate.sends(seq, &body);
     seq += body.len() as u32;
     assert_eq!(
-        talk.gate.from_tenant(seq, &body),
+        talk.gate.sends(seq, &body),
         Ok(Class::Records),
         "two headers that follow each other"
     );
@@ -293,7 +285,7 @@ fn a_gap_over_a_header_is_charged_and_closed_by_two_headers() {
     let mut random = path::Random(7);
     for _ in 0..2_000 {
         let noise: Vec<u8> = (0..1_000).map(|_| random.next() as u8).collect();
-        if talk.gate.from_tenant(seq, &noise).is_ok() {
+        if talk.gate.sends(seq, &noise).is_ok() {
             passed += noise.len();
         }
         seq += 1_000;

@@ -103,11 +103,11 @@ impl Gate {
         self.judge(segment, bytes)
     }
 
-    pub fn from_tenant(&mut self, seq: u32, bytes: &[u8]) -> Result<Class, Why> {
+    pub fn sends(&mut self, seq: u32, bytes: &[u8]) -> Result<Class, Why> {
         self.side(0, seq, bytes)
     }
 
-    pub fn to_tenant(&mut self, seq: u32, bytes: &[u8]) -> Result<Class, Why> {
+    pub fn receives(&mut self, seq: u32, bytes: &[u8]) -> Result<Class, Why> {
         self.side(1, seq, bytes)
     }
 }
@@ -169,9 +169,9 @@ pub fn agreed(rule: Rule) -> Talk {
     let mut gate = Gate::new(rule);
     gate.open(1_000, 9_000);
     let hello = client_hello(60);
-    assert_eq!(gate.from_tenant(1_000, &hello), Ok(Class::Opening));
+    assert_eq!(gate.sends(1_000, &hello), Ok(Class::Opening));
     let server = server_hello(0x0304, 0x1302, Some(0x11EC));
-    assert!(gate.to_tenant(9_000, &server).is_ok());
+    assert!(gate.receives(9_000, &server).is_ok());
     Talk {
         gate,
         next: 1_000 + hello.len() as u32,

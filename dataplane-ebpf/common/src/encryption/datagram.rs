@@ -60,7 +60,7 @@ fn read(
     let first = (eight >> 56) as u8;
     let known = talk.protocol;
     // 1 to 4 and three zeros: no other protocol here begins so.
-    let wireguard = (eight >> 32) as u32 & 0x00FF_FFFF == 0 && first >= 1 && first <= 4;
+    let wireguard = (eight >> 32) as u32 & 0x00FF_FFFF == 0 && (1..=4).contains(&first);
     if known == protocol::WIREGUARD || (known == protocol::UNKNOWN && wireguard) {
         if !rule.accepts(accept::WIREGUARD) || !wireguard {
             return Err(Why::Clear);
@@ -250,7 +250,7 @@ fn dtls_record(
     }
     let version = (eight >> 40) as u16;
     let epoch = (eight >> 24) as u16;
-    if first < 20 || first > 25 || (version != 0xFEFD && version != 0xFEFF) || segment.len < 14 {
+    if !(20..=25).contains(&first) || (version != 0xFEFD && version != 0xFEFF) || segment.len < 14 {
         return Err(Why::Malformed);
     }
     let len = payload.be(11, 2).ok_or(Why::Malformed)? as u32;

@@ -53,7 +53,7 @@ pub fn step(talk: &mut Conversation, segment: &Segment, payload: &impl Payload) 
     if stream.phase == phase::BANNER {
         return banner(stream, bytes, take);
     }
-    stream.field = stream.field << (take * 8 & 63) | bytes;
+    stream.field = stream.field << ((take * 8) & 63) | bytes;
     stream.field_have += take as u8;
     stream.want = stream.want.wrapping_add(take);
     stream.from = stream.want;
@@ -72,7 +72,7 @@ pub fn step(talk: &mut Conversation, segment: &Segment, payload: &impl Payload) 
         return Step::More;
     }
     let (len, kind) = ((value >> 16) as u32, value as u8);
-    if len < 5 || len > PACKET_MAX {
+    if !(5..=PACKET_MAX).contains(&len) {
         return Step::Refuse(Why::Malformed);
     }
     if kind == 0 || kind > KEY_EXCHANGE_LAST {
@@ -94,7 +94,7 @@ fn banner(stream: &mut Stream, bytes: u64, take: u32) -> Step {
         if used >= take || ended {
             break;
         }
-        ended = (bytes >> ((take - 1 - used) * 8 & 63)) as u8 == b'\n';
+        ended = (bytes >> (((take - 1 - used) * 8) & 63)) as u8 == b'\n';
         used += 1;
     }
     if used > stream.left {

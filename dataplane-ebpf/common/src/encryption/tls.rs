@@ -117,7 +117,7 @@ pub fn step(
         let Some(bytes) = payload.be(at, take) else {
             return Step::Refuse(Why::Malformed);
         };
-        stream.header = stream.header << (take * 8 & 63) | bytes;
+        stream.header = stream.header << ((take * 8) & 63) | bytes;
         stream.header_have += take as u8;
         stream.want = stream.want.wrapping_add(take);
         return payload.header(talk, rule, segment);
@@ -143,7 +143,7 @@ pub fn step(
         let kept = if take == 8 {
             0
         } else {
-            stream.field << (take * 8 & 63)
+            stream.field << ((take * 8) & 63)
         };
         stream.field = kept | bytes;
         stream.field_have += take as u8;
@@ -166,9 +166,9 @@ pub fn header(talk: &mut Conversation, rule: &Rule, segment: &Segment) -> Step {
     let tentative = stream.has(Stream::TENTATIVE);
     if stream.header_have as u32 != HEADER {
         // Its first byte is enough to refuse it.
-        let behind = (stream.header_have as u32).wrapping_sub(1) * 8 & 63;
+        let behind = ((stream.header_have as u32).wrapping_sub(1) * 8) & 63;
         let first = (stream.header >> behind) as u8;
-        let known = first >= content::CHANGE_CIPHER_SPEC && first <= content::APPLICATION_DATA;
+        let known = (content::CHANGE_CIPHER_SPEC..=content::APPLICATION_DATA).contains(&first);
         return if known || tentative {
             Step::Done
         } else {
@@ -201,7 +201,7 @@ fn read_header(talk: &mut Conversation, rule: &Rule, segment: &Segment) -> Resul
     let kind = (stream.header >> 32) as u8;
     let wire = (stream.header >> 16) as u16;
     let len = stream.header as u16 as u32;
-    if kind < content::CHANGE_CIPHER_SPEC || kind > content::APPLICATION_DATA {
+    if !(content::CHANGE_CIPHER_SPEC..=content::APPLICATION_DATA).contains(&kind) {
         return Err(Why::Clear);
     }
     // Before the version is agreed on, 1.0 to 1.2 are written; after that, what was agreed, and 1.2 for 1.3.
@@ -209,7 +209,7 @@ fn read_header(talk: &mut Conversation, rule: &Rule, segment: &Segment) -> Resul
     let known = if agreed {
         wire == written
     } else {
-        wire >= 0x0301 && wire <= TLS_1_2
+        (0x0301..=TLS_1_2).contains(&wire)
     };
     let most = if agreed && version == TLS_1_3 {
         RECORD_MAX
@@ -285,7 +285,7 @@ pub fn field(talk: &mut Conversation, rule: &Rule, segment: &Segment) -> Step {
                 // A server's handshake messages in front of its hello: HelloRequest (0) alone.
                 return Step::Refuse(Why::Sequence);
             }
-            if len < 38 || len > HELLO_MAX {
+            if !(38..=HELLO_MAX).contains(&len) {
                 return Step::Refuse(Why::Malformed);
             }
             stream.left = len;

@@ -11,6 +11,11 @@
 //! | one step of α never overshoots | `step` |
 //!
 //! `OCTROI_TEST_LEVEL` and `OCTROI_TEST_SEED` are as for `tests/limiter`.
+#![allow(
+    clippy::needless_range_loop,
+    clippy::manual_checked_ops,
+    reason = "several tables of tenants are read side by side"
+)]
 
 mod fill;
 mod hostile;

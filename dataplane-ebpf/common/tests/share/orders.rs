@@ -173,7 +173,7 @@ fn memory(uplink: &UplinkPolicy, now_ns: u64, due: bool) -> Memory {
     line.pace.alpha = uplink.rate / 8;
     // It was behind then, and has caught up since.
     line.pace.carried = 100_000_u64.wrapping_neg();
-    line.pace.reach = 4 * BYTES << share::UNIT_SHIFT;
+    line.pace.reach = (4 * BYTES) << share::UNIT_SHIFT;
     memory.lines[0].set(line);
     memory
 }

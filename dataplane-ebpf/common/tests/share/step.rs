@@ -12,7 +12,7 @@ struct Fluid(Vec<(u64, u64)>);
 impl Fluid {
     /// Bytes that one weight is given in a period of 4 ms.
     fn given(alpha: u64, weight: u64) -> u64 {
-        (u128::from(alpha) * u128::from(weight) * 4_000_000 >> 58) as u64
+        ((u128::from(alpha) * u128::from(weight) * 4_000_000) >> 58) as u64
     }
 
     fn borrowed(&self, alpha: u64) -> u64 {
@@ -45,7 +45,7 @@ impl Fluid {
 fn a_step_never_overshoots_and_a_few_arrive() {
     let mut draw = draw("step");
     let rate = RATE;
-    let capacity = (u128::from(rate) * 4_000_000 >> 58) as u64;
+    let capacity = ((u128::from(rate) * 4_000_000) >> 58) as u64;
     let (cases, mut most) = (level(1_000, 20_000, 1_000_000), 0);
     for _ in 0..cases {
         let fluid = Fluid::draw(&mut draw, capacity);

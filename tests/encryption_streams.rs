@@ -61,7 +61,7 @@ fn what_the_rule_allows_is_never_broken() -> Result<()> {
         ensure!(done.records > 0, "seed {seed}: nothing is E3: {done:?}");
     }
     println!(
-        "cases: {rounds} conversations, {checked} bytes, {unverified} of them unverified, {worst} at most in one"
+        "CASES: conversations of rustls through faults: {rounds} ({checked} bytes, {unverified} of them unverified, {worst} at most in one)"
     );
     Ok(())
 }
@@ -131,7 +131,10 @@ fn clear_text_is_refused_at_its_first_byte() {
         );
         assert!(gate.sends(1_000, first).is_err(), "what comes again passes");
     }
-    println!("cases: {} beginnings", clear.len());
+    println!(
+        "CASES: clear protocols refused at the first byte: {}",
+        clear.len()
+    );
 }
 
 #[test]
@@ -224,7 +227,10 @@ fn a_suite_version_or_group_that_is_not_listed_is_refused_at_the_hello() {
             );
         }
     }
-    println!("cases: {} hellos, in segments of every size", cases.len());
+    println!(
+        "CASES: hellos of servers, in segments of every size: {}",
+        cases.len()
+    );
 }
 
 #[test]
@@ -324,5 +330,5 @@ fn no_bytes_panic_or_loop() {
             );
         }
     }
-    println!("cases: {rounds} conversations of random bytes");
+    println!("CASES: conversations of random bytes: {rounds}");
 }

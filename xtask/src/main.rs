@@ -1,7 +1,8 @@
-//! The repository's chores: `cargo xtask setup | demo | test | bench | vm | power-cut | accept`.
+//! The repository's chores: `cargo xtask setup | demo | test | bench | vm | power-cut | accept | captures`.
 
 mod accept;
 mod bench;
+mod captures;
 mod demo;
 mod host;
 mod power_cut;
@@ -28,6 +29,7 @@ enum Xtask {
     Vm(vm::Vm),
     PowerCut(power_cut::PowerCut),
     Accept(accept::Accept),
+    Captures(captures::Captures),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Xtask::Vm(vm) => vm.run(),
         Xtask::PowerCut(power_cut) => power_cut.run(),
         Xtask::Accept(accept) => accept.run(),
+        Xtask::Captures(captures) => captures.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: error: {error:#}");

@@ -2,6 +2,7 @@
 //! kill -9 in the middle, and checks against counters that are not octroi's.
 
 mod checks;
+mod encryption;
 mod records;
 mod scene;
 
@@ -108,7 +109,8 @@ fn play(options: &Options) -> Result<Outcome> {
     say("demo: making a host, three tenants and a remote end in network namespaces");
     let mut site = Site::new(&TENANTS)?;
     let ledger = site.directory().join(LEDGER);
-    site.write_config(&(site.config("") + &records::section(&ledger)))?;
+    let config = site.config("") + &records::section(&ledger);
+    site.write_config(&config)?;
     let octroi = std::env::current_exe().context("this program's own path")?;
 
     let mut outcome = Outcome::default();
@@ -124,6 +126,7 @@ fn play(options: &Options) -> Result<Outcome> {
     ));
     let measured = scene::traffic(&mut site, &octroi, options)?;
     checks::compare(&measured, CEILING, &mut outcome);
+    encryption::scene(&site, &config, &mut outcome)?;
     let report = site.report()?;
     site.stop();
     records::compare(&ledger, &report, &mut outcome)?;

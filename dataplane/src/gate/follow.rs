@@ -202,13 +202,15 @@ impl Gate {
             // Its queues could only be made now that the interface is there.
             self.rewrite(port, slot)?;
         }
-        self.bind(slot, interface, port.vlan.map_or(0, u32::from))?;
         let blessed = self.slots.get(slot).blessed == 1;
         self.hold(interface, Hook::FromTenant, blessed, events)?;
         self.hold(interface, Hook::ToTenant, blessed, events)?;
         if self.maps.blessed.get(interface.index, 0).is_err() {
             insert_device(&mut self.maps.blessed, "BLESSED", interface.index)?;
         }
+        // Last: until then its programs drop what comes. The other way round, what they pass and bill would be dropped
+        // by the guard for as long as the interface is not blessed.
+        self.bind(slot, interface, port.vlan.map_or(0, u32::from))?;
         if !blessed || fresh {
             let mut book = *self.slots.get(slot);
             book.blessed = 1;

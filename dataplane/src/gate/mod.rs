@@ -2,8 +2,8 @@
 //! interfaces and programs together.
 //!
 //! Invariants
-//! - A port is *blessed* when its policy is in force, both programs are on its interface and first,
-//!   and its slot is bound. Only then may its frames leave by an uplink or enter another port.
+//! - A port is *blessed* when its policy is in force and both programs are on its interface and first. Only then may
+//!   its frames leave by an uplink or enter another port; its slot is bound last, and until then its programs drop.
 //! - The uplinks' guard is attached before any port.
 //! - Every public function can be interrupted anywhere (kill -9) and called again.
 

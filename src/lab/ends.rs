@@ -1,34 +1,35 @@
-//! Real ends of conversations: OpenSSL's client and server, a server that answers anything in clear, and a sniffer.
+//! Real ends of conversations: OpenSSL's client and server, and a server that answers anything in clear.
 
-use anyhow::{Context as _, Result, bail};
-use octroi::lab::{
-    Namespace, Site,
-    site::{REMOTE, ipv4},
+use super::{
+    namespace::Namespace,
+    site::{REMOTE, Site, ipv4},
     traffic::inside,
 };
+use anyhow::{Context as _, Result, bail};
 use std::{
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
-/// In every clear payload of the tests: nobody else says it.
-pub const CANARY: &str = "GET /canary-7c1e94 HTTP/1.1\r\nHost: remote.example\r\n\r\n";
+/// What OpenSSL's server begins its page with.
+pub const PAGE: &str = "HTTP/1.0 200 ok";
 
-/// True when OpenSSL is here; else says that `test` is skipped.
-pub fn openssl(test: &str) -> bool {
+/// True when OpenSSL is here.
+pub fn openssl() -> bool {
     let found = Command::new("openssl").arg("version").output();
-    if found.is_ok_and(|output| output.status.success()) {
-        return true;
-    }
-    println!("SKIPPED: {test}: there is no openssl");
-    false
+    found.is_ok_and(|output| output.status.success())
 }
 
 /// A process that ends with its holder.
+#[derive(Debug)]
 pub struct Running(Child);
 
 impl Drop for Running {
@@ -61,6 +62,9 @@ fn certificate(site: &Site) -> Result<(PathBuf, PathBuf)> {
 }
 
 /// OpenSSL's server on the remote end; it answers `GET` with a page.
+///
+/// # Errors
+/// When it does not listen within 10 s.
 pub fn s_server(site: &Site, port: u16, options: &[&str]) -> Result<Running> {
     let (key, certificate) = certificate(site)?;
     let both = options.contains(&"-tls1_2") && options.contains(&"-tls1_3");
@@ -92,7 +96,10 @@ pub fn s_server(site: &Site, port: u16, options: &[&str]) -> Result<Running> {
     bail!("openssl s_server does not listen on {port}")
 }
 
-/// OpenSSL's client of tenant `index` asks for the page, and what it printed.
+/// OpenSSL's client of tenant `index` asks for the page; what it printed, which has [`PAGE`] in it when the page came.
+///
+/// # Errors
+/// When it cannot be started.
 pub fn s_client(site: &Site, index: usize, port: u16, options: &[&str]) -> Result<String> {
     let to = format!("{}:{port}", ipv4(REMOTE));
     let mut child = site.tenants[index]
@@ -127,24 +134,28 @@ pub fn s_client(site: &Site, index: usize, port: u16, options: &[&str]) -> Resul
 }
 
 /// A server that answers whatever it is told, in clear, for as long as it is held.
-pub struct Clear(std::sync::Arc<std::sync::atomic::AtomicBool>);
+#[derive(Debug)]
+pub struct Clear(Arc<AtomicBool>);
 
 impl Drop for Clear {
     fn drop(&mut self) {
-        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.0.store(true, Relaxed);
     }
 }
 
 /// Starts one.
+///
+/// # Errors
+/// When it does not listen within 5 s.
 pub fn clear_server(namespace: &Namespace, port: u16) -> Result<Clear> {
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let (told, listening) = std::sync::mpsc::channel();
+    let stop = Arc::new(AtomicBool::new(false));
+    let (told, listening) = mpsc::channel();
     let stopped = stop.clone();
     inside(namespace.open()?, move || {
         let listener = TcpListener::bind(("0.0.0.0", port))?;
         listener.set_nonblocking(true)?;
         told.send(()).ok();
-        while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+        while !stopped.load(Relaxed) {
             match listener.accept() {
                 Ok((stream, _)) => {
                     std::thread::spawn(move || answer(stream));
@@ -170,72 +181,20 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Sees every frame of an interface of the host, and counts those with the canary in them.
-pub struct Sniffer(OwnedFd);
-
-impl Sniffer {
-    /// Listens from now on.
-    pub fn start(namespace: &Namespace, interface: &str) -> Result<Self> {
-        let index = namespace.interfaces()?;
-        let index = index.get(interface).context("no such interface")?.index;
-        let socket = inside(namespace.open()?, move || {
-            let all = (libc::ETH_P_ALL as u16).to_be();
-            // SAFETY: plain arguments; the result is checked.
-            let fd = unsafe {
-                libc::socket(
-                    libc::AF_PACKET,
-                    libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
-                    i32::from(all),
-                )
-            };
-            anyhow::ensure!(fd >= 0, std::io::Error::last_os_error());
-            // SAFETY: just made, and nobody else's.
-            let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-            // SAFETY: plain data.
-            let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-            to.sll_family = libc::AF_PACKET as u16;
-            to.sll_protocol = all;
-            to.sll_ifindex = index as i32;
-            // SAFETY: `to` is as long as said.
-            let bound = unsafe {
-                libc::bind(
-                    socket.as_raw_fd(),
-                    (&raw const to).cast(),
-                    size_of::<libc::sockaddr_ll>() as u32,
-                )
-            };
-            anyhow::ensure!(bound == 0, std::io::Error::last_os_error());
-            Ok(socket)
-        });
-        let socket = socket.join().map_err(|_| anyhow::anyhow!("panicked"))??;
-        Ok(Self(socket))
-    }
-
-    /// Frames with the canary since the last time.
-    pub fn seen(&mut self) -> Result<u64> {
-        std::thread::sleep(Duration::from_millis(200));
-        let canary = b"canary-7c1e94";
-        let mut frame = vec![0_u8; 1 << 17];
-        let mut seen = 0;
-        loop {
-            // SAFETY: the buffer is as long as said.
-            let read = unsafe {
-                libc::recv(
-                    self.0.as_raw_fd(),
-                    frame.as_mut_ptr().cast(),
-                    frame.len(),
-                    0,
-                )
-            };
-            let Ok(read) = usize::try_from(read) else {
-                return Ok(seen);
-            };
-            if frame[..read.min(frame.len())]
-                .windows(canary.len())
-                .any(|window| window == canary)
-            {
-                seen += 1;
-            }
-        }
-    }
+/// What one connection of tenant `index` to the remote end gets back for `said`; nothing: it was cut.
+///
+/// # Errors
+/// When it cannot even connect.
+pub fn ask_in_clear(site: &Site, index: usize, port: u16, said: &'static [u8]) -> Result<Vec<u8>> {
+    let to = SocketAddr::new(ipv4(REMOTE).parse()?, port);
+    let answer = inside(site.tenants[index].open()?, move || {
+        let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
+        stream.set_read_timeout(Some(Duration::from_millis(700)))?;
+        stream.write_all(said)?;
+        let mut answer = vec![0; 4_096];
+        let read = stream.read(&mut answer).unwrap_or(0);
+        answer.truncate(read);
+        Ok(answer)
+    });
+    answer.join().map_err(|_| anyhow::anyhow!("panicked"))?
 }

@@ -23,7 +23,7 @@ use dataplane_common::{
     flow::FlowKey,
     parse::{Packet, proto},
 };
-use walk::{Skb, encryption_walk, unpacked};
+use walk::{Skb, encryption_walk, given, unpacked};
 
 const ORDER: AtomicOrdering = AtomicOrdering::SeqCst;
 /// How often a CPU looks whether another has left the bucket: some microseconds in all.
@@ -65,20 +65,14 @@ fn noted() -> Option<&'static mut crate::flow::Noted> {
     Some(unsafe { &mut *noted })
 }
 
-/// Judges the packet that was noted. `about`: direction, policy set << 1, zone << 8, slot << 16. Its class, or
-/// [`REFUSED`].
+/// Judges the packet that was noted, of a port with the policy `number`. `about`: direction, policy set << 1,
+/// zone << 8, slot << 16. Its class, or [`REFUSED`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn encryption_judge(skb: *mut __sk_buff, about: u64) -> u64 {
+pub extern "C" fn encryption_judge(skb: *mut __sk_buff, about: u64, number: u32) -> u64 {
     let (direction, policy_set) = ((about & 1) as u32, (about >> 1 & 1) as u32);
     let slot = (about >> 16) as u32 & 0xFFFF;
-    let Some(port) = maps::PORTS.get(maps::sizes().port(policy_set, slot)) else {
-        return REFUSED;
-    };
-    if port.encryption == 0 {
-        return Class::Clear as u64;
-    }
-    let Some(policy) = maps::POLICIES.get(maps::sizes().port(policy_set, port.encryption)) else {
+    let Some(policy) = maps::POLICIES.get(maps::sizes().port(policy_set, number)) else {
         return REFUSED;
     };
     if policy.tenant == 0 {
@@ -316,12 +310,8 @@ pub extern "C" fn encryption_enter(
     segment: *const Segment,
     about: u64,
 ) -> u64 {
-    // SAFETY: the caller's; to the verifier a pointer may be null.
-    let (Some(talk), Some(rule), Some(segment)) =
-        (unsafe { talk.as_mut() }, unsafe { rule.as_ref() }, unsafe {
-            segment.as_ref()
-        })
-    else {
+    // SAFETY: the caller's.
+    let Some((talk, rule, segment)) = (unsafe { given(talk, rule, segment) }) else {
         return REFUSED | Why::Malformed as u64;
     };
     let payload = Skb {
@@ -347,12 +337,8 @@ pub extern "C" fn encryption_leave(
     segment: *const Segment,
     last: u64,
 ) -> u64 {
-    // SAFETY: the caller's; to the verifier a pointer may be null.
-    let (Some(talk), Some(rule), Some(segment)) =
-        (unsafe { talk.as_mut() }, unsafe { rule.as_ref() }, unsafe {
-            segment.as_ref()
-        })
-    else {
+    // SAFETY: the caller's.
+    let Some((talk, rule, segment)) = (unsafe { given(talk, rule, segment) }) else {
         return REFUSED | Why::Malformed as u64;
     };
     let step = unpacked(last as u32 & 0xFFFF);
@@ -370,12 +356,8 @@ pub extern "C" fn encryption_datagram(
     segment: *const Segment,
     base: u32,
 ) -> u64 {
-    // SAFETY: the caller's; to the verifier a pointer may be null.
-    let (Some(talk), Some(rule), Some(segment)) =
-        (unsafe { talk.as_mut() }, unsafe { rule.as_ref() }, unsafe {
-            segment.as_ref()
-        })
-    else {
+    // SAFETY: the caller's.
+    let Some((talk, rule, segment)) = (unsafe { given(talk, rule, segment) }) else {
         return REFUSED | Why::Malformed as u64;
     };
     packed(datagram::judge(talk, rule, segment, &Skb { skb, base }))

@@ -21,11 +21,15 @@ use dataplane_common::{
 pub struct Held {
     epoch: u64,
     departure_ns: u64,
-    wire: [u64; 3],
+    wire: Wire,
     slot: u32,
     direction: u32,
     zone: u32,
     len: u32,
+    /// Number of the port's encryption policy; 0: none.
+    encryption: u32,
+    /// 0: the port's tenant shares no uplink.
+    shares: u32,
 }
 
 /// Holds it.
@@ -39,11 +43,13 @@ pub fn hold(admitted: &Admitted, book: &Book, wire: &Wire, len: u32) -> i32 {
         *held = Held {
             epoch: book.epoch.0,
             departure_ns: admitted.departure_ns,
-            wire: [wire.packets, wire.l2_bytes, wire.l3_bytes],
+            wire: *wire,
             slot: book.slot,
             direction: book.direction,
             zone: admitted.zone,
             len,
+            encryption: admitted.port.encryption,
+            shares: (admitted.port.share != 0) as u32,
         };
     }
     verdict::HELD
@@ -57,14 +63,17 @@ pub fn judge(skb: *mut __sk_buff) -> i32 {
     };
     // SAFETY: this CPU's own copy.
     let held = unsafe { &*held };
-    if held_share() != 0 {
+    if held.shares != 0 && held_share() != 0 {
         return verdict::DROP;
+    }
+    if held.encryption == 0 {
+        return held_end(skb, 0) as i32;
     }
     let about = held.direction as u64
         | (Epoch(held.epoch).policy_set() as u64) << 1
         | (held.zone as u64) << 8
         | (held.slot as u64) << 16;
-    let judged = encryption::encryption_judge(skb, about);
+    let judged = encryption::encryption_judge(skb, about, held.encryption);
     held_end(skb, judged) as i32
 }
 
@@ -85,7 +94,8 @@ pub extern "C" fn held_share() -> u64 {
     }
 }
 
-/// Books the packet that is held, and hands it on or drops it.
+/// Books the packet that is held, and hands it on or drops it. `judged`: what [`encryption::encryption_judge`]
+/// returned, or 0 for a port that has no policy.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn held_end(skb: *mut __sk_buff, judged: u64) -> u64 {
@@ -113,13 +123,7 @@ fn take() -> Option<(Admitted, Book, Wire, u32)> {
         slot: held.slot,
         direction: held.direction & 1,
     };
-    let [packets, l2_bytes, l3_bytes] = held.wire;
-    let wire = Wire {
-        packets,
-        l2_bytes,
-        l3_bytes,
-    };
-    Some((admitted, book, wire, held.len))
+    Some((admitted, book, held.wire, held.len))
 }
 
 #[inline(always)]

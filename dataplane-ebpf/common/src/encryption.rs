@@ -22,7 +22,7 @@ pub mod ssh;
 pub mod tcp;
 pub mod tls;
 
-pub use conversation::{Bucket, Conversation, Stream, WAYS, hash, pick, protocol};
+pub use conversation::{Bucket, Conversation, Stream, WAYS, buckets, hash, pick, protocol};
 pub use rule::{GROUPS, PREFIX_PORTS, Policy, Rule, SUITES, accept, exempt, mode};
 
 /// How often a walk goes on within one packet: more records than 64 KB hold at 16 bytes each.

@@ -67,6 +67,20 @@ impl Payload for Skb {
     }
 }
 
+/// What the functions of this stage are given, which is never null. To the verifier a pointer may be.
+///
+/// # Safety
+/// Each is null, or valid and, but for `segment` and `rule`, nobody else's for as long as the packet is judged.
+#[inline(always)]
+pub unsafe fn given<'a>(
+    talk: *mut Conversation,
+    rule: *const Rule,
+    segment: *const Segment,
+) -> Option<(&'a mut Conversation, &'a Rule, &'a Segment)> {
+    // SAFETY: the caller's.
+    unsafe { Some((talk.as_mut()?, rule.as_ref()?, segment.as_ref()?)) }
+}
+
 /// What a step says beside the number of a [`Why`].
 const MORE: u32 = 256;
 const DONE: u32 = 257;
@@ -94,12 +108,8 @@ pub extern "C" fn encryption_step(
     segment: *const Segment,
     base: u32,
 ) -> u64 {
-    // SAFETY: the caller's; to the verifier a pointer may be null.
-    let (Some(talk), Some(rule), Some(segment)) =
-        (unsafe { talk.as_mut() }, unsafe { rule.as_ref() }, unsafe {
-            segment.as_ref()
-        })
-    else {
+    // SAFETY: the caller's.
+    let Some((talk, rule, segment)) = (unsafe { given(talk, rule, segment) }) else {
         return Why::Malformed as u64;
     };
     stepped(tcp::step(talk, rule, segment, &Skb { skb, base }))
@@ -135,12 +145,8 @@ macro_rules! of_a_hello {
             rule: *const Rule,
             segment: *const Segment,
         ) -> u64 {
-            // SAFETY: the caller's; to the verifier a pointer may be null.
-            let (Some(talk), Some(rule), Some(segment)) =
-                (unsafe { talk.as_mut() }, unsafe { rule.as_ref() }, unsafe {
-                    segment.as_ref()
-                })
-            else {
+            // SAFETY: the caller's.
+            let Some((talk, rule, segment)) = (unsafe { given(talk, rule, segment) }) else {
                 return Why::Malformed as u64;
             };
             stepped($law(talk, rule, segment))

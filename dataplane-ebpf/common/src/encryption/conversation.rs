@@ -243,6 +243,17 @@ pub struct Bucket {
     pub ways: [Conversation; WAYS],
 }
 
+/// Buckets of a part for so many conversations: a power of two.
+pub const fn buckets(conversations: u32) -> u32 {
+    match conversations
+        .div_ceil(WAYS as u32)
+        .checked_next_power_of_two()
+    {
+        Some(buckets) => buckets,
+        None => 1 << 31,
+    }
+}
+
 /// 32 bits of a key, evenly.
 #[inline(always)]
 pub const fn hash(key: &FlowKey) -> u32 {

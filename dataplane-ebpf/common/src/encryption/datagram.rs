@@ -98,6 +98,16 @@ fn unclassified(talk: &mut Conversation, rule: &Rule, segment: &Segment) -> Resu
     Ok(Class::Opening)
 }
 
+/// A packet that has no place before the handshake's end.
+#[inline(always)]
+fn opened(talk: &Conversation) -> Result<Class, Why> {
+    if talk.has(Conversation::OPEN) {
+        Ok(Class::Handshake)
+    } else {
+        Err(Why::Sequence)
+    }
+}
+
 /// A packet of a handshake: it passes while there are not too many.
 #[inline(always)]
 fn opening(stream: &mut Stream) -> Result<Class, Why> {
@@ -179,11 +189,7 @@ fn quic_packet(
     let side = (segment.direction & 1) as usize;
     if first & 0x80 == 0 {
         // A short header: the fixed bit may be greased (RFC 9287).
-        return if talk.has(Conversation::OPEN) {
-            Ok(Class::Handshake)
-        } else {
-            Err(Why::Sequence)
-        };
+        return opened(talk);
     }
     let version = (eight >> 24) as u32;
     let answered = talk.streams[side ^ 1].has(Stream::SPOKEN);
@@ -242,11 +248,7 @@ fn dtls_record(
     let side = (segment.direction & 1) as usize;
     if first & 0xE0 == 0x20 {
         // The unified header of 1.3.
-        return if talk.has(Conversation::OPEN) {
-            Ok(Class::Handshake)
-        } else {
-            Err(Why::Sequence)
-        };
+        return opened(talk);
     }
     let version = (eight >> 40) as u16;
     let epoch = (eight >> 24) as u16;
@@ -258,11 +260,7 @@ fn dtls_record(
         return Err(Why::Malformed);
     }
     if epoch != 0 {
-        return if talk.has(Conversation::OPEN) {
-            Ok(Class::Handshake)
-        } else {
-            Err(Why::Sequence)
-        };
+        return opened(talk);
     }
     if first == 23 {
         return Err(Why::Sequence);

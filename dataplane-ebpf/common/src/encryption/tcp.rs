@@ -335,10 +335,7 @@ pub fn leave(
         Step::Done => {}
     }
     let class = class(talk, segment.direction);
-    let least = rule.evidence_min;
-    if (class as u8 == Class::Handshake as u8 && least > 2)
-        || (class as u8 == Class::Shape as u8 && least > 1)
-    {
+    if class as u8 == Class::Handshake as u8 && rule.evidence_min > 2 {
         return Err(Why::Evidence);
     }
     if charged {

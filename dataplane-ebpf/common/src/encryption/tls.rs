@@ -417,11 +417,11 @@ fn decide(talk: &mut Conversation, rule: &Rule) -> Step {
 /// Looks for a header behind a gap, at byte `at` of the segment. True when it is there: the stream then reads on
 /// from the record after it, and is believed once that has a header, too.
 #[inline(always)]
-pub fn relock(talk: &mut Conversation, segment: &Segment, at: u32, six: u64) -> bool {
+pub fn relock(talk: &mut Conversation, segment: &Segment, at: u32, eight: u64) -> bool {
     // Three bytes at each of six offsets of eight: 23, and the version that is written from 1.2 on.
     let mut shift = 0;
     while shift < 6 {
-        let three = six >> ((5 - shift) * 8) & 0xFF_FFFF;
+        let three = eight >> ((5 - shift) * 8) & 0xFF_FFFF;
         if three == 0x17_0303 {
             break;
         }

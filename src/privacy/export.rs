@@ -197,8 +197,11 @@ fn flow_rows(folder: &mut Folder, ledger: &Path, tenant: u32) -> Result<()> {
 }
 
 /// What was looked at: by name for this tenant, or for nobody by name, and then without what was asked, which may
-/// be another tenant's.
+/// be another tenant's. Changes by the API stand among the entries too, and are no looks.
 fn of_tenant(look: Look, tenant: u32) -> Option<Entry> {
+    if !matches!(look.what.split(' ').next(), Some("flows" | "privacy")) {
+        return None;
+    }
     let mut words = look.what.split(' ');
     let named = words.find(|word| *word == "--tenant").and(words.next());
     let what = match named.map(str::parse::<u32>) {
@@ -262,10 +265,16 @@ fn configuration(folder: &mut Folder, options: &Options, tenant: u32) -> Result<
     config.tenants.retain(|one| one.id.0 == tenant);
     let names: Vec<_> = config.tenants.iter().map(|one| one.name.clone()).collect();
     config.ports.retain(|port| names.contains(&port.tenant));
+    config
+        .encryption
+        .retain(|rule| names.contains(&rule.tenant));
     let text = config.to_toml();
     let blocks: Vec<&str> = text
         .split("\n\n")
-        .filter(|block| block.starts_with("[[tenant]]") || block.starts_with("[[port]]"))
+        .filter(|block| {
+            let sections = ["[[tenant]]", "[[port]]", "[[encryption]]"];
+            sections.iter().any(|section| block.starts_with(section))
+        })
         .collect();
     let what = "sections of the configuration";
     folder.write("configuration.toml", what, |out| {
@@ -305,4 +314,34 @@ delivered to a billing system, and what was erased or pruned before. No contents
         nodata.map(Kind::name).join(", ")
     );
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_is_told_of_looks_at_it_and_of_no_change_that_somebody_made() {
+        let told = |what: &str| {
+            let look = Look {
+                at: 0,
+                who: "uid 0".into(),
+                what: what.into(),
+            };
+            of_tenant(look, 17).map(|entry| entry.what)
+        };
+        for own in ["flows --tenant 17 --limit 5", "privacy export --tenant 17"] {
+            assert_eq!(told(own).as_deref(), Some(own));
+        }
+        assert_eq!(told("flows").as_deref(), Some("flows of several tenants"));
+        for other in [
+            "flows --tenant 18",
+            "port add {\"name\":\"vm\",\"tenant\":\"globex\"}",
+            "port remove vm",
+            "apply changes tenant globex",
+            "refused: port remove vm: there is no port vm",
+        ] {
+            assert_eq!(told(other), None, "{other}");
+        }
+    }
 }

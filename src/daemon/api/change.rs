@@ -13,7 +13,13 @@ use hyper::StatusCode;
 use jiff::Timestamp;
 use metering::ledger::{self, Look};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fmt::Debug, path::PathBuf, rc::Rc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    path::PathBuf,
+    rc::Rc,
+    time::Duration,
+};
 use tokio::{
     task,
     time::{sleep, timeout},
@@ -288,31 +294,33 @@ fn not_policy(old: &Config, new: &Config) -> Option<&'static str> {
             })
             .collect()
     };
+    let others = [
+        (old.sinks != new.sinks, "[[sink]]"),
+        (old.uplinks != new.uplinks, "[[uplink]]"),
+        (charged(old) != charged(new), "how a tenant is charged"),
+    ];
+    tables(old, new)
+        .into_iter()
+        .chain(others)
+        .find_map(|(differs, section)| differs.then_some(section))
+}
+
+/// The sections that are there once, and whether they differ.
+fn tables(old: &Config, new: &Config) -> [(bool, &'static str); 5] {
     [
         (old.host != new.host, "[host]"),
         (old.meter != new.meter, "[meter]"),
         (old.retention != new.retention, "[retention]"),
         (old.billing != new.billing, "[billing]"),
         (old.api != new.api, "[api]"),
-        (old.sinks != new.sinks, "[[sink]]"),
-        (old.uplinks != new.uplinks, "[[uplink]]"),
-        (charged(old) != charged(new), "how a tenant is charged"),
     ]
-    .into_iter()
-    .find_map(|(differs, section)| differs.then_some(section))
 }
 
 /// What is different, by name, for an entry of the ledger.
 fn difference(old: &Config, new: &Config) -> String {
     let mut said = Vec::new();
-    let sections = [
-        (old.host != new.host, "[host]"),
-        (old.meter != new.meter, "[meter]"),
-        (old.retention != new.retention, "[retention]"),
-        (old.billing != new.billing, "[billing]"),
-        (old.api != new.api, "[api]"),
-    ];
-    let changed = sections.into_iter().filter(|(differs, _)| *differs);
+    let tables = tables(old, new).into_iter();
+    let changed = tables.filter(|(differs, _)| *differs);
     said.extend(changed.map(|(_, section)| format!("changes {section}")));
     compare(&mut said, "sink", &old.sinks, &new.sinks, |sink| {
         sink.name.as_str()
@@ -329,6 +337,21 @@ fn difference(old: &Config, new: &Config) -> String {
     compare(&mut said, "port", &old.ports, &new.ports, |port| {
         port.name.as_str()
     });
+    // Its rules have no names, and their order counts.
+    let under = |config: &Config| -> BTreeSet<String> {
+        let rules = config.encryption.iter();
+        rules.map(|rule| rule.tenant.as_str().to_owned()).collect()
+    };
+    for tenant in under(old).union(&under(new)) {
+        let of = |config: &Config| -> Vec<config::Encryption> {
+            let rules = config.encryption.iter();
+            let rules = rules.filter(|rule| rule.tenant.as_str() == tenant);
+            rules.cloned().collect()
+        };
+        if of(old) != of(new) {
+            said.push(format!("changes [[encryption]] of tenant {tenant}"));
+        }
+    }
     let more = said.len().saturating_sub(NAMES_MAX);
     said.truncate(NAMES_MAX);
     if more != 0 {
@@ -404,6 +427,7 @@ mod tests {
             ("ceiling = \"200Mbit/s\"", "ceiling = \"300Mbit/s\"", None),
             ("id = 18", "id = 19", None),
             ("192.0.2.0/24", "198.51.100.0/24", None),
+            ("mode = \"observe\"", "mode = \"off\"", None),
         ] {
             assert_eq!(changed(from, to), section, "{to}");
         }
@@ -415,11 +439,13 @@ mod tests {
         let text = config::EXAMPLE
             .replacen("name = \"acme-vm1\"", "name = \"acme-vm9\"", 1)
             .replacen("id = 18", "id = 19", 1)
+            .replacen("mode = \"observe\"", "mode = \"off\"", 1)
             .replacen("\"7d\"", "\"8d\"", 1);
         let new = config::parse(&text, "new").unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(
             difference(&example(), &new),
-            "changes [retention], changes tenant globex, adds port acme-vm9, removes port acme-vm1"
+            "changes [retention], changes tenant globex, adds port acme-vm9, removes port acme-vm1, \
+             changes [[encryption]] of tenant acme"
         );
         assert_eq!(difference(&new, &new), "the same configuration");
     }

@@ -10,9 +10,9 @@ use super::{
     units::parse_packet_rate,
     values::{Name, ValueError, shown},
 };
-use dataplane_common::encryption::{PREFIX_PORTS, exempt};
+use dataplane_common::encryption::{PREFIX_PORTS, WAYS, buckets, exempt};
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fmt::{self, Display, Formatter},
     str::FromStr,
 };
@@ -285,6 +285,7 @@ pub(super) struct DraftEncryption {
     starttls_bytes: Field<u32>,
     exempt: Option<List<Exemption>>,
     conversations: Field<u32>,
+    at: At,
 }
 
 impl DraftEncryption {
@@ -306,6 +307,7 @@ impl DraftEncryption {
             starttls_bytes: Field::of(rule.starttls_bytes),
             exempt: Some(List::of(&rule.exempt)),
             conversations: Field::of(rule.conversations),
+            at: At::NOWHERE,
         }
     }
 
@@ -336,6 +338,7 @@ impl DraftEncryption {
 
 /// Reads one.
 pub(super) fn read(table: (&DeTable<'_>, At), faults: &mut Faults<'_>) -> DraftEncryption {
+    let at = table.1;
     let exempts = table.0.contains_key(EXEMPT.name);
     let mut rule = Reader::open(table, ("encryption", "[[encryption]]"), &KEYS, faults);
     let tenant = rule.text(TENANT, Name::from_str);
@@ -356,6 +359,40 @@ pub(super) fn read(table: (&DeTable<'_>, At), faults: &mut Faults<'_>) -> DraftE
         starttls_bytes: rule.integer(STARTTLS_BYTES, 0..=65_536),
         exempt: exempts.then_some(exempt),
         conversations: rule.integer(CONVERSATIONS, 4..=4_194_304),
+        at,
+    }
+}
+
+/// Reports tenants whose conversations do not fit the room that the host has.
+pub(super) fn check_room(
+    rules: &[DraftEncryption],
+    conversations_max: Option<u32>,
+    faults: &mut Faults<'_>,
+) {
+    let Some(room) = conversations_max else {
+        return;
+    };
+    // Each tenant's part is as large as its largest rule asks for, and a power of two.
+    let mut parts: BTreeMap<&str, u64> = BTreeMap::new();
+    for rule in rules {
+        let Some(tenant) = rule.tenant.value() else {
+            continue;
+        };
+        let asked = rule.conversations.clone().or(Encryption::CONVERSATIONS);
+        let part = u64::from(buckets(asked.unwrap_or(0))) * WAYS as u64;
+        let known = parts.entry(tenant.as_str()).or_default();
+        *known = part.max(*known);
+        let sum: u64 = parts.values().sum();
+        let room = u64::from(room.div_ceil(WAYS as u32)) * WAYS as u64;
+        if sum > room {
+            let at = rule.conversations.get().map_or(rule.at, |asked| asked.at);
+            let message = format!(
+                "with this rule of `{tenant}`, {sum} conversations are asked for, in parts that are powers of two, \
+                 and there is room for {room}; write fewer, or raise `conversations_max` in [host]"
+            );
+            faults.add(at, message);
+            return;
+        }
     }
 }
 

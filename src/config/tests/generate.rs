@@ -80,6 +80,14 @@ pub(super) fn config(random: &mut Random) -> Config {
             .map(|_| encryption(random, &tenants, &zones))
             .collect(),
     };
+    let host = Host {
+        // Three tenants with the largest part each have room.
+        conversations_max: match encryption.is_empty() {
+            true => host.conversations_max,
+            false => 4_194_304,
+        },
+        ..host
+    };
     Config {
         api,
         zones,
@@ -398,6 +406,6 @@ fn encryption(random: &mut Random, tenants: &[Tenant], zones: &[Zone]) -> Encryp
                 rate: random.one_in(2).then(|| random.magnitude(1, 1_000_000)),
             })
             .collect(),
-        conversations: random.magnitude(4, 4_194_304) as u32,
+        conversations: random.magnitude(4, 1 << 20) as u32,
     }
 }

@@ -52,6 +52,8 @@ pub(super) fn check(draft: Draft, faults: &mut Faults<'_>) -> Option<Config> {
         .collect();
     let known = (tenants.as_slice(), draft.tenants_complete);
     encryption::check(&draft.encryption, known, &zones, faults);
+    let room = draft.host.conversations_max.clone();
+    encryption::check_room(&draft.encryption, room.or(Host::CONVERSATIONS_MAX), faults);
     build(draft)
 }
 

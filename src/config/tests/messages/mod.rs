@@ -3,6 +3,7 @@
 //! A table is a text: lines after `> ` are one input, the lines that follow are all its errors.
 
 mod api;
+mod encryption;
 mod limits;
 mod ports;
 mod sections;

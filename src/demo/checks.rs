@@ -13,8 +13,10 @@ pub struct Check {
     pub ok: bool,
     /// What was found.
     pub measured: u64,
-    /// What it must be; for a ceiling, the most that it may be.
+    /// What it must be: see `bound`.
     pub expected: u64,
+    /// Whether `measured` must be `expected` (`=`), at least that (`≥`) or at most (`≤`).
+    pub bound: &'static str,
     /// Of both.
     pub unit: &'static str,
 }
@@ -32,6 +34,7 @@ impl Check {
             ok: measured == expected,
             measured,
             expected,
+            bound: "=",
             unit,
         }
     }
@@ -58,6 +61,7 @@ impl Check {
             ok: measured >= least,
             measured,
             expected: least,
+            bound: "≥",
             unit,
         }
     }
@@ -69,6 +73,7 @@ impl Check {
             ok: measured <= most,
             measured,
             expected: most,
+            bound: "≤",
             unit,
         }
     }
@@ -105,19 +110,23 @@ impl Outcome {
 
     /// For people.
     pub fn text(&self) -> String {
-        let mut text = format!("\n{:<72} {:>16} {:>16}\n", "CHECK", "MEASURED", "EXPECTED");
+        let mut text = format!(
+            "\n{:<72} {:>16}   {:>16}\n",
+            "CHECK", "MEASURED", "EXPECTED"
+        );
         for check in &self.checks {
             let mark = if check.ok { "pass" } else { "FAIL" };
             let Check {
                 name,
                 measured,
                 expected,
+                bound,
                 unit,
                 ..
             } = check;
             let _ = writeln!(
                 text,
-                "{name:<72} {measured:>16} {expected:>16} {unit:<8} {mark}"
+                "{name:<72} {measured:>16} {bound} {expected:>16} {unit:<8} {mark}"
             );
         }
         let passed = self.checks.iter().filter(|check| check.ok).count();

@@ -115,7 +115,7 @@ pub fn traffic(site: &mut Site, octroi: &Path, options: &Options) -> Result<Meas
     let ceiling_begun = Instant::now();
     let kill_at = Instant::now() + Duration::from_secs(options.seconds / 2);
     let mut killed = false;
-    let mut shown = before.report.ports.clone();
+    let mut shown = (Instant::now(), before.report.ports.clone());
     while Instant::now() < until && !interrupted() {
         std::thread::sleep(
             Duration::from_secs(1).min(until.saturating_duration_since(Instant::now())),
@@ -126,8 +126,8 @@ pub fn traffic(site: &mut Site, octroi: &Path, options: &Options) -> Result<Meas
             site.start(octroi)?;
             killed = true;
         }
-        let now = site.report()?.ports;
-        show(&shown, &now);
+        let now = (Instant::now(), site.report()?.ports);
+        show(&shown.1, &now.1, now.0 - shown.0);
         shown = now;
     }
     let sending_ns = ceiling_begun.elapsed().as_nanos() as u64;
@@ -326,15 +326,16 @@ fn measure(before: &Snapshot, after: &Snapshot) -> Result<Measured> {
     })
 }
 
-/// A line for each tenant: what went through in the last second.
-fn show(before: &[PortStatus], now: &[PortStatus]) {
+/// A line for each tenant: what went through in between, and at what rate.
+fn show(before: &[PortStatus], now: &[PortStatus], took: Duration) {
     for port in now {
         let Some(old) = before.iter().find(|old| old.slot == port.slot) else {
             continue;
         };
         let from = port.from_tenant.since(&old.from_tenant);
         let to = port.to_tenant.since(&old.to_tenant);
-        let megabits = |bytes: u64| bytes * 8 / 1_000_000;
+        // Bits in a microsecond are megabits in a second.
+        let megabits = |bytes: u64| u128::from(bytes) * 8 / took.as_micros().max(1);
         eprintln!(
             "  {:<14} from tenant {:>6} Mbit/s {:>8} packets   to tenant {:>6} Mbit/s {:>8} packets   \
              drops {:>8}",

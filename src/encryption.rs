@@ -8,11 +8,16 @@ use crate::{
 use anyhow::Result;
 use clap::Args;
 use dataplane::{encryption::Talking, gate, pins::Pins, registers::DropCounts};
-use dataplane_common::encryption::{Class, Conversation, Why, protocol};
+use dataplane_common::{
+    encryption::{Class, Conversation, Why, protocol},
+    flow::FlowKey,
+    parse::ethertype,
+    reason::DropReason,
+};
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, SocketAddr},
 };
 
 /// `octroi encryption`.
@@ -137,7 +142,7 @@ fn of_ports(report: &Report) -> BTreeMap<u32, Tenant> {
     let mut tenants: BTreeMap<u32, Tenant> = BTreeMap::new();
     for port in &report.ports {
         let sides = [&port.from_tenant, &port.to_tenant];
-        let reason = dataplane_common::reason::DropReason::EncryptionPolicy;
+        let reason = DropReason::EncryptionPolicy;
         let dropped = sides.map(|side| side.dropped_for(reason));
         let looked = sides.iter().any(|side| !side.evidence.is_empty());
         if !looked && dropped.iter().all(|one| one.packets == 0) {
@@ -187,15 +192,14 @@ fn add(tenant: &mut Tenant, one: &Talking) {
 }
 
 fn end(talk: &Conversation, address: [u32; 4], port: u16) -> String {
-    let bytes: Vec<u8> = address.iter().flat_map(|word| word.to_ne_bytes()).collect();
-    let address = if talk.key.ethertype == dataplane_common::parse::ethertype::IPV4 {
-        IpAddr::V4(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]))
+    let bytes = FlowKey::address_bytes(address);
+    let [a, b, c, d, ..] = bytes;
+    let address = if talk.key.ethertype == ethertype::IPV4 {
+        IpAddr::from([a, b, c, d])
     } else {
-        let mut whole = [0; 16];
-        whole.copy_from_slice(&bytes);
-        IpAddr::V6(Ipv6Addr::from(whole))
+        IpAddr::from(bytes)
     };
-    std::net::SocketAddr::new(address, port).to_string()
+    SocketAddr::new(address, port).to_string()
 }
 
 fn print(number: u32, tenant: &Tenant) {

@@ -10,6 +10,9 @@ mod bill;
 mod certificate;
 #[path = "delivery/database.rs"]
 mod database;
+#[path = "meter/delivered.rs"]
+#[allow(dead_code, reason = "each test of a sink uses its own part of this")]
+mod delivered;
 #[path = "meter/site.rs"]
 #[allow(dead_code, reason = "written for tests/meter.rs")]
 mod site;
@@ -17,11 +20,11 @@ mod support;
 
 use anyhow::{Context as _, Result, ensure};
 use database::{Database, Lossy, Stall, url};
+use delivered::{FORKS, caught_up, copy_of};
 use metering::sink::{
     Courier, Mark, Sink as _, SinkError,
     postgres::{Postgres, Target},
 };
-use octroi::daemon::SinkStatus;
 use site::{Metered, TENANTS, Traffic};
 use std::{
     fs,
@@ -30,6 +33,9 @@ use std::{
     time::{Duration, Instant},
 };
 use support::{alone, by_level, can_run, octroi};
+
+/// How long a sink may stay behind.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const HOST_OF_SITES: &str = "SELECT DISTINCT host FROM octroi.ledger";
 
@@ -52,38 +58,13 @@ fn deliver_to(metered: &Metered, window: &str, url: &str) -> Result<()> {
     metered.site.write_config(&config)
 }
 
-fn sink(metered: &Metered) -> Result<SinkStatus> {
-    let mut sinks = metered.site.report()?.sinks;
-    sinks.pop().context("no sink")
-}
-
-/// Waits until the sink has every record of the ledger that was there when this began.
-fn caught_up(metered: &Metered) -> Result<()> {
-    // A daemon that has just begun does not know its ledger before the first window.
-    metered.wait("a window", |status| status.windows > 0)?;
-    let begun = Instant::now();
-    let records = metered.status()?.records;
-    loop {
-        let status = sink(metered)?;
-        if status.progress.confirmed >= records {
-            return Ok(());
-        }
-        ensure!(
-            begun.elapsed() < Duration::from_secs(120),
-            "the sink stays behind {records}: {status:?}\n{}",
-            metered.site.log()
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 /// Ends the traffic, and waits until the sink has all of it.
 fn quiet(metered: &Metered, traffic: Traffic) -> Result<()> {
     traffic.stop()?;
     support::settle(|| Metered::sent(&metered.site))?;
     let windows = metered.status()?.windows;
     metered.wait("quiet windows", |status| status.windows > windows + 3)?;
-    caught_up(metered)
+    caught_up(metered, PATIENCE)
 }
 
 /// Packets and bytes that a tenant sent, as the database adds them up.
@@ -115,7 +96,7 @@ fn nothing_is_twice(database: &Database) -> Result<()> {
 fn exactly_once(metered: &mut Metered, database: &Database) -> Result<()> {
     let bill = metered.conserved()?;
     metered.site.start(octroi())?;
-    caught_up(metered)?;
+    caught_up(metered, PATIENCE)?;
     metered.site.stop();
     nothing_is_twice(database)?;
     for (index, tenant) in TENANTS.iter().take(site::SENDERS).enumerate() {
@@ -198,8 +179,7 @@ fn a_ledger_that_is_deleted_put_back_or_copied_bills_nothing_twice() -> Result<(
     let traffic = Traffic::start(&metered.site)?;
     metered.wait("windows", |status| status.windows > 10)?;
     let copy = metered.site.directory().join("copy.db");
-    rusqlite::Connection::open(&metered.ledger)?
-        .execute("VACUUM INTO ?1", [copy.display().to_string()])?;
+    copy_of(&metered, &copy, &[])?;
     let windows = metered.status()?.windows;
     metered.wait("more windows", |status| status.windows > windows + 10)?;
     quiet(&metered, traffic)?;
@@ -280,17 +260,6 @@ fn reconcile(config: &Path) -> Result<(bool, String)> {
         output.status.success(),
         String::from_utf8_lossy(&said).into_owned(),
     ))
-}
-
-/// A copy of the site's ledger in which something else is said.
-fn copy_of(metered: &Metered, copy: &Path, changes: &[&str]) -> Result<()> {
-    let db = rusqlite::Connection::open(&metered.ledger)?;
-    db.execute("VACUUM INTO ?1", [copy.display().to_string()])?;
-    let db = rusqlite::Connection::open(copy)?;
-    for change in changes {
-        ensure!(db.execute(change, [])? > 0, "{change} changes nothing");
-    }
-    Ok(())
 }
 
 fn target(url: String) -> Target {
@@ -462,20 +431,7 @@ fn ledgers_stand_alone(metered: &Metered, database: &mut Database) -> Result<()>
 fn forks(metered: &Metered, database: &Database) -> Result<()> {
     let host = database.ask(HOST_OF_SITES)?;
     let before = database.ask("SELECT count(*), sum(l2_bytes) FROM octroi.record")?;
-    for (name, change) in [
-        // The same ledger with another last record.
-        (
-            "another.db",
-            "UPDATE record SET leaf = zeroblob(32) WHERE seq > 5",
-        ),
-        // The same windows in a ledger of another id: a copy that was made to look new.
-        (
-            "renamed.db",
-            "UPDATE about SET value = randomblob(16) WHERE key = 'ledger_id'",
-        ),
-        // Shorter than what was delivered.
-        ("short.db", "DELETE FROM record WHERE seq > 20"),
-    ] {
+    for (name, change) in FORKS {
         let copy = metered.site.directory().join(name);
         copy_of(metered, &copy, &[change])?;
         let mut courier = courier(database, &copy, &host);

@@ -2,6 +2,9 @@
 //! reordered before and behind the gate; and on what must not pass. On the host: the loaded programs run the same code
 //! (`tests/encryption.rs`).
 
+#[path = "oracle/dice.rs"]
+#[allow(dead_code, reason = "written for tests/parser.rs")]
+mod dice;
 #[path = "encryption/ends.rs"]
 mod ends;
 #[path = "encryption/path.rs"]
@@ -10,6 +13,7 @@ mod support;
 
 use anyhow::{Result, ensure};
 use dataplane_common::encryption::{Bytes, Class, Rule, Segment, Why, tcp, tcp_flag};
+use dice::Dice;
 use ends::{Versions, credentials};
 use octroi::config::Profile;
 use path::{Faults, Gate, Talk, exchange, rule};
@@ -288,9 +292,9 @@ fn a_gap_over_a_header_is_charged_and_closed_by_two_headers() {
     // Random bytes are never taken for a stream again, and end with the budget.
     let mut talk = path::agreed(rule(Profile::Anssi2026));
     let (mut seq, mut passed) = (talk.next + 5_000, 0);
-    let mut random = path::Random(7);
+    let mut dice = Dice::new(0, 7);
     for _ in 0..2_000 {
-        let noise: Vec<u8> = (0..1_000).map(|_| random.next() as u8).collect();
+        let noise = dice.bytes(1_000);
         if talk.gate.sends(seq, &noise).is_ok() {
             passed += noise.len();
         }
@@ -303,23 +307,23 @@ fn a_gap_over_a_header_is_charged_and_closed_by_two_headers() {
 #[test]
 fn no_bytes_panic_or_loop() {
     let rounds: u64 = by_level(20_000, 200_000, 10_000_000);
-    let mut random = path::Random(0x0c71);
+    let mut dice = Dice::new(0, 0x0C71);
     for _ in 0..rounds {
         let mut gate = open(rule(Profile::Anssi2026));
         for _ in 0..4 {
-            let len = random.next() as usize % 80;
-            let mut bytes: Vec<u8> = (0..len).map(|_| random.next() as u8).collect();
+            let len = dice.below(80);
+            let mut bytes = dice.bytes(len);
             // Half of them begin as a record does.
-            if random.next() & 1 == 0 && len > 5 {
-                bytes[..5].copy_from_slice(&[22, 3, 3, 0, (random.next() % 80) as u8]);
+            if dice.one_in(2) && len > 5 {
+                bytes[..5].copy_from_slice(&[22, 3, 3, 0, dice.below(80) as u8]);
             }
             let segment = Segment {
-                seq: 1_000 + random.next() as u32 % 64,
-                ack: random.next() as u32,
+                seq: 1_000 + dice.below(64) as u32,
+                ack: dice.roll() as u32,
                 len: bytes.len() as u32,
-                direction: random.next() as u32 & 1,
-                now_ms: random.next() as u32,
-                flags: random.next() as u8 & 0x12,
+                direction: dice.roll() as u32 & 1,
+                now_ms: dice.roll() as u32,
+                flags: dice.byte() & 0x12,
             };
             let _ = tcp::judge(
                 &mut gate.talk,

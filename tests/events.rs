@@ -6,6 +6,9 @@
 mod bill;
 #[path = "support/certificate.rs"]
 mod certificate;
+#[path = "meter/delivered.rs"]
+#[allow(dead_code, reason = "each test of a sink uses its own part of this")]
+mod delivered;
 #[path = "events/fake.rs"]
 mod fake;
 #[path = "meter/site.rs"]
@@ -16,6 +19,7 @@ mod support;
 mod tls;
 
 use anyhow::{Context as _, Result, ensure};
+use delivered::{caught_up, sink_status};
 use fake::{Mood, Service, check};
 use metering::{
     record::{Kind, Reading, Record, leaf_hash},
@@ -35,6 +39,9 @@ use std::{
     time::{Duration, Instant},
 };
 use support::{alone, by_level, can_run, octroi};
+
+/// How long a sink may stay behind.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A batch of one reading of a zone, the record `seq` of a ledger.
 fn batch(from: Mark, seq: u64) -> Batch {
@@ -335,28 +342,6 @@ fn deliver_to(metered: &Metered, service: &Service, token: &str) -> Result<()> {
     metered.site.write_config(&config)
 }
 
-fn status(metered: &Metered) -> Result<SinkStatus> {
-    let mut sinks = metered.site.report()?.sinks;
-    sinks.pop().context("no sink")
-}
-
-/// Waits until the sink has every record that was there when this began.
-fn caught_up(metered: &Metered) -> Result<()> {
-    metered.wait("a window", |status| status.windows > 0)?;
-    let begun = Instant::now();
-    let records = metered.status()?.records;
-    while status(metered)?.progress.confirmed < records {
-        ensure!(
-            begun.elapsed() < Duration::from_secs(120),
-            "the sink stays behind {records}: {:?}\n{}",
-            status(metered)?,
-            metered.site.log()
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
-}
-
 /// An `octroi` command in the site's namespace, where the service is.
 fn command(metered: &Metered, arguments: &[&str]) -> Result<Output> {
     let mut command = metered.site.host.prepare(octroi())?;
@@ -397,7 +382,7 @@ fn a_service_that_breaks_hangs_and_forgets_costs_no_byte_and_bills_none_twice() 
         let error = status.progress.error.as_deref().unwrap_or_default();
         error.contains("did not answer within")
     };
-    while !hangs(&status(&metered)?) {
+    while !hangs(&sink_status(&metered)?) {
         ensure!(
             begun.elapsed() < Duration::from_secs(45),
             "{}",
@@ -408,7 +393,7 @@ fn a_service_that_breaks_hangs_and_forgets_costs_no_byte_and_bills_none_twice() 
     traffic.stop()?;
     metered.conserved()?;
     metered.site.start(octroi())?;
-    caught_up(&metered)?;
+    caught_up(&metered, PATIENCE)?;
     let lost = service.ended("Loses");
     let before: i128 = service.totals()?.values().map(|sums| sums.1).sum();
 
@@ -424,7 +409,7 @@ fn a_service_that_breaks_hangs_and_forgets_costs_no_byte_and_bills_none_twice() 
         &["replay", "--sink", "billing", "--from", "99999999"],
     )?;
     ensure!(!beyond.status.success(), "{beyond:?}");
-    caught_up(&metered)?;
+    caught_up(&metered, PATIENCE)?;
     metered.site.stop();
     let after: i128 = service.totals()?.values().map(|sums| sums.1).sum();
     ensure!(

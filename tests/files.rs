@@ -4,12 +4,16 @@
 #[path = "meter/bill.rs"]
 #[allow(dead_code, reason = "written for tests/meter.rs")]
 mod bill;
+#[path = "meter/delivered.rs"]
+#[allow(dead_code, reason = "each test of a sink uses its own part of this")]
+mod delivered;
 #[path = "meter/site.rs"]
 #[allow(dead_code, reason = "written for tests/meter.rs")]
 mod site;
 mod support;
 
 use anyhow::{Context as _, Result, ensure};
+use delivered::{FORKS, caught_up, copy_of};
 use metering::{
     record::{Record, leaf_hash},
     sink::{
@@ -17,7 +21,6 @@ use metering::{
         files::{Files, Target},
     },
 };
-use octroi::daemon::SinkStatus;
 use serde_json::Value;
 use site::{Metered, Traffic};
 use std::{
@@ -28,6 +31,9 @@ use std::{
     time::{Duration, Instant},
 };
 use support::{alone, by_level, can_run, octroi};
+
+/// How long a sink may stay behind.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The sink's section in the daemon's file; the daemon is not started yet. Returns the directory.
 fn deliver_to(metered: &Metered) -> Result<PathBuf> {
@@ -42,28 +48,6 @@ fn deliver_to(metered: &Metered) -> Result<PathBuf> {
         );
     metered.site.write_config(&config)?;
     Ok(directory)
-}
-
-fn status(metered: &Metered) -> Result<SinkStatus> {
-    let mut sinks = metered.site.report()?.sinks;
-    sinks.pop().context("no sink")
-}
-
-/// Waits until the sink has every record that was there when this began.
-fn caught_up(metered: &Metered) -> Result<()> {
-    metered.wait("a window", |status| status.windows > 0)?;
-    let begun = Instant::now();
-    let records = metered.status()?.records;
-    while status(metered)?.progress.confirmed < records {
-        ensure!(
-            begun.elapsed() < Duration::from_secs(60),
-            "the sink stays behind {records}: {:?}\n{}",
-            status(metered)?,
-            metered.site.log()
-        );
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
 }
 
 fn reconcile(metered: &Metered) -> Result<(bool, String)> {
@@ -217,7 +201,7 @@ fn closed_files_have_each_byte_once_through_kill_9_and_changes_are_found() -> Re
     traffic.stop()?;
     let sent = metered.conserved()?;
     metered.site.start(octroi())?;
-    caught_up(&metered)?;
+    caught_up(&metered, PATIENCE)?;
     let reconciled = reconcile(&metered)?;
     ensure!(reconciled.0, "{}", reconciled.1);
     metered.site.stop();
@@ -321,24 +305,9 @@ fn status_id(metered: &Metered) -> Result<String> {
 
 /// Copies that say something else under the same names are refused, and the files stay as they were.
 fn forks(metered: &Metered, directory: &Path, before: &Read) -> Result<()> {
-    for (name, change) in [
-        (
-            "another.db",
-            "UPDATE record SET leaf = zeroblob(32) WHERE seq > 5",
-        ),
-        (
-            "renamed.db",
-            "UPDATE about SET value = randomblob(16) WHERE key = 'ledger_id'",
-        ),
-        ("short.db", "DELETE FROM record WHERE seq > 20"),
-    ] {
+    for (name, change) in FORKS {
         let copy = metered.site.directory().join(name);
-        let db = rusqlite::Connection::open(&metered.ledger)?;
-        db.execute("VACUUM INTO ?1", [copy.display().to_string()])?;
-        ensure!(
-            rusqlite::Connection::open(&copy)?.execute(change, [])? > 0,
-            "{name}"
-        );
+        copy_of(metered, &copy, &[change])?;
         let target = Target {
             directory: directory.to_owned(),
         };

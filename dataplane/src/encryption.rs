@@ -14,9 +14,9 @@ use crate::{
 };
 use dataplane_common::{
     abi::RULES_MAX,
-    encryption::{Bucket, Conversation, Policy, Rule, WAYS},
+    encryption::{Bucket, Conversation, Policy, Rule, WAYS, buckets},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// A tenant's part: its number in `POLICIES`, and its buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,12 +33,6 @@ pub(crate) struct Parts {
     by_tenant: BTreeMap<u32, Part>,
 }
 
-/// Buckets for so many conversations.
-fn buckets(conversations: u32) -> u32 {
-    let buckets = conversations.div_ceil(WAYS as u32).max(1);
-    buckets.checked_next_power_of_two().unwrap_or(1 << 31)
-}
-
 /// Compares what the policies ask for with the room there is.
 ///
 /// # Errors
@@ -49,10 +43,9 @@ pub(crate) fn check_room(plan: &Plan, policy: &policy::Policy) -> Result<()> {
         .iter()
         .map(|one| u64::from(buckets(one.conversations)))
         .sum();
-    let rules: BTreeSet<Vec<u8>> = policies
+    let rules: HashSet<&Rule> = policies
         .iter()
         .flat_map(|one| one.rules.iter().flatten())
-        .map(|rule| zerocopy::IntoBytes::as_bytes(rule).to_vec())
         .collect();
     for (what, wanted, room) in [
         (
@@ -119,9 +112,9 @@ impl Parts {
         let in_force = Self::read(maps, plan, policy_set ^ 1)?;
         let mut parts = BTreeMap::new();
         for wanted in &policy.encryption {
-            let buckets = buckets(wanted.conversations);
             let kept = self.by_tenant.get(&wanted.tenant);
-            if let Some(part) = kept.filter(|part| part.buckets == buckets) {
+            let same = |part: &&Part| part.buckets == buckets(wanted.conversations);
+            if let Some(part) = kept.filter(same) {
                 parts.insert(wanted.tenant, *part);
             }
         }

@@ -7,6 +7,7 @@ use dataplane::{
     gate::{Gate, Owned, Reading},
     registers::Both,
 };
+use dataplane_common::flow::FlowKey;
 use metering::{
     flow::FlowDelta,
     ledger::{Ceiling, Checkpoint, CheckpointOwner},
@@ -69,14 +70,6 @@ pub(super) fn owner(owned: Owned, suspended_ns: u64) -> Owner {
 }
 
 fn flow(gain: &Gain, suspended_ns: u64) -> FlowDelta {
-    // Addresses are words in memory order: their bytes stand as on the wire.
-    let address = |words: [u32; 4]| -> [u8; 16] {
-        let mut bytes = [0; 16];
-        for (four, word) in bytes.chunks_exact_mut(4).zip(words) {
-            four.copy_from_slice(&word.to_ne_bytes());
-        }
-        bytes
-    };
     let key = &gain.key;
     FlowDelta {
         direction: gain.direction as u8,
@@ -84,8 +77,8 @@ fn flow(gain: &Gain, suspended_ns: u64) -> FlowDelta {
         ethertype: key.ethertype,
         vlan: key.vlan,
         protocol: key.protocol,
-        local: address(key.local),
-        remote: address(key.remote),
+        local: FlowKey::address_bytes(key.local),
+        remote: FlowKey::address_bytes(key.remote),
         local_port: key.local_port,
         remote_port: key.remote_port,
         first_ns: gain.first_ns.saturating_add(suspended_ns),

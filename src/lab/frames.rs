@@ -33,6 +33,38 @@ impl RawSocket {
         Ok(Self { socket, address })
     }
 
+    /// From now on it hears every frame of the interface, of both directions: see [`RawSocket::receive`].
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn listen(&mut self) -> Result<()> {
+        self.address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+        // SAFETY: the address is as long as said.
+        let bound = unsafe {
+            libc::bind(
+                self.socket.as_raw_fd(),
+                (&raw const self.address).cast(),
+                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+            )
+        };
+        ensure!(bound == 0, "listen: {}", std::io::Error::last_os_error());
+        Ok(())
+    }
+
+    /// The next frame that it heard, as much as `frame` has room for; `None`: there is none by now.
+    pub fn receive<'a>(&self, frame: &'a mut [u8]) -> Option<&'a [u8]> {
+        // SAFETY: the buffer is as long as said.
+        let read = unsafe {
+            libc::recv(
+                self.socket.as_raw_fd(),
+                frame.as_mut_ptr().cast(),
+                frame.len(),
+                libc::MSG_DONTWAIT,
+            )
+        };
+        frame.get(..usize::try_from(read).ok()?)
+    }
+
     /// Sends a frame as it is.
     ///
     /// # Errors

@@ -4,13 +4,14 @@ use super::files::Frame;
 use anyhow::{Context as _, Result};
 use dataplane_common::{
     encryption::{Bytes, Class, Conversation, Rule, Segment, Why, accept, datagram, mode, tcp},
+    flow::FlowKey,
     parse::{Fragment, Meta, Network, Packet, Slice, parse, proto},
 };
 use octroi::config::Profile;
 use std::{
     collections::BTreeMap,
     fmt::{self, Display, Formatter},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     path::Path,
 };
 
@@ -231,10 +232,11 @@ fn find(labels: &[Label], packet: &Packet) -> Option<(usize, u32)> {
 }
 
 fn address(packet: &Packet, words: &[u32; 4]) -> Option<IpAddr> {
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let bytes = FlowKey::address_bytes(*words);
+    let [a, b, c, d, ..] = bytes;
     match packet.network {
-        Network::Ipv4 => Some(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into()),
-        Network::Ipv6 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into()),
+        Network::Ipv4 => Some(IpAddr::from([a, b, c, d])),
+        Network::Ipv6 => Some(IpAddr::from(bytes)),
         _ => None,
     }
 }

@@ -1,7 +1,10 @@
 //! A path with a gate on it: two ends of rustls, a TCP that repeats what is missing, and faults on both sides of the
 //! gate. Deterministic: everything is drawn from a seed.
 
-use crate::ends::{Credentials, Versions, ends};
+use crate::{
+    dice::Dice,
+    ends::{Credentials, Versions, ends},
+};
 use anyhow::{Context as _, Result, bail};
 use dataplane_common::encryption::{
     Bytes, Class, Conversation, Rule, Segment, Why, accept, mode, tcp, tcp_flag,
@@ -11,23 +14,6 @@ use std::{
     collections::BTreeMap,
     io::{Read as _, Write as _},
 };
-
-/// SplitMix64 (Steele, Lea, Flood 2014).
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ mixed >> 31
-    }
-
-    fn percent(&mut self, of: u64) -> bool {
-        self.next() % 100 < of
-    }
-}
 
 /// A rule that enforces a profile.
 pub fn rule(profile: Profile) -> Rule {
@@ -245,20 +231,20 @@ pub fn exchange(
     faults: Faults,
     seed: u64,
 ) -> Result<Done> {
-    let mut random = Random(seed);
-    let fragment = [32_usize, 64, 512, 4_096, 16_384 + 5][(random.next() % 5) as usize].max(64);
-    let largest = [1_usize, 7, 100, 1_448, 9_000, 65_000][(random.next() % 6) as usize];
+    let mut dice = Dice::new(0, seed);
+    let fragment = dice.pick(&[64, 64, 512, 4_096, 16_384 + 5]);
+    let largest = dice.pick(&[1, 7, 100, 1_448, 9_000, 65_000]);
     let total = if largest == 1 {
         3_000
     } else {
-        20_000 + random.next() as usize % 200_000
+        20_000 + dice.below(200_000)
     };
     let (mut client, mut server) = ends(credentials, versions, fragment)?;
     client.set_buffer_limit(None);
     server.set_buffer_limit(None);
     let mut pipes = [Pipe::default(), Pipe::default()];
-    pipes[0].start = random.next() as u32;
-    pipes[1].start = random.next() as u32;
+    pipes[0].start = dice.roll() as u32;
+    pipes[1].start = dice.roll() as u32;
     gate.open(pipes[0].start, pipes[1].start);
     let mut done = Done::default();
     let mut fed = [0_usize; 2];
@@ -269,7 +255,7 @@ pub fn exchange(
             return Ok(done);
         }
         if said < total && !client.is_handshaking() {
-            let piece = (1 + random.next() as usize % 20_000).min(total - said);
+            let piece = dice.within(1, 20_000).min(total - said);
             client.writer().write_all(&vec![0x41; piece])?;
             said += piece;
         }
@@ -282,7 +268,7 @@ pub fn exchange(
                 &mut gate,
                 faults,
                 largest,
-                &mut random,
+                &mut dice,
                 &mut done,
             );
         }
@@ -317,36 +303,41 @@ pub fn exchange(
     )
 }
 
+fn percent(dice: &mut Dice, of: u64) -> bool {
+    (dice.below(100) as u64) < of
+}
+
 fn transmit(
     pipe: &mut Pipe,
     direction: u32,
     gate: &mut Gate,
     faults: Faults,
     largest: usize,
-    random: &mut Random,
+    dice: &mut Dice,
     done: &mut Done,
 ) {
     let before = pipe.got;
     for _ in 0..8 {
         let window = pipe.got + 128_000;
-        let from = if pipe.idle > 20 || random.percent(faults.again) {
+        let from = if pipe.idle > 20 || percent(dice, faults.again) {
             pipe.idle = 0;
             pipe.got
         } else {
             pipe.sent
         };
-        let most =
-            (1 + random.next() as usize % largest).min(pipe.written.len().saturating_sub(from));
+        let most = dice
+            .within(1, largest)
+            .min(pipe.written.len().saturating_sub(from));
         if most == 0 || from > window {
             break;
         }
         let bytes = pipe.written[from..from + most].to_vec();
         pipe.sent = pipe.sent.max(from + most);
-        if random.percent(faults.lost_before) {
+        if percent(dice, faults.lost_before) {
             continue;
         }
         let mut ready = vec![(from, bytes)];
-        if random.percent(faults.late)
+        if percent(dice, faults.late)
             && let Some(one) = ready.pop()
         {
             ready.extend(pipe.late.replace(one));
@@ -363,7 +354,7 @@ fn transmit(
                         Class::Unverified => done.unverified += bytes.len() as u64,
                         _ => {}
                     }
-                    if !random.percent(faults.lost_behind) {
+                    if !percent(dice, faults.lost_behind) {
                         pipe.receive(at, bytes);
                     }
                 }

@@ -78,6 +78,15 @@ impl FlowKey {
         }
     }
 
+    /// The bytes of one of its addresses, as on the wire; those of IPv4 are the first four.
+    pub fn address_bytes(words: [u32; 4]) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        for (four, word) in bytes.chunks_exact_mut(4).zip(words) {
+            four.copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes
+    }
+
     /// 18 bits that tell flows of one port and zone apart, nearly always.
     #[inline(always)]
     const fn fingerprint(&self) -> u64 {

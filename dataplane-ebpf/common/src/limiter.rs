@@ -17,6 +17,8 @@
 //! the virtual queue: Golestani 1994, Kelly 1996.
 
 use crate::abi::LimitPolicy;
+#[cfg(feature = "std")]
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// Binary digits of [`LimitPolicy::rate`] after the point: units per ns are below 64.
 pub const RATE_SHIFT: u32 = 58;
@@ -34,6 +36,22 @@ pub trait Clock {
     fn compare_exchange(&self, old: u64, new: u64) -> u64;
     /// Adds (wrapping), returns what it was.
     fn fetch_add(&self, units: u64) -> u64;
+}
+
+/// A clock that threads share: tests and benches.
+#[cfg(feature = "std")]
+impl Clock for &AtomicU64 {
+    fn load(&self) -> u64 {
+        AtomicU64::load(self, SeqCst)
+    }
+
+    fn compare_exchange(&self, old: u64, new: u64) -> u64 {
+        AtomicU64::compare_exchange(self, old, new, SeqCst, SeqCst).unwrap_or_else(|was| was)
+    }
+
+    fn fetch_add(&self, units: u64) -> u64 {
+        AtomicU64::fetch_add(self, units, SeqCst)
+    }
 }
 
 /// Where `now` comes from. The exact clock costs more than the rest of the limiter together, so it

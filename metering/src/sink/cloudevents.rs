@@ -58,13 +58,7 @@ impl CloudEvents {
         };
         let token = self.target.token_file.as_deref().map(trust::secret);
         let token = token.transpose()?;
-        let runtime = match self.runtime.take() {
-            Some(runtime) => runtime,
-            None => tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .map_err(|error| SinkError::Unavailable(format!("no runtime: {error}")))?,
-        };
+        let runtime = super::runtime(self.runtime.take())?;
         let answer = http::post(&self.target, body, token.as_deref());
         let answer = runtime.block_on(async { tokio::time::timeout(self.patience, answer).await });
         self.runtime = Some(runtime);

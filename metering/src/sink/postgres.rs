@@ -81,13 +81,7 @@ impl Postgres {
         &mut self,
         work: impl AsyncFnOnce(&mut Client) -> Result<T, SinkError>,
     ) -> Result<T, SinkError> {
-        let runtime = match self.runtime.take() {
-            Some(runtime) => runtime,
-            None => tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .map_err(|error| SinkError::Unavailable(format!("no runtime: {error}")))?,
-        };
+        let runtime = super::runtime(self.runtime.take())?;
         let known = self.client.take().filter(|client| !client.is_closed());
         // A server that takes the connection and then says nothing is stopped by nothing else: the kernel sees
         // bytes acknowledged, and `statement_timeout` is the server's own.

@@ -19,6 +19,8 @@
 mod check;
 mod edges;
 mod faults;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod interleave;
 mod replay;
 mod revise;
@@ -26,39 +28,15 @@ mod schedule;
 mod steady;
 mod threads;
 
+use harness::{Alone, Draw, level, seed};
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
-use std::{
-    cell::Cell,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::cell::Cell;
 
 use dataplane_common::{
     abi::LimitPolicy,
     limit::{Rate, Times},
-    limiter::{Clock, Now},
+    limiter::Now,
 };
-
-/// How much to try: one of three, by `OCTROI_TEST_LEVEL`.
-fn level<T>(quick: T, normal: T, long: T) -> T {
-    match std::env::var("OCTROI_TEST_LEVEL").as_deref() {
-        Ok("quick") => quick,
-        Ok("long") => long,
-        _ => normal,
-    }
-}
-
-/// The seed of this run.
-fn seed() -> u64 {
-    let given = std::env::var("OCTROI_TEST_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    given.unwrap_or_else(|| {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .expect("after 1970");
-        since.as_nanos() as u64
-    })
-}
 
 /// Tries a property on `cases` values of `strategy`, and says how many there were of `what`.
 fn for_all<S: proptest::strategy::Strategy>(
@@ -85,30 +63,6 @@ fn for_all<S: proptest::strategy::Strategy>(
     println!("CASES: limiter {what}: {cases}");
 }
 
-/// Numbers for what is not worth shrinking: SplitMix64 (Steele, Lea, Flood 2014).
-#[derive(Clone)]
-struct Draw(u64);
-
-impl Draw {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// 0..=most.
-    fn up_to(&mut self, most: u64) -> u64 {
-        ((u128::from(self.next()) * (u128::from(most) + 1)) >> 64) as u64
-    }
-
-    /// True once in `times`.
-    fn once_in(&mut self, times: u64) -> bool {
-        self.up_to(times - 1) == 0
-    }
-}
-
 /// A limit that begins with its clock at 0 and an empty queue at `now_ns`.
 fn limit(rate: Rate, burst: u64, coarse_slack_ns: u64, now_ns: u64) -> LimitPolicy {
     LimitPolicy::begin(
@@ -121,28 +75,6 @@ fn limit(rate: Rate, burst: u64, coarse_slack_ns: u64, now_ns: u64) -> LimitPoli
             coarse_slack_ns,
         },
     )
-}
-
-/// A limit's clock that one thread uses.
-#[derive(Default)]
-struct Alone(Cell<u64>);
-
-impl Clock for Alone {
-    fn load(&self) -> u64 {
-        self.0.get()
-    }
-
-    fn compare_exchange(&self, old: u64, new: u64) -> u64 {
-        let was = self.0.get();
-        if was == old {
-            self.0.set(new);
-        }
-        was
-    }
-
-    fn fetch_add(&self, units: u64) -> u64 {
-        self.0.replace(self.0.get().wrapping_add(units))
-    }
 }
 
 /// A time that the test sets, and how far the coarse clock lags now.

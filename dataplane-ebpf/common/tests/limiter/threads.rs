@@ -7,7 +7,7 @@ use crate::{
 use dataplane_common::{
     abi::LimitPolicy,
     limit::Rate,
-    limiter::{Clock, Decision, Now},
+    limiter::{Decision, Now},
     units::BitsPerSecond,
 };
 use std::{
@@ -22,24 +22,6 @@ use std::{
 
 const TICK_NS: u64 = 4_000_000;
 const START_NS: u64 = 2 * TICK_NS;
-
-struct Shared<'a>(&'a AtomicU64);
-
-impl Clock for Shared<'_> {
-    fn load(&self) -> u64 {
-        self.0.load(SeqCst)
-    }
-
-    fn compare_exchange(&self, old: u64, new: u64) -> u64 {
-        self.0
-            .compare_exchange(old, new, SeqCst, SeqCst)
-            .unwrap_or_else(|was| was)
-    }
-
-    fn fetch_add(&self, units: u64) -> u64 {
-        self.0.fetch_add(units, SeqCst)
-    }
-}
 
 /// The machine's clock, and what it said last.
 struct Machine {
@@ -85,7 +67,7 @@ fn flood(policy: &LimitPolicy, clock: &AtomicU64, began: Instant, until_ns: u64)
     let mut units = 64;
     while machine.read() < until_ns {
         units = 64 + (units * 7 + 13) % 1_450;
-        match policy.take(&Shared(clock), &machine, units) {
+        match policy.take(&clock, &machine, units) {
             Decision::Pass { .. } => {
                 let read_ns = machine.read_ns.get();
                 flood.passed.push(Passed {

@@ -1,6 +1,6 @@
 //! Another CPU's packets at every step of one packet.
 
-use crate::world::Alone;
+use crate::harness::Alone;
 use dataplane_common::{
     abi::share::{ShareClocks, ShareLine, SharePace, SharePolicy, UplinkPolicy, UplinkShare},
     limit::Times,

@@ -4,7 +4,6 @@ use crate::level;
 use dataplane_common::{
     abi::share::{ShareClocks, ShareLine, SharePace, SharePolicy, UplinkPolicy},
     limit::Times,
-    limiter::Clock,
     share::{
         self, Clocks, Link, Paid,
         ask::{Ask, guarantee_burst},
@@ -23,50 +22,31 @@ const THREADS: usize = 4;
 const CAPACITY: u64 = 1_000_000_000;
 
 #[derive(Default)]
-struct Word(AtomicU64);
-
-impl Clock for &Word {
-    fn load(&self) -> u64 {
-        self.0.load(SeqCst)
-    }
-
-    fn compare_exchange(&self, old: u64, new: u64) -> u64 {
-        self.0
-            .compare_exchange(old, new, SeqCst, SeqCst)
-            .unwrap_or_else(|was| was)
-    }
-
-    fn fetch_add(&self, units: u64) -> u64 {
-        self.0.fetch_add(units, SeqCst)
-    }
-}
-
-#[derive(Default)]
 struct Words {
-    counts: [Word; 5],
-    lines: [[Word; size_of::<ShareLine>() / 8]; 4],
+    counts: [AtomicU64; 5],
+    lines: [[AtomicU64; size_of::<ShareLine>() / 8]; 4],
 }
 
 impl<'a> Link for &'a Words {
-    type Word = &'a Word;
+    type Word = &'a AtomicU64;
 
-    fn state(&self) -> &'a Word {
+    fn state(&self) -> &'a AtomicU64 {
         &self.counts[0]
     }
 
-    fn guaranteed(&self) -> &'a Word {
+    fn guaranteed(&self) -> &'a AtomicU64 {
         &self.counts[1]
     }
 
-    fn borrowed(&self) -> &'a Word {
+    fn borrowed(&self) -> &'a AtomicU64 {
         &self.counts[2]
     }
 
-    fn refused(&self) -> &'a Word {
+    fn refused(&self) -> &'a AtomicU64 {
         &self.counts[3]
     }
 
-    fn limited(&self) -> &'a Word {
+    fn limited(&self) -> &'a AtomicU64 {
         &self.counts[4]
     }
 
@@ -77,12 +57,12 @@ impl<'a> Link for &'a Words {
     fn counts(&self, at: u64) -> ShareLine {
         let words = self.lines[at as usize]
             .each_ref()
-            .map(|word| word.0.load(SeqCst));
+            .map(|word| word.load(SeqCst));
         ShareLine::read_from_bytes(words.as_bytes()).expect("of its size")
     }
 
     fn began_ns(&self, at: u64) -> u64 {
-        self.lines[at as usize][0].0.load(SeqCst)
+        self.lines[at as usize][0].load(SeqCst)
     }
 
     fn set_carried(&self, at: u64, carried: u64) {
@@ -108,7 +88,7 @@ impl Words {
         let words = self.lines[at as usize][first..].iter();
         for (word, bytes) in words.zip(bytes.chunks_exact(8)) {
             let value = bytes.try_into().map(u64::from_ne_bytes).expect("eight");
-            word.0.store(value, SeqCst);
+            word.store(value, SeqCst);
         }
     }
 }
@@ -134,7 +114,7 @@ fn threads_share_a_link_within_its_bounds() {
         SharePolicy::new(&ask, None, &ShareClocks::default(), &times)
     });
     let words = Words::default();
-    let clocks: [[Word; 4]; 2] = Default::default();
+    let clocks: [[AtomicU64; 4]; 2] = Default::default();
     let time = Duration::from_millis(level(100, 400, 5_000));
     let begun = now();
     // By thread: what the guarantee paid, and what was borrowed.
@@ -170,17 +150,13 @@ fn threads_share_a_link_within_its_bounds() {
     let sum = |paid: usize| passed.iter().map(|passed| passed[paid]).sum::<u64>();
     let [guaranteed, borrowed] = [sum(0), sum(1)];
     assert_eq!(
-        words.counts[1].0.load(SeqCst),
+        words.counts[1].load(SeqCst),
         guaranteed,
         "each counted once"
     );
+    assert_eq!(words.counts[2].load(SeqCst), borrowed, "each counted once");
     assert_eq!(
-        words.counts[2].0.load(SeqCst),
-        borrowed,
-        "each counted once"
-    );
-    assert_eq!(
-        words.counts[0].0.load(SeqCst) % 2,
+        words.counts[0].load(SeqCst) % 2,
         0,
         "no period is left half made"
     );
@@ -197,6 +173,6 @@ fn threads_share_a_link_within_its_bounds() {
         "CASES: share threads: {THREADS} for {time:?}: {guaranteed} guaranteed of {}, {all} of {} bytes, {} periods",
         elapsed / 32,
         elapsed / 8,
-        words.counts[0].0.load(SeqCst) / 2
+        words.counts[0].load(SeqCst) / 2
     );
 }

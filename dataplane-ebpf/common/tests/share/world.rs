@@ -1,37 +1,14 @@
 //! An uplink and its tenants in a time that the test makes: every packet goes through the law as it is
 //! in the kernel.
 
-use crate::{Draw, fill::Want};
+use crate::{Draw, fill::Want, harness::Alone};
 use dataplane_common::{
     abi::share::{ShareClocks, ShareLine, SharePace, SharePolicy, UplinkPolicy},
     limit::Times,
-    limiter::Clock,
     share::{self, Clocks, Link, Paid, Refused, ask::Ask},
     units::BitsPerSecond,
 };
 use std::{cell::Cell, cmp::Reverse, collections::BinaryHeap};
-
-/// A word that one thread uses.
-#[derive(Debug, Default)]
-pub struct Alone(pub Cell<u64>);
-
-impl Clock for &Alone {
-    fn load(&self) -> u64 {
-        self.0.get()
-    }
-
-    fn compare_exchange(&self, old: u64, new: u64) -> u64 {
-        let was = self.0.get();
-        if was == old {
-            self.0.set(new);
-        }
-        was
-    }
-
-    fn fetch_add(&self, units: u64) -> u64 {
-        self.0.replace(self.0.get().wrapping_add(units))
-    }
-}
 
 /// An uplink's words.
 #[derive(Debug, Default)]

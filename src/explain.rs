@@ -2,7 +2,7 @@
 
 use crate::{
     period::Step,
-    usage::{Ledgers, Wanted, reason_name, time},
+    usage::{Ledgers, Wanted, class_name, reason_name, time},
 };
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
@@ -138,7 +138,18 @@ fn remarks(record: &Record) -> Vec<(&'static str, Value)> {
             })
         });
         remarks.push(("drops", drops.collect::<Vec<_>>().into()));
-        remarks.push(("evidence", "NOT_CLASSIFIED".into()));
+        let classes = total.evidence.iter().map(|one| {
+            json!({
+                "class": class_name(one.class), "packets": one.packets.to_string(),
+                "l2_bytes": one.l2_bytes.to_string(),
+            })
+        });
+        let classes: Vec<Value> = classes.collect();
+        let evidence = match classes.is_empty() {
+            true => "NOT_CLASSIFIED".into(),
+            false => classes.into(),
+        };
+        remarks.push(("evidence", evidence));
         remarks.push(("clock_synchronised", total.clock.synchronised.into()));
         let lost = total.post_meter_drops.map(|lost| lost.to_string());
         remarks.push(("post_meter_drops", lost.into()));
@@ -189,6 +200,9 @@ fn table(found: &[Explained], summary: &Value) -> io::Result<()> {
         for dropped in record.total.iter().flat_map(|total| &total.drops) {
             let reason = reason_name(dropped.reason);
             remarks.push(format!("dropped {} bytes: {reason}", dropped.l2_bytes));
+        }
+        for one in record.total.iter().flat_map(|total| &total.evidence) {
+            remarks.push(format!("{} bytes {}", one.l2_bytes, class_name(one.class)));
         }
         remarks.extend(record.cause.clone());
         if let Some(correction) = &record.correction {

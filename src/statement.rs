@@ -4,7 +4,7 @@ use crate::{
     config, correct,
     daemon::control::Refusal,
     period::{self, Month, Step},
-    usage::{Ledgers, Opened, reason_name, time},
+    usage::{Ledgers, Opened, class_name, reason_name, time},
 };
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
@@ -326,6 +326,7 @@ impl Reckoned {
             ledgers,
             zone_name: &|zone| opened.zone_name(zone).unwrap_or_default().into(),
             reason_name: &reason_name,
+            class_name: &class_name,
             time: &time,
         });
         Ok(statement?)

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use jiff::{Timestamp, tz::TimeZone};
 use metering::usage::{self, By, Query, SLOT_NS, Source};
-pub use output::reason_name;
+pub use output::{class_name, reason_name};
 use peaks::Peaks;
 use std::path::PathBuf;
 

@@ -1,6 +1,8 @@
 //! The encryption policy on real clients and servers, through the loaded programs: what the rule allows passes, what it
 //! does not never reaches the uplink, and the daemon's absence changes nothing.
 
+#[path = "encryption/records.rs"]
+mod records;
 #[path = "encryption/sniffer.rs"]
 mod sniffer;
 mod support;

@@ -12,6 +12,7 @@
 //! What it is not: it reads no register and no clock, and it does not know what a disk is.
 
 mod audit;
+mod classes;
 mod cut;
 mod label;
 mod pace;
@@ -24,7 +25,7 @@ pub use settled::Settled;
 
 use crate::{
     flow,
-    record::{Dropped, Flags, Kind, NOT_CLASSIFIED, Reading, Record, Total},
+    record::{Dropped, Flags, Kind, Reading, Record, Total},
     window::Counts,
 };
 use label::Label;
@@ -403,6 +404,14 @@ impl Window<'_> {
                 l2_bytes: now[1] - old[1],
             })
         });
+        let evidence = classes::between(before, now, counted).unwrap_or_else(|| {
+            // Nothing is said then, and nothing that is billed rests on it.
+            outcome.alarms.push(format!(
+                "{}: classes went back, or are more than was delivered; this window has no evidence of encryption; please report this",
+                self.owner.name
+            ));
+            Vec::new()
+        });
         let mut all = Record {
             reading: Some(self.reading(start, end)),
             total: Some(Total {
@@ -412,7 +421,7 @@ impl Window<'_> {
                 unattributed,
                 clock: self.cut.clock,
                 post_meter_drops: None,
-                evidence: NOT_CLASSIFIED,
+                evidence,
             }),
             ..self.record(direction)
         };

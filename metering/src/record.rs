@@ -26,8 +26,10 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// Version of the encoding and of the meaning of its fields.
+/// Version of a record that says nothing of encryption.
 pub const VERSION: u64 = 1;
+/// Version of one with [`Total::evidence`]: all else is as in [`VERSION`].
+pub const VERSION_WITH_EVIDENCE: u64 = 2;
 /// No record has more bytes than this.
 pub const ENCODED_BYTES_MAX: usize = 2_048;
 /// Longest host name, bytes.
@@ -38,8 +40,6 @@ pub const PORT_BYTES_MAX: u64 = 64;
 pub const TEXT_BYTES_MAX: u64 = 256;
 /// Most ranges of an ERASURE.
 pub const ERASED_MAX: u64 = 64;
-/// [`Total::evidence`] before there is an encryption policy: nobody looked, which is not "clear".
-pub const NOT_CLASSIFIED: u8 = 0;
 
 /// What a record is. Numbers without a name are refused, so that a later version can give them one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -116,7 +116,7 @@ impl Kind {
     }
 }
 
-/// A record of version 1. Which fields a kind has: M-5.2; those that it has not stay at their default.
+/// A record. Which fields a kind has: M-5.2; those that it has not stay at their default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// Random, made with the ledger.
@@ -224,8 +224,20 @@ pub struct Total {
     /// Packets lost after the meter, as the interface counts them; `None` where it does not.
     /// For information: they are billed.
     pub post_meter_drops: Option<u64>,
-    /// [`NOT_CLASSIFIED`], the only value in this version.
-    pub evidence: u8,
+    /// What was delivered under an encryption policy, by class in ascending order; classes without a packet are
+    /// left out. What is in no class nobody looked at, which is not "clear".
+    pub evidence: Vec<Classified>,
+}
+
+/// What was delivered and is of one class of evidence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Classified {
+    /// `dataplane_common::encryption::Class`, 0..=7.
+    pub class: u8,
+    /// Frames as on the wire, at least 1.
+    pub packets: u64,
+    /// Layer-2 bytes as on the wire.
+    pub l2_bytes: u64,
 }
 
 /// Drops of one reason.
@@ -364,6 +376,15 @@ impl Record {
             Ok(())
         } else {
             Err(RecordError::Lost)
+        }
+    }
+
+    /// The lowest version that can say what it says.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        match &self.total {
+            Some(total) if !total.evidence.is_empty() => VERSION_WITH_EVIDENCE,
+            _ => VERSION,
         }
     }
 

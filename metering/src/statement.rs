@@ -9,12 +9,14 @@
 
 mod chart;
 mod csv;
+mod evidence;
 mod html;
 mod number;
 mod words;
 
 pub(crate) use csv::field as csv_field;
 pub use csv::to_csv;
+pub use evidence::{Classified, Evidence, NOT_CLASSIFIED};
 pub use html::to_html;
 
 use crate::usage::{P95, Report, Row, Sum, UsageError, bits_per_second};
@@ -24,6 +26,8 @@ use std::collections::BTreeMap;
 
 /// What [`Statement::format`] says.
 pub const FORMAT: &str = "octroi statement 1";
+/// What it says where there is evidence of encryption: the rest is as in [`FORMAT`].
+pub const FORMAT_WITH_EVIDENCE: &str = "octroi statement 2";
 
 /// A language of the page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -224,7 +228,7 @@ pub struct LedgerLine {
 /// A tenant's month.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Statement {
-    /// [`FORMAT`].
+    /// [`FORMAT`] or [`FORMAT_WITH_EVIDENCE`].
     pub format: &'static str,
     /// `None`: it is provisional.
     pub issue: Option<Issue>,
@@ -251,8 +255,8 @@ pub struct Statement {
     pub percentiles: Percentiles,
     /// What was not delivered.
     pub drops: Vec<Drop>,
-    /// NOT_CLASSIFIED, until there is an encryption policy.
-    pub evidence: &'static str,
+    /// What is known of its encryption.
+    pub evidence: Evidence,
     /// Corrections and late records.
     pub corrections: Vec<Remark>,
     /// Records that cover more than one slot.
@@ -283,6 +287,8 @@ pub struct Parts<'a> {
     pub zone_name: &'a dyn Fn(u32) -> String,
     /// A drop's reason by its number.
     pub reason_name: &'a dyn Fn(u8) -> String,
+    /// A class of evidence by its number.
+    pub class_name: &'a dyn Fn(u8) -> String,
     /// A time as it is shown, UTC.
     pub time: &'a dyn Fn(i64) -> String,
 }
@@ -381,20 +387,26 @@ impl Statement {
             to: (parts.time)(missing.to),
             why: missing.why.clone(),
         });
+        let directions = lines(rows, |_| (), |()| (String::new(), String::new()))?;
+        let evidence = Evidence::of(usage, &directions, parts.class_name);
+        let format = match evidence {
+            Evidence::NotClassified => FORMAT,
+            Evidence::Classes(_) => FORMAT_WITH_EVIDENCE,
+        };
         Ok(Self {
-            format: FORMAT,
+            format,
             issue: parts.issue,
             subject: parts.subject,
             settled: usage.settled,
             total: total.into(),
-            directions: lines(rows, |_| (), |()| (String::new(), String::new()))?,
+            directions,
             zones: lines(rows, |row| row.group.zone.flatten(), zone_name)?,
             ports: lines(rows, |row| row.group.port.clone(), port_name)?,
             classes: lines(rows, class_of, |class| (class.clone(), String::new()))?,
             cells: cells.collect(),
             percentiles: percentiles(percentile, parts.time),
             drops: drops.collect(),
-            evidence: "NOT_CLASSIFIED",
+            evidence,
             corrections: late.collect(),
             spread: spread.collect(),
             missing: missing.collect(),

@@ -230,6 +230,7 @@ pub struct Usage {
     expected: BTreeMap<(ChainKey, u64, Option<u32>), (Sum, u64)>,
     rows: BTreeMap<(usize, Group), Kept>,
     drops: BTreeMap<(u32, u8, u8), Drops>,
+    evidence: BTreeMap<(u32, u8, u8), Drops>,
     slots: BTreeMap<SlotsKey, Slots>,
     chains: BTreeMap<ChainKey, chain::Chain>,
     /// Zones that have not been met yet, or totals: 0 when a window is complete.

@@ -47,6 +47,7 @@ fn sums(both: Both) -> Sums {
     Sums {
         zones: both.zones.into_iter().map(counts).collect(),
         drops: both.drops,
+        evidence: both.evidence,
         skbs: both.skbs,
     }
 }

@@ -3,6 +3,7 @@
 use super::checks::{Check, Outcome};
 use crate::status::Report;
 use anyhow::{Context as _, Result, ensure};
+use dataplane_common::encryption::Class;
 use metering::{
     ledger::{self, Filter, FlowFilter},
     record::{Flags, Kind, Record},
@@ -63,6 +64,7 @@ pub fn compare(path: &Path, before: &Report, outcome: &mut Outcome) -> Result<()
         }
     }
     flows(path, &records, outcome)?;
+    evidence(&records, before, outcome);
     let windows: BTreeSet<u64> = records
         .iter()
         .filter(|record| record.kind == Kind::Meter)
@@ -111,6 +113,44 @@ pub fn compare(path: &Path, before: &Report, outcome: &mut Outcome) -> Result<()
         "bytes",
     ));
     Ok(())
+}
+
+/// Classes of evidence of all records, against the registers; and how much of it was checked record by record.
+fn evidence(records: &[Record], before: &Report, outcome: &mut Outcome) {
+    let mut told = BTreeMap::<(u64, u8, &str), u64>::new();
+    for record in records {
+        for one in record.total.iter().flat_map(|total| &total.evidence) {
+            let class = Class::ALL[usize::from(one.class)].name();
+            let key = (record.incarnation, record.direction, class);
+            *told.entry(key).or_default() += one.l2_bytes;
+        }
+    }
+    let checked = told.iter().filter(|((_, _, class), _)| *class == "E3");
+    let checked = checked.map(|(_, bytes)| bytes).sum();
+    let mut off = 0;
+    for port in &before.ports {
+        for (direction, registers) in [(0, &port.from_tenant), (1, &port.to_tenant)] {
+            for (class, counts) in &registers.evidence {
+                let key = (port.incarnation, direction, class.as_str());
+                let billed = told.remove(&key).unwrap_or_default();
+                off += counts.l2_bytes.abs_diff(billed);
+            }
+        }
+    }
+    // What is left no register has.
+    off += told.into_values().sum::<u64>();
+    outcome.push(Check::equal(
+        "difference: evidence of encryption in all records, and registers",
+        off,
+        0,
+        "bytes",
+    ));
+    outcome.push(Check::at_least(
+        "bytes in the ledger that are TLS whose every record was checked (E3)",
+        checked,
+        u64::from(crate::lab::ends::openssl()),
+        "bytes",
+    ));
 }
 
 /// Flow detail and what no flow accounts for, against what was counted, record by record.

@@ -2,7 +2,7 @@
 
 use super::{Format, Opened, peaks::Peak, time};
 use anyhow::{Context as _, Result};
-use dataplane_common::reason::DropReason;
+use dataplane_common::{encryption::Class, reason::DropReason};
 use metering::usage::{Percentile, Query, Report, Row, bits_per_second};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -192,6 +192,13 @@ impl Shown<'_> {
                 "l2_bytes": drops.l2_bytes.to_string(),
             }));
         }
+        for ((tenant, direction, class), counts) in &report.evidence {
+            remarks.push(json!({
+                "what": "evidence", "tenant": tenant, "direction": way(Some(*direction)),
+                "class": class_name(*class), "packets": counts.packets.to_string(),
+                "l2_bytes": counts.l2_bytes.to_string(),
+            }));
+        }
         for peak in &self.peaks {
             remarks.push(json!({
                 "what": "peak", "for_information_only": true, "host": peak.host,
@@ -358,6 +365,12 @@ pub fn reason_name(number: u8) -> String {
     let mut reasons = DropReason::ALL.iter();
     let found = reasons.find(|reason| **reason as u32 == u32::from(number));
     found.map_or_else(|| number.to_string(), |reason| reason.name().to_owned())
+}
+
+/// A class of evidence, by name.
+pub fn class_name(number: u8) -> String {
+    let found = Class::ALL.get(usize::from(number));
+    found.map_or_else(|| number.to_string(), |class| class.name().to_owned())
 }
 
 fn csv<T: Serialize>(out: &mut impl io::Write, lines: &[T]) -> io::Result<()> {

@@ -78,6 +78,16 @@ def drops(value):
     need(len(set(reasons)) == len(reasons), "duplicate")
     need(sorted(reasons) == reasons, "order")
 
+def evidence(value):
+    if type(value) is not list:  # NOT_CLASSIFIED
+        return number(0, 0)(value)
+    need(1 <= len(value) <= 8, "range")
+    for one in value:
+        row(number(0, 7), number(1, 2**64 - 1), U64)(one)
+    classes = [one for one, _, _ in value]
+    need(len(set(classes)) == len(classes), "duplicate")
+    need(sorted(classes) == classes, "order")
+
 def ranges(value):
     need(type(value) is list, "type")
     need(1 <= len(value) <= 64, "range")
@@ -99,7 +109,7 @@ FIELDS = dict(enumerate([
     ("elapsed_ns", U64), ("utc_offset_ns", I64), ("step_ns", I64), ("revision_first", U32),
     ("revision_last", U32), ("register_start", COUNTS), ("register_end", COUNTS),
     ("program_tag", string(bytes, 8, 8)), ("skbs_start", SKBS), ("skbs_end", SKBS), ("drops", drops),
-    ("unattributed", COUNTS), ("clock", CLOCK), ("evidence", number(0, 0)), ("post_meter_drops", U64),
+    ("unattributed", COUNTS), ("clock", CLOCK), ("evidence", evidence), ("post_meter_drops", U64),
     ("bytes_min", U64), ("bytes_max", U64), ("cause", REASON),
     ("correction", row(ID, U64, I64, I64, I64, REASON)), ("supersedes", row(ID, U64)),
     ("flows", row(number(1, 2**64 - 1), string(bytes, 32, 32))),
@@ -139,11 +149,12 @@ def read(data):
         FIELDS[key][1](value)
     need({0, 1, 8} <= pairs.keys(), "missing")
     r = {FIELDS[key][0]: value for key, value in pairs.items()}
-    need(r["version"] == 1, "version")
+    need(r["version"] in (1, 2), "version")
     need(METER <= r["kind"] <= ERASURE or r["kind"] == STATEMENT, "kind")
     must, may = belonging(r)
     need(must <= pairs.keys(), "missing")
     need(pairs.keys() <= must | may, "not_allowed")
+    need(r["version"] == (2 if type(r.get("evidence")) is list else 1), "version")
     kind, flags = r["kind"], r["flags"]
     need(flags < 512 and bool(flags & CORRECTS) == (kind == CORRECTION), "flags")
     need(bool(flags & NO_DATA) == (kind == NODATA) and not (kind in NO_PORT and flags), "flags")
@@ -163,6 +174,8 @@ def read(data):
     need("erased" not in r or r["erased"][-1][1] < r["seq"], "range")
     need("elapsed_ns" not in r or r["elapsed_ns"] <= r["cut_end_ns"] - r["cut_start_ns"], "sum")
     need(all(part <= whole for part, whole in zip(r.get("unattributed", []), counted)), "sum")
+    if r["version"] == 2:
+        need(all(sum(one[at + 1] for one in r["evidence"]) <= counted[at] for at in (0, 1)), "sum")
     need("bytes_min" not in r or r["bytes_min"] == (0 if kind == NODATA else counted[1]), "sum")
     if kind == CORRECTION:  # [M-10.1]
         need(r["correction"][0] != r["ledger_id"] or r["correction"][1] < r["seq"], "range")

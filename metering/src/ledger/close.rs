@@ -2,7 +2,7 @@
 
 use super::{Ceiling, Checkpoint, Committed, Identity, Ledger, LedgerError};
 use crate::{
-    meter::{self, Cut, Gap, Owner, OwnerState, State},
+    meter::{self, Cut, Gap, Owner, OwnerState, State, Sums},
     record::Clock,
 };
 
@@ -48,7 +48,8 @@ impl Ledger {
                 tenant: seen.tenant,
                 live: false,
                 since_ns: seen.since_ns,
-                directions: Some(seen.directions.clone()),
+                // Registers moved while they were read, and classes would be ahead of what was delivered.
+                directions: Some(seen.directions.clone().map(Sums::without_classes)),
                 ..Owner::default()
             };
             match owners

@@ -160,6 +160,7 @@ impl Host {
         let sums = || Sums {
             zones: vec![Counts::default(); ZONES],
             drops: vec![[0; 2]; 32],
+            evidence: vec![[0; 2]; 8],
             skbs: [0; 4],
         };
         let incarnation = self.incarnations.next().unwrap_or_default();
@@ -193,6 +194,8 @@ impl Host {
         counts.packets += packets;
         counts.l2_bytes += packets * bytes;
         counts.l3_bytes += packets * (bytes - 14);
+        sums.evidence[zone][0] += packets;
+        sums.evidence[zone][1] += packets * bytes;
         sums.drops[zone + 1][0] += 1;
         sums.drops[zone + 1][1] += 64;
         sums.skbs[0] += packets;

@@ -17,6 +17,10 @@ pub struct Sums {
     pub zones: Vec<Counts>,
     /// By reason's number: packets, layer-2 bytes.
     pub drops: Vec<[u64; 2]>,
+    /// Delivered under an encryption policy, by class's number: packets, layer-2 bytes. Empty: not read, as in the
+    /// state that an older daemon left.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evidence: Vec<[u64; 2]>,
     /// Delivered, delivered bytes, dropped, dropped bytes: raw skbs.
     pub skbs: [u64; 4],
 }
@@ -34,6 +38,20 @@ impl Sums {
 
     pub(super) fn drop(&self, reason: usize) -> [u64; 2] {
         self.drops.get(reason).copied().unwrap_or_default()
+    }
+
+    pub(super) fn class(&self, class: usize) -> [u64; 2] {
+        self.evidence.get(class).copied().unwrap_or_default()
+    }
+
+    /// Were the classes read? Of somebody new all is known: nothing.
+    pub(super) fn has_classes(&self) -> bool {
+        !self.evidence.is_empty() || *self == Self::default()
+    }
+
+    pub(crate) fn without_classes(mut self) -> Self {
+        self.evidence.clear();
+        self
     }
 
     /// Raw skbs, as a record has them.

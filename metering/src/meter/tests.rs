@@ -56,6 +56,7 @@ impl Kernel {
         let sums = || Sums {
             zones: vec![Counts::default(); 4],
             drops: vec![[0; 2]; 32],
+            evidence: vec![[0; 2]; 8],
             skbs: [0; 4],
         };
         self.owners.push(Owner {
@@ -104,6 +105,11 @@ fn check(steps: &[Step]) -> Result<u64, TestCaseError> {
                     counts.l3_bytes += packets * (bytes - 14);
                     sums.skbs[0] += packets;
                     sums.skbs[1] += packets * bytes;
+                    // Of the rest nobody asked what it is.
+                    if let Some(class) = sums.evidence.get_mut(packets as usize % 11) {
+                        class[0] += packets;
+                        class[1] += packets * bytes;
+                    }
                 }
             }
             Step::Drop(owner, direction, reason, packets) => {
@@ -196,6 +202,7 @@ fn check_window(outcome: &Outcome, cut: &Cut, before: &State) -> Result<(), Test
 fn conserved(finals: &BTreeMap<u64, [Sums; 2]>, written: &[Record]) -> Result<(), TestCaseError> {
     let mut ends = BTreeMap::<(u64, u8, Option<u32>), Counts>::new();
     let mut drops = BTreeMap::<(u64, u8, u8), u64>::new();
+    let mut classes = BTreeMap::<(u64, u8, u8), [u64; 2]>::new();
     for record in written {
         let Some(reading) = record.reading else {
             continue;
@@ -208,6 +215,12 @@ fn conserved(finals: &BTreeMap<u64, [Sums; 2]>, written: &[Record]) -> Result<()
                 .entry((record.incarnation, record.direction, drop.reason))
                 .or_default() += drop.packets;
         }
+        for one in record.total.iter().flat_map(|total| &total.evidence) {
+            let key = (record.incarnation, record.direction, one.class);
+            let sums = classes.entry(key).or_default();
+            sums[0] += one.packets;
+            sums[1] += one.l2_bytes;
+        }
     }
     for (incarnation, directions) in finals {
         for (direction, sums) in (0..).zip(directions) {
@@ -216,6 +229,10 @@ fn conserved(finals: &BTreeMap<u64, [Sums; 2]>, written: &[Record]) -> Result<()
             for (reason, dropped) in (0..).zip(&sums.drops) {
                 let seen = drops.get(&(*incarnation, direction, reason)).copied();
                 prop_assert_eq!(seen.unwrap_or_default(), dropped[0]);
+            }
+            for (class, counts) in (0..).zip(&sums.evidence) {
+                let seen = classes.get(&(*incarnation, direction, class)).copied();
+                prop_assert_eq!(seen.unwrap_or_default(), *counts);
             }
         }
     }

@@ -96,6 +96,11 @@ impl<'a> Reader<'a> {
         self.rest.is_empty()
     }
 
+    /// Is the next item an array?
+    pub(crate) fn is_array(&self) -> bool {
+        self.rest.first().map(|first| first >> 5) == Some(major::ARRAY)
+    }
+
     pub(crate) fn range(&self) -> RecordError {
         RecordError::Range { key: self.key }
     }

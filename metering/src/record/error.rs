@@ -45,7 +45,7 @@ pub enum RecordError {
         /// The field.
         key: u64,
     },
-    /// A key that version 1 does not have.
+    /// A key that no version has.
     #[error("field {key} is unknown")]
     UnknownKey {
         /// The key.
@@ -63,13 +63,15 @@ pub enum RecordError {
         /// The field.
         key: u64,
     },
-    /// A record of another version.
-    #[error("version {found}; this reads version 1")]
+    /// A record of another version, or of a higher one than what it says needs.
+    #[error(
+        "version {found}; this reads version 1, and version 2 where there is evidence of encryption"
+    )]
     Version {
         /// Its version.
         found: u64,
     },
-    /// A kind that version 1 does not have.
+    /// A kind that no version has.
     #[error("kind {found} is unknown")]
     Kind {
         /// The number.

@@ -310,10 +310,19 @@ fn check_total(record: &Record, total: &Total) -> Result<(), RecordError> {
         ordered(start, end, key::SKBS_END)?;
     }
     let key = key::UNATTRIBUTED;
-    let attributed = record
-        .counted()
-        .and_then(|counted| counted.checked_sub(total.unattributed));
-    require(attributed.is_some(), RecordError::Sum { key })
+    let counted = record.counted().unwrap_or_default();
+    let attributed = counted.checked_sub(total.unattributed);
+    require(attributed.is_some(), RecordError::Sum { key })?;
+    let (mut packets, mut l2_bytes) = (Some(counted.packets), Some(counted.l2_bytes));
+    for one in &total.evidence {
+        packets = packets.and_then(|rest| rest.checked_sub(one.packets));
+        l2_bytes = l2_bytes.and_then(|rest| rest.checked_sub(one.l2_bytes));
+    }
+    let key = key::EVIDENCE;
+    require(
+        packets.is_some() && l2_bytes.is_some(),
+        RecordError::Sum { key },
+    )
 }
 
 /// The least that was carried is what was counted, and what is not known is billed as nothing.

@@ -148,7 +148,12 @@ fn the_largest_record_is_within_its_bound() {
         packets: MOST,
         l2_bytes: MOST,
     });
-    // Nothing was counted, so that both registers are at the end of their range.
+    // Everything was counted, and the classes are as even as that allows.
+    let classes = (0..8).map(|class| Classified {
+        class,
+        packets: MOST / 8,
+        l2_bytes: MOST / 8,
+    });
     let largest = Record {
         seq: MOST,
         stream_seq: MOST,
@@ -165,7 +170,7 @@ fn the_largest_record_is_within_its_bound() {
         window_start: i64::MIN,
         window_end: i64::MIN,
         reading: Some(Reading {
-            register_start: counts,
+            register_start: Counts::default(),
             register_end: counts,
             cut_start_ns: MOST / 2,
             cut_end_ns: MOST,
@@ -180,6 +185,7 @@ fn the_largest_record_is_within_its_bound() {
             skbs_start: skbs,
             skbs_end: skbs,
             drops: drops.collect(),
+            evidence: classes.collect(),
             clock: Clock {
                 state: i32::MIN,
                 est_error_us: MOST,
@@ -189,7 +195,7 @@ fn the_largest_record_is_within_its_bound() {
             post_meter_drops: Some(MOST),
             ..Total::default()
         }),
-        bytes_min: Some(0),
+        bytes_min: Some(MOST),
         bytes_max: Some(MOST),
         cause: Some("é".repeat(128)),
         flows: Some(Flows {

@@ -1,14 +1,14 @@
 //! A record's bytes: a map from the keys of `rules::key`, in ascending order, to the fields.
 
 use super::{
-    Clock, Correction, Dropped, ERASED_MAX, ErasedFlows, Flags, Flows, HOST_BYTES_MAX, Kind,
-    PORT_BYTES_MAX, Reading, Record, RecordError, Rotation, Statement, Supersedes, TEXT_BYTES_MAX,
-    Total, VERSION,
+    Classified, Clock, Correction, Dropped, ERASED_MAX, ErasedFlows, Flags, Flows, HOST_BYTES_MAX,
+    Kind, PORT_BYTES_MAX, Reading, Record, RecordError, Rotation, Statement, Supersedes,
+    TEXT_BYTES_MAX, Total, VERSION, VERSION_WITH_EVIDENCE,
     cbor::{Reader, Writer},
     rules::{self, Keys, READING, TOTAL, bit, key},
 };
 use crate::window::Counts;
-use dataplane_common::{abi::Skbs, reason::REASONS_MAX};
+use dataplane_common::{abi::Skbs, encryption::CLASSES, reason::REASONS_MAX};
 
 /// See [`Record::encode`].
 pub(super) fn encode(record: &Record) -> Vec<u8> {
@@ -34,7 +34,7 @@ pub(super) fn encode(record: &Record) -> Vec<u8> {
 
 fn write_head(writer: &mut Writer, key: u64, record: &Record) {
     match key {
-        key::VERSION => writer.unsigned(VERSION),
+        key::VERSION => writer.unsigned(record.version()),
         key::KIND => writer.unsigned(record.kind as u64),
         key::LEDGER_ID => writer.bytes(&record.ledger_id),
         key::SEQ => writer.unsigned(record.seq),
@@ -95,7 +95,14 @@ fn write_total(writer: &mut Writer, key: u64, total: &Total) {
             writer.unsigned(total.clock.max_error_us);
             writer.unsigned(total.clock.synchronised.into());
         }
-        key::EVIDENCE => writer.unsigned(total.evidence.into()),
+        // NOT_CLASSIFIED.
+        key::EVIDENCE if total.evidence.is_empty() => writer.unsigned(0),
+        key::EVIDENCE => {
+            writer.array(total.evidence.len() as u64);
+            for one in &total.evidence {
+                writer.row([one.class.into(), one.packets, one.l2_bytes]);
+            }
+        }
         _ => writer.unsigned(total.post_meter_drops.unwrap_or_default()),
     }
 }
@@ -179,10 +186,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, RecordError> {
     let mut record = Record::default();
     let (mut reading, mut total) = (Reading::default(), Total::default());
     let mut seen: Keys = 0;
+    let mut version = VERSION;
     for _ in 0..reader.map()? {
         let key = next_key(&mut reader, seen)?;
         match key {
-            key::VERSION..=key::MAP_GENERATION => read_head(&mut reader, &mut record)?,
+            key::VERSION => version = read_version(&mut reader)?,
+            key::KIND..=key::MAP_GENERATION => read_head(&mut reader, &mut record)?,
             key::PORT_UID..=key::WINDOW_END => read_subject(&mut reader, &mut record)?,
             key::CUT_START..=key::PROGRAM_TAG => read_reading(&mut reader, &mut reading)?,
             key::SKBS_START..=key::POST_METER_DROPS => read_total(&mut reader, &mut total)?,
@@ -204,8 +213,18 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, RecordError> {
     }
     record.reading = (seen & READING != 0).then_some(reading);
     record.total = (seen & TOTAL != 0).then_some(total);
+    if version != record.version() {
+        return Err(RecordError::Version { found: version });
+    }
     rules::check_values(&record)?;
     Ok(record)
+}
+
+fn read_version(reader: &mut Reader<'_>) -> Result<u64, RecordError> {
+    match reader.unsigned()? {
+        known @ (VERSION | VERSION_WITH_EVIDENCE) => Ok(known),
+        found => Err(RecordError::Version { found }),
+    }
 }
 
 /// The next pair's key, which is above all those that were `seen`.
@@ -225,12 +244,6 @@ fn next_key(reader: &mut Reader<'_>, seen: Keys) -> Result<u64, RecordError> {
 
 fn read_head(reader: &mut Reader<'_>, record: &mut Record) -> Result<(), RecordError> {
     match reader.key {
-        key::VERSION => {
-            let found = reader.unsigned()?;
-            if found != VERSION {
-                return Err(RecordError::Version { found });
-            }
-        }
         key::KIND => {
             let found = reader.unsigned()?;
             record.kind = Kind::from_number(found).ok_or(RecordError::Kind { found })?;
@@ -303,12 +316,7 @@ fn read_total(reader: &mut Reader<'_>, total: &mut Total) -> Result<(), RecordEr
                 },
             };
         }
-        key::EVIDENCE => {
-            total.evidence = reader.unsigned()?;
-            if total.evidence != super::NOT_CLASSIFIED {
-                return Err(reader.range());
-            }
-        }
+        key::EVIDENCE => total.evidence = read_evidence(reader)?,
         _ => total.post_meter_drops = Some(reader.unsigned()?),
     }
     Ok(())
@@ -335,6 +343,39 @@ fn read_drops(reader: &mut Reader<'_>) -> Result<Vec<Dropped>, RecordError> {
         });
     }
     Ok(drops)
+}
+
+/// 0, or at least one row.
+fn read_evidence(reader: &mut Reader<'_>) -> Result<Vec<Classified>, RecordError> {
+    let key = reader.key;
+    let mut evidence: Vec<Classified> = Vec::new();
+    if !reader.is_array() {
+        return match reader.unsigned()? {
+            0_u64 => Ok(evidence),
+            _ => Err(reader.range()),
+        };
+    }
+    let rows = reader.array(CLASSES.into())?;
+    if rows == 0 {
+        return Err(reader.range());
+    }
+    for _ in 0..rows {
+        let [class, packets, l2_bytes] = reader.row()?;
+        let last = evidence.last().map(|last| u64::from(last.class));
+        if class >= CLASSES.into() || packets == 0 {
+            return Err(reader.range());
+        } else if last == Some(class) {
+            return Err(RecordError::Duplicate { key });
+        } else if last.is_some_and(|last| last > class) {
+            return Err(RecordError::Order { key });
+        }
+        evidence.push(Classified {
+            class: class as u8,
+            packets,
+            l2_bytes,
+        });
+    }
+    Ok(evidence)
 }
 
 fn read_remarks(reader: &mut Reader<'_>, record: &mut Record) -> Result<(), RecordError> {

@@ -83,6 +83,7 @@ pub fn to_html(statement: &Statement, lang: Lang) -> String {
     page.zones();
     page.parts();
     page.drops();
+    page.evidence();
     page.remarks();
     page.missing();
     page.check();

@@ -79,6 +79,10 @@ fn percentile() -> Report {
 }
 
 fn statement(issue: Option<Issue>) -> Statement {
+    with_usage(issue, usage())
+}
+
+fn with_usage(issue: Option<Issue>, usage: Report) -> Statement {
     let days = ["2026-11-01", "2026-11-02", "2026-11-03"].map(|date| Day {
         date: date.into(),
         from: format!("{date}T00:00:00Z"),
@@ -91,7 +95,7 @@ fn statement(issue: Option<Issue>) -> Statement {
         }
         .into(),
     });
-    let (usage, percentile) = (usage(), percentile());
+    let percentile = percentile();
     Statement::of(Parts {
         issue,
         subject: Subject {
@@ -115,6 +119,9 @@ fn statement(issue: Option<Issue>) -> Statement {
         }],
         zone_name: &|zone| format!("zone{zone}"),
         reason_name: &|reason| format!("reason{reason}"),
+        class_name: &|class| {
+            ["exempt", "clear", "opening", "E1", "E2", "E3"][usize::from(class)].into()
+        },
         time: &|time| time.to_string(),
     })
     .expect("a statement")
@@ -170,6 +177,49 @@ fn the_json_says_every_byte_as_digits_and_is_the_same_each_time() {
     assert_eq!(json["evidence"], "NOT_CLASSIFIED");
     assert_eq!(json["issue"]["version"], 2);
     assert!(json["percentiles"]["bytes"][1].is_null());
+}
+
+#[test]
+fn evidence_adds_up_to_each_direction_with_what_nobody_looked_at() {
+    let mut usage = usage();
+    let counts = |packets, l2_bytes| Drops { packets, l2_bytes };
+    usage.evidence = vec![
+        ((7, 0, 2), counts(1, 90)),
+        ((7, 0, 5), counts(10_000, 1_000_000)),
+        ((7, 1, 5), counts(90_071_992_547_412, 9_007_199_254_741_326)),
+    ];
+    let statement = with_usage(issued(), usage);
+    let json: serde_json::Value = serde_json::from_str(&statement.to_json()).expect("JSON");
+    assert_eq!(json["format"], "octroi statement 2");
+    let evidence = json["evidence"].as_array().expect("a list");
+    let told = evidence.iter().map(|one| {
+        let words = ["direction", "class", "packets", "l2_bytes"].map(|name| one[name].as_str());
+        words.map(Option::unwrap_or_default).join(" ")
+    });
+    // From the tenant 1,000,000 + 20,007 − 5,000 + 7 bytes; to it nothing is left, in bytes.
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [
+            "from opening 1 90",
+            "from E3 10000 1000000",
+            "from not_classified 149 14924",
+            "to E3 90071992547412 9007199254741326",
+        ]
+    );
+    for (lang, text) in [
+        (
+            Lang::En,
+            "encrypted, with parameters and records checked (E3)",
+        ),
+        (
+            Lang::Fr,
+            "chiffré, paramètres et enregistrements vérifiés (E3)",
+        ),
+    ] {
+        let html = to_html(&statement, lang);
+        assert!(html.contains(text), "{text}");
+        assert!(html.contains("NOT_CLASSIFIED"));
+    }
 }
 
 #[test]

@@ -54,6 +54,8 @@ pub struct Words {
     pub reason: &'static str,
     pub evidence: &'static str,
     pub evidence_none: &'static str,
+    pub evidence_note: &'static str,
+    pub evidence_names: [(&'static str, &'static str); 9],
     pub corrections: &'static str,
     pub corrections_note: &'static str,
     pub record: &'static str,
@@ -145,6 +147,18 @@ static EN: Words = Words {
     evidence: "Evidence of encryption",
     evidence_none: "NOT_CLASSIFIED: nobody looked whether this traffic was encrypted. That does not mean that it was \
                     not.",
+    evidence_note: "What octroi could see of what it delivered, under the encryption policy that was in force.",
+    evidence_names: [
+        ("exempt", "in clear, by an exemption"),
+        ("clear", "in clear, and not refused"),
+        ("opening", "handshakes, and packets before them"),
+        ("E1", "encrypted by its shape (E1)"),
+        ("E2", "encrypted, with the handshake seen (E2)"),
+        ("E3", "encrypted, with parameters and records checked (E3)"),
+        ("unverified", "of an encrypted conversation, not checked"),
+        ("would_drop", "refused by the policy, were it enforced"),
+        ("not_classified", "nobody looked: NOT_CLASSIFIED"),
+    ],
     corrections: "Corrections and late records",
     corrections_note: "Billed in this period, for records that are named here. Nothing was changed in place.",
     record: "Record",
@@ -229,6 +243,24 @@ static FR: Words = Words {
     evidence: "Preuve de chiffrement",
     evidence_none: "NOT_CLASSIFIED\u{a0}: personne n’a vérifié si ce trafic était chiffré. Cela ne signifie pas qu’il \
                     ne l’était pas.",
+    evidence_note: "Ce qu’octroi a pu voir de ce qu’il a remis, sous la politique de chiffrement en vigueur.",
+    evidence_names: [
+        ("exempt", "en clair, par exemption"),
+        ("clear", "en clair, non refusé"),
+        ("opening", "négociations et paquets qui les précèdent"),
+        ("E1", "chiffré d’après sa forme (E1)"),
+        ("E2", "chiffré, négociation vue (E2)"),
+        ("E3", "chiffré, paramètres et enregistrements vérifiés (E3)"),
+        ("unverified", "d’une conversation chiffrée, non vérifié"),
+        (
+            "would_drop",
+            "refusé par la politique, si elle était appliquée",
+        ),
+        (
+            "not_classified",
+            "personne n’a regardé\u{a0}: NOT_CLASSIFIED",
+        ),
+    ],
     corrections: "Corrections et enregistrements tardifs",
     corrections_note: "Facturés dans cette période, pour les enregistrements nommés ici. Rien n’a été modifié sur \
                        place.",

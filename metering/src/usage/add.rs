@@ -21,6 +21,7 @@ impl Usage {
             expected: BTreeMap::new(),
             rows: BTreeMap::new(),
             drops: BTreeMap::new(),
+            evidence: BTreeMap::new(),
             slots: BTreeMap::new(),
             chains: BTreeMap::new(),
             open: BTreeMap::new(),
@@ -122,16 +123,17 @@ impl Usage {
                 l2_bytes: counted.l2_bytes,
             });
         }
-        for dropped in record.total.iter().flat_map(|total| &total.drops) {
+        let share = |whole: u64| billed.share(whole, from, to);
+        let total = record.total.iter();
+        for dropped in total.clone().flat_map(|total| &total.drops) {
             let key = (record.tenant, record.direction, dropped.reason);
             let drops = self.drops.entry(key).or_default();
-            for (sum, whole) in [
-                (&mut drops.packets, dropped.packets),
-                (&mut drops.l2_bytes, dropped.l2_bytes),
-            ] {
-                let more = billed.share(whole, from, to);
-                *sum = sum.checked_add(more).ok_or(UsageError::Overflow)?;
-            }
+            drops.add(share(dropped.packets), share(dropped.l2_bytes))?;
+        }
+        for one in total.flat_map(|total| &total.evidence) {
+            let key = (record.tenant, record.direction, one.class);
+            let class = self.evidence.entry(key).or_default();
+            class.add(share(one.packets), share(one.l2_bytes))?;
         }
         if self.zoned() {
             return Ok(());
@@ -414,6 +416,7 @@ impl Usage {
             })
             .collect();
         self.report.drops = std::mem::take(&mut self.drops).into_iter().collect();
+        self.report.evidence = std::mem::take(&mut self.evidence).into_iter().collect();
         self.report.slots_until = (now / SLOT_NS * SLOT_NS).clamp(from, to);
         let count = (self.report.slots_until - from) / SLOT_NS;
         self.percentiles(usize::try_from(count).unwrap_or(0));

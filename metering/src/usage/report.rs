@@ -1,6 +1,6 @@
 //! What usage comes to.
 
-use super::{P95, Slots, Sum};
+use super::{P95, Slots, Sum, UsageError};
 
 /// Whose row it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,13 +45,22 @@ pub struct Row {
     pub settled: bool,
 }
 
-/// Drops of one reason.
+/// Drops of one reason, or what was delivered of one class of evidence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drops {
     /// Frames as on the wire.
     pub packets: u64,
     /// Layer-2 bytes as on the wire.
     pub l2_bytes: u64,
+}
+
+impl Drops {
+    pub(super) fn add(&mut self, packets: u64, l2_bytes: u64) -> Result<(), UsageError> {
+        for (sum, more) in [(&mut self.packets, packets), (&mut self.l2_bytes, l2_bytes)] {
+            *sum = sum.checked_add(more).ok_or(UsageError::Overflow)?;
+        }
+        Ok(())
+    }
 }
 
 /// Percentiles of a group.
@@ -135,6 +144,8 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// Drops by tenant, direction and reason, of the whole period.
     pub drops: Vec<((u32, u8, u8), Drops)>,
+    /// What was delivered under an encryption policy, by tenant, direction and class, of the whole period.
+    pub evidence: Vec<((u32, u8, u8), Drops)>,
     /// Percentiles, if they were asked for.
     pub percentiles: Vec<Percentile>,
     /// Where the percentiles' period ends: slots that are not over are left away.

@@ -107,6 +107,7 @@ pub fn month(path: &Path, ports: u64) -> u64 {
             directions: Some([0, 1].map(|_| Sums {
                 zones: vec![Counts::default(); 6],
                 drops: vec![[0; 2]; 32],
+                evidence: vec![[0; 2]; 8],
                 skbs: [0; 4],
             })),
             ..Owner::default()
@@ -122,6 +123,13 @@ pub fn month(path: &Path, ports: u64) -> u64 {
                 for zone in [0_u64, 1, 4, 5] {
                     let bytes = carried(port as u64, slot, zone) * (1 + direction as u64 * 3) / 2;
                     add(&mut sums.zones[zone as usize], bytes);
+                }
+                if port == 0 {
+                    // One of its zones is looked at.
+                    let Counts {
+                        packets, l2_bytes, ..
+                    } = sums.zones[4];
+                    sums.evidence[5] = [packets, l2_bytes];
                 }
                 if slot % 97 == 0 {
                     sums.drops[3][0] += 2;

@@ -31,6 +31,7 @@ pub struct Stand {
     /// Of `*` and of each zone.
     ends: BTreeMap<Option<u32>, Counts>,
     drops: BTreeMap<u8, [u64; 2]>,
+    classes: BTreeMap<u8, [u64; 2]>,
     /// Some of it was in a ledger that is lost.
     lost: bool,
     /// CLOCK_BOOTTIME, offset and revision at the last cut.
@@ -203,12 +204,17 @@ fn read(auditor: &mut Auditor, stand: &mut Stand, record: &Record, anew: bool) {
     }
 }
 
-/// All drops of a subject's records together are its registers.
+/// All drops and classes of a subject's records together are its registers.
 fn dropped(stand: &mut Stand, record: &Record, truth: &Counters) {
     for drop in record.total.iter().flat_map(|total| &total.drops) {
         let sums = stand.drops.entry(drop.reason).or_default();
         sums[0] += drop.packets;
         sums[1] += drop.l2_bytes;
+    }
+    for one in record.total.iter().flat_map(|total| &total.evidence) {
+        let sums = stand.classes.entry(one.class).or_default();
+        sums[0] += one.packets;
+        sums[1] += one.l2_bytes;
     }
     if stand.lost {
         return;
@@ -216,6 +222,10 @@ fn dropped(stand: &mut Stand, record: &Record, truth: &Counters) {
     for (reason, now) in (0..).zip(truth.drops) {
         let sums = stand.drops.get(&reason).copied().unwrap_or_default();
         assert_eq!(sums, now, "drops by reason {reason}: {record:?}");
+    }
+    for (class, now) in (0..).zip(truth.classes) {
+        let sums = stand.classes.get(&class).copied().unwrap_or_default();
+        assert_eq!(sums, now, "evidence of class {class}: {record:?}");
     }
 }
 

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub const ZONES: usize = 4;
 const REASONS: usize = 32;
+const CLASSES: usize = 8;
 const SLOTS: usize = 7;
 /// What goes wrong on purpose, to see that it is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,7 @@ impl Mutation {
 pub struct Counters {
     pub zones: [[u64; 3]; ZONES],
     pub drops: [[u64; 2]; REASONS],
+    pub classes: [[u64; 2]; CLASSES],
     pub skbs: [u64; 4],
 }
 
@@ -55,7 +57,8 @@ impl Counters {
     fn all(&mut self) -> impl Iterator<Item = &mut u64> {
         let zones = self.zones.as_flattened_mut().iter_mut();
         let drops = self.drops.as_flattened_mut().iter_mut();
-        zones.chain(drops).chain(&mut self.skbs)
+        let classes = self.classes.as_flattened_mut().iter_mut();
+        zones.chain(drops).chain(classes).chain(&mut self.skbs)
     }
 
     fn add(&mut self, other: &Self) {
@@ -83,6 +86,7 @@ impl Counters {
         Sums {
             zones: self.zones.into_iter().map(counts).collect(),
             drops: self.drops.to_vec(),
+            evidence: self.classes.to_vec(),
             skbs: self.skbs,
         }
     }
@@ -264,6 +268,10 @@ impl Kernel {
             let dropped = dice.below(50);
             more.drops[1 + dice.index(REASONS - 1)] = [dropped, dropped * 64];
             (more.skbs[2], more.skbs[3]) = (dropped, dropped * 64);
+        }
+        // Of the rest nobody asked what it is.
+        if !dice.one_in(3) {
+            more.classes[dice.index(CLASSES)] = [packets, packets * frame];
         }
         self.packets += packets;
         self.book(slot, incarnation, direction, &more, late);

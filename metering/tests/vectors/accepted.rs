@@ -3,13 +3,14 @@
 use crate::SECRET;
 use dataplane_common::{
     abi::{FROM_TENANT, Skbs, TO_TENANT},
+    encryption::Class,
     reason::DropReason,
     zone,
 };
 use metering::{
     record::{
-        Clock, Correction, Dropped, ErasedFlows, Flags, Flows, Kind, Reading, Record, Rotation,
-        Statement, Supersedes, Total, salt,
+        Classified, Clock, Correction, Dropped, ErasedFlows, Flags, Flows, Kind, Reading, Record,
+        Rotation, Statement, Supersedes, Total, salt,
     },
     window::Counts,
 };
@@ -109,11 +110,23 @@ pub fn total_record() -> Record {
                 synchronised: true,
             },
             post_meter_drops: Some(1),
-            evidence: 0,
+            evidence: Vec::new(),
         }),
         ..zone_record()
     };
     reading(&mut record).register_end = counts(1_011, 1_529_182, 1_515_000);
+    record
+}
+
+/// The same minute under an encryption policy that began in it: a frame of 42 bytes was before.
+pub fn classified() -> Record {
+    let one = |class, packets, l2_bytes| Classified {
+        class: class as u8,
+        packets,
+        l2_bytes,
+    };
+    let mut record = total_record();
+    total(&mut record).evidence = vec![one(Class::Opening, 4, 620), one(Class::Records, 6, 14_520)];
     record
 }
 
@@ -406,6 +419,18 @@ pub fn most() -> Record {
     record
 }
 
+/// The same, all of it in one class.
+fn most_classified() -> Record {
+    const MOST: u64 = u64::MAX;
+    let mut record = most();
+    total(&mut record).evidence = vec![Classified {
+        class: 7,
+        packets: MOST,
+        l2_bytes: MOST,
+    }];
+    record
+}
+
 /// Every vector, by name.
 pub fn all() -> Vec<(&'static str, Record)> {
     let named = Record {
@@ -418,12 +443,14 @@ pub fn all() -> Vec<(&'static str, Record)> {
         ("a zone", zone_record()),
         ("a total with drops", total_record()),
         ("a total with flow detail", detailed()),
+        ("a total with evidence of encryption", classified()),
         ("a port's name that is not ASCII", named),
         ("merged, late, misaligned, the clock set back", merged()),
         ("the host crashed: reset, partial, bounds", crashed()),
         ("unmetered, without an upper bound", unmetered()),
         ("slot 0: an empty name, nothing carried", nobody()),
         ("every number at its end", most()),
+        ("every number at its end, in one class", most_classified()),
         ("a checkpoint", checkpoint()),
         ("the first record of a ledger", begin()),
         ("the first record, taking another's place", superseding()),

@@ -3,7 +3,7 @@
 
 use dataplane_common::abi::Skbs;
 use metering::{
-    record::{Reading, Record, Total, VERSION},
+    record::{Reading, Record, Total},
     window::Counts,
 };
 use serde_json::{Map, Value, json};
@@ -53,7 +53,7 @@ impl Fields {
 /// All fields of a record.
 pub fn of(record: &Record) -> Value {
     let mut fields = Fields::default();
-    fields.set("version", number(VERSION));
+    fields.set("version", number(record.version()));
     fields.set("kind", number(record.kind as u8));
     fields.set("ledger_id", hex(&record.ledger_id));
     fields.set("seq", number(record.seq));
@@ -164,6 +164,14 @@ fn of_total(fields: &mut Fields, total: &Total) {
         number(u8::from(total.clock.synchronised)),
     ]);
     fields.set("clock", clock);
-    fields.set("evidence", number(total.evidence));
+    let evidence = total
+        .evidence
+        .iter()
+        .map(|one| json!([number(one.class), number(one.packets), number(one.l2_bytes)]));
+    let evidence: Vec<_> = evidence.collect();
+    match evidence.is_empty() {
+        true => fields.set("evidence", number(0)),
+        false => fields.set("evidence", evidence),
+    }
     fields.may("post_meter_drops", total.post_meter_drops, number);
 }

@@ -1,5 +1,8 @@
 //! Bytes that are no record, each for one reason.
 
+#[path = "refused_evidence.rs"]
+mod evidence;
+
 use crate::accepted::{
     begin, checkpoint, correction, counts, crashed, detailed, erasure, erasure_of_flows, merged,
     reading, rotation, statement, superseding, total, total_record, zone_record,
@@ -87,7 +90,7 @@ fn bytes() -> Vec<Vector> {
         ("an array instead of a map", vec![0x80], "type"),
         ("bytes instead of text", host(b"\x07\x46host-1"), "type"),
         ("a negative version", start(b"\x00\x20\x01\x01\x02"), "type"),
-        ("version 2", start(b"\x00\x02\x01\x01\x02"), "version"),
+        ("version 3", start(b"\x00\x03\x01\x01\x02"), "version"),
         ("kind 0", start(b"\x00\x01\x01\x00\x02"), "kind"),
         ("kind 8", start(b"\x00\x01\x01\x08\x02"), "kind"),
         (
@@ -235,11 +238,6 @@ fn fields() -> Vec<Vector> {
             "text",
         ),
         ("direction 2", zone(|r| r.direction = 2), "range"),
-        (
-            "evidence that this version does not have",
-            all(|r| total(r).evidence = 1),
-            "range",
-        ),
         (
             "a window first that is above its window",
             with(merged(), |r| r.window_first = 1_443),
@@ -474,5 +472,6 @@ fn fields() -> Vec<Vector> {
 
 /// Every vector: name, bytes, and the word for what is wrong.
 pub fn all() -> Vec<Vector> {
-    bytes().into_iter().chain(fields()).collect()
+    let parts = [bytes(), fields(), evidence::all()];
+    parts.into_iter().flatten().collect()
 }

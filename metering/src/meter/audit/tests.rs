@@ -56,7 +56,7 @@ impl Model {
             sums: Sums {
                 zones: vec![Counts::default(); 4],
                 drops: vec![[0; 2]; 32],
-                skbs: [0; 4],
+                ..Sums::default()
             },
             missed: Packet {
                 bytes: 0,

@@ -166,10 +166,16 @@ prop_compose! {
         [est_error_us, max_error_us] in [number(), number()],
         synchronised in any::<bool>(),
         post_meter_drops in option::of(number()),
+        evidence in prop::collection::btree_map(0..8_u8, (number(), number()), 0..5),
     ) -> Total {
         let drops = drops.into_iter().map(|(reason, (packets, l2_bytes))| Dropped {
             reason,
             packets: packets.max(1),
+            l2_bytes,
+        });
+        let evidence = evidence.into_iter().map(|(class, (packets, l2_bytes))| Classified {
+            class,
+            packets,
             l2_bytes,
         });
         Total {
@@ -179,7 +185,7 @@ prop_compose! {
             unattributed: counts(unattributed),
             clock: Clock { state, est_error_us, max_error_us, synchronised },
             post_meter_drops,
-            evidence: NOT_CLASSIFIED,
+            evidence: evidence.collect(),
         }
     }
 }
@@ -381,6 +387,14 @@ fn legal(mut record: Record, kind: Kind, measured: bool, other: Option<([u8; 16]
         most.packets = most.packets.min(counted.packets);
         most.l2_bytes = most.l2_bytes.min(counted.l2_bytes);
         most.l3_bytes = most.l3_bytes.min(counted.l3_bytes);
+        let mut rest = counted;
+        for one in &mut total.evidence {
+            one.packets = one.packets.min(rest.packets);
+            one.l2_bytes = one.l2_bytes.min(rest.l2_bytes);
+            rest.packets -= one.packets;
+            rest.l2_bytes -= one.l2_bytes;
+        }
+        total.evidence.retain(|one| one.packets != 0);
     }
     record
 }

@@ -3,7 +3,7 @@
 use super::{LIST_MAX, Page, escape};
 use crate::{
     note,
-    statement::{Line, Remark},
+    statement::{Classified, Evidence, Line, Remark},
 };
 use std::fmt::Write as _;
 
@@ -84,8 +84,29 @@ impl Page<'_> {
             let columns = [words.reason, words.direction, words.packets, words.bytes];
             self.table(&columns, &rows, false);
         }
+    }
+
+    pub(super) fn evidence(&mut self) {
+        let words = self.words;
         self.heading(words.evidence);
-        let _ = write!(self.html, "<p>{}</p>", words.evidence_none);
+        let Evidence::Classes(classes) = &self.statement.evidence else {
+            let _ = write!(self.html, "<p>{}</p>", words.evidence_none);
+            return;
+        };
+        let _ = write!(self.html, "<p class=\"note\">{}</p>", words.evidence_note);
+        let row = |one: &Classified| {
+            let mut names = words.evidence_names.iter();
+            let known = names.find(|(name, _)| *name == one.class);
+            vec![
+                escape(known.map_or(one.class.as_str(), |(_, shown)| shown)),
+                self.way(one.direction),
+                format!("#{}", self.number(one.packets)),
+                format!("#{}", self.number(one.l2_bytes)),
+            ]
+        };
+        let rows: Vec<_> = classes.iter().map(row).collect();
+        let columns = [words.class, words.direction, words.packets, words.bytes];
+        self.table(&columns, &rows, false);
     }
 
     pub(super) fn remarks(&mut self) {

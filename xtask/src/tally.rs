@@ -8,6 +8,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::time::{Duration, Instant};
+
+/// What took longer than this is shown with its time.
+const LONG: Duration = Duration::from_secs(20);
 
 /// The sums so far, over any number of test binaries.
 #[derive(Default)]
@@ -24,6 +28,8 @@ pub struct Tally {
     pub skips: Vec<String>,
     /// How many cases were tried of what.
     pub cases: BTreeMap<String, u64>,
+    /// What took how long, in the order in which it ran.
+    times: Vec<(String, Duration)>,
     binary: Binary,
 }
 
@@ -31,6 +37,7 @@ pub struct Tally {
 #[derive(Default)]
 struct Binary {
     name: String,
+    begun: Option<Instant>,
     part: Part,
     /// The test whose output is being printed.
     test: String,
@@ -63,6 +70,7 @@ impl Tally {
     pub fn begin(&mut self, name: &str) {
         self.binary = Binary {
             name: name.to_owned(),
+            begun: Some(Instant::now()),
             ..Binary::default()
         };
     }
@@ -162,6 +170,10 @@ impl Tally {
     /// The binary has ended. A bad end without a failed test is a failure itself.
     pub fn end(&mut self, success: bool, how: &str) {
         let seen = std::mem::take(&mut self.binary.seen);
+        if let Some(begun) = self.binary.begun.take() {
+            let took = (self.binary.name.clone(), begun.elapsed());
+            self.times.push(took);
+        }
         let crashed = seen != Seen::default();
         self.passed += seen.ok;
         self.failed += seen.failed;
@@ -189,7 +201,7 @@ impl Tally {
         self.skips.push(what.to_owned());
     }
 
-    /// What is to be read at the end, but for the closing line.
+    /// What is to be read at the end, but for the closing line: cases, what took long, skips and failures.
     pub fn report(&self) -> String {
         let mut report = String::new();
         let width = self
@@ -200,6 +212,11 @@ impl Tally {
             .unwrap_or(0);
         for (what, number) in &self.cases {
             report += &format!("CASES    {what:width$}  {number:>15}\n");
+        }
+        let mut times: Vec<_> = self.times.iter().collect();
+        times.sort_by_key(|(_, took)| std::cmp::Reverse(*took));
+        for (name, took) in times.iter().take_while(|(_, took)| *took >= LONG) {
+            report += &format!("TIME     {:>4} s  {name}\n", took.as_secs());
         }
         for skip in &self.skips {
             report += &format!("SKIPPED  {skip}\n");

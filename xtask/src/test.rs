@@ -364,10 +364,12 @@ fn run_demo_in_vm(machine: &Machine, recorder: &mut Recorder) {
         limit: VM_LIMIT,
         lean: false,
     };
+    recorder.tally.begin(&name);
     let result = machine.run(job, |line| {
         recorder.record(line);
         println!("{line}");
     });
+    recorder.tally.end(true, "");
     match result {
         Ok(0) => recorder.tally.pass(),
         Ok(status) => recorder
@@ -392,10 +394,12 @@ fn cut_power(binaries: &[Binary], level: Level, recorder: &mut Recorder) -> Resu
         .find(|binary| binary.target == power_cut::INSIDE);
     let inside = inside.context("the inside of the power cut is not built")?;
     let times = power_cut::times(level);
+    recorder.tally.begin("power cut");
     let done = power_cut::run(&machine, &inside.executable, times, None, |line| {
         println!("{line}");
         recorder.line(line);
     });
+    recorder.tally.end(true, "");
     match done {
         Ok(()) => recorder.tally.pass(),
         Err(error) => recorder.tally.fail(&format!("power cut: {error:#}")),

@@ -4,7 +4,7 @@ use crate::{
     Draw, draw,
     fill::{Want, fill},
     level,
-    world::World,
+    world::{Tenant, World},
 };
 
 const SECOND_BITS_NS: u128 = 8_000_000_000;
@@ -47,12 +47,17 @@ struct Span {
 
 /// Runs for `periods`, and compares what passed with what should.
 fn span(world: &mut World, capacity: u64, periods: u64) -> Option<Span> {
-    let wants: Vec<Want> = world.tenants.iter().map(|tenant| tenant.want).collect();
-    let should = fill(capacity, &wants);
     let time_ns = periods * world.uplink.period_ns;
     let bytes = |bits: u64| (u128::from(bits) * u128::from(time_ns) / SECOND_BITS_NS) as u64;
     world.taken();
     world.run(time_ns, |_, _, _, _| {});
+    // What was asked for in this time, which is the demand only in the long run.
+    let want = |tenant: &Tenant| Want {
+        demand: (u128::from(tenant.offered) * SECOND_BITS_NS / u128::from(time_ns)) as u64,
+        ..tenant.want
+    };
+    let wants: Vec<Want> = world.tenants.iter().map(want).collect();
+    let should = fill(capacity, &wants);
     let taken = world.taken();
     let most: u64 = should.iter().map(|bits| bytes(*bits)).sum();
     let sending = world

@@ -210,9 +210,12 @@ impl World {
         self.now_ns = end;
     }
 
-    /// What passed since the last time, by tenant, bytes of the link.
+    /// What passed since the last time, by tenant, bytes of the link; what was offered begins anew, too.
     pub fn taken(&mut self) -> Vec<u64> {
-        let taken = |tenant: &mut Tenant| std::mem::take(&mut tenant.passed);
+        let taken = |tenant: &mut Tenant| {
+            tenant.offered = 0;
+            std::mem::take(&mut tenant.passed)
+        };
         self.tenants.iter_mut().map(taken).collect()
     }
 }

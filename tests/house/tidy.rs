@@ -133,8 +133,11 @@ fn no_file_names_a_machine_it_was_written_on() -> Result<()> {
             let authority = &rest[..end.unwrap_or(rest.len())];
             let host = authority.rsplit('@').next().unwrap_or_default();
             let host = host.split(':').next().unwrap_or_default();
-            // RFC 2606: nobody's.
-            let nobodys = host == "localhost" || host.ends_with(".example");
+            // RFC 2606 and RFC 5737: nobody's.
+            let address = host.parse::<std::net::Ipv4Addr>();
+            let nobodys = host == "localhost"
+                || host.ends_with(".example")
+                || address.is_ok_and(|address| address.is_documentation());
             !host.is_empty() && !nobodys && !HOSTS.contains(&host)
         })
     })?;

@@ -1,0 +1,206 @@
+//! `docs/TUTORIAL.md`, command by command, on a host of its own: what it says is printed is printed.
+//!
+//! A block of `sh` is run, in one shell for the whole page; the block of `text` after it is compared with what came, line
+//! by line. In it `…` is anything, and a line with nothing else is any number of lines.
+
+mod support;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use std::{
+    io::Write as _,
+    process::{Command, Stdio},
+};
+use support::{can_run, octroi};
+
+const PAGE: &str = include_str!("../docs/TUTORIAL.md");
+const ANYTHING: char = '…';
+
+#[derive(Debug)]
+struct Step {
+    /// Line of the page on which it begins.
+    line: usize,
+    commands: String,
+    /// What is to be printed, if the page says.
+    prints: Option<String>,
+}
+
+fn steps(page: &str) -> Result<Vec<Step>> {
+    let mut steps: Vec<Step> = Vec::new();
+    let mut lines = (1..).zip(page.lines());
+    while let Some((line, text)) = lines.next() {
+        let Some(language) = text.strip_prefix("```") else {
+            continue;
+        };
+        let block = lines.by_ref().map(|(_, text)| text);
+        let block: Vec<&str> = block.take_while(|text| *text != "```").collect();
+        let block = block.join("\n");
+        match language {
+            "sh" => steps.push(Step {
+                line,
+                commands: block,
+                prints: None,
+            }),
+            "text" => {
+                let step = steps.last_mut().context("text before any command")?;
+                ensure!(step.prints.is_none(), "line {line}: printed twice");
+                step.prints = Some(block);
+            }
+            // The one command that the reader types outside.
+            "console" => {}
+            other => bail!("line {line}: a block of {other:?}"),
+        }
+    }
+    Ok(steps)
+}
+
+/// Is this line what the page has?
+fn line_fits(wanted: &str, got: &str) -> bool {
+    let mut parts = wanted.split(ANYTHING);
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = got.strip_prefix(first) else {
+        return false;
+    };
+    let mut last = None;
+    for part in parts {
+        last = Some(part);
+        let Some(at) = rest.find(part) else {
+            return false;
+        };
+        rest = &rest[at + part.len()..];
+    }
+    match last {
+        None => rest.is_empty(),
+        Some("") => true,
+        // The end may stand further to the right.
+        Some(part) => rest.is_empty() || got.ends_with(part),
+    }
+}
+
+fn fits(wanted: &[&str], got: &[&str]) -> bool {
+    match wanted.split_first() {
+        None => got.is_empty(),
+        Some((line, more)) if line.trim() == ANYTHING.to_string() => {
+            (0..=got.len()).any(|skipped| fits(more, &got[skipped..]))
+        }
+        Some((line, more)) => got
+            .split_first()
+            .is_some_and(|(first, rest)| line_fits(line, first) && fits(more, rest)),
+    }
+}
+
+#[test]
+fn what_is_anything_is_anything_and_the_rest_is_not() {
+    let fit = |wanted: &str, got: &str| {
+        let [wanted, got] = [wanted, got].map(|text| text.lines().collect::<Vec<_>>());
+        fits(&wanted, &got)
+    };
+    for (wanted, got) in [
+        ("a b", "a b"),
+        ("a … c", "a b b c"),
+        ("a …", "a "),
+        ("… c", "a c b c"),
+        ("…", ""),
+        ("…\nb", "a\na\nb"),
+        ("a\n…", "a"),
+    ] {
+        assert!(fit(wanted, got), "{wanted:?} {got:?}");
+    }
+    for (wanted, got) in [
+        ("a", "a b"),
+        ("a … c", "a b"),
+        ("a\nb", "a"),
+        ("a", "a\nb"),
+        ("…\nb", "a\nc"),
+        ("b …", "a b "),
+    ] {
+        assert!(!fit(wanted, got), "{wanted:?} {got:?}");
+    }
+}
+
+/// A shell whose network, processes and mounts end with it.
+const UNSHARE: [&str; 7] = [
+    "--net",
+    "--mount",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+    "bash",
+];
+
+#[test]
+fn every_command_of_the_tutorial_does_what_the_page_says() -> Result<()> {
+    let _alone = support::alone();
+    if !can_run("tutorial") {
+        return Ok(());
+    }
+    for needed in ["unshare", "busybox", "ping", "python3", "timeout"] {
+        let found = Command::new("which").arg(needed).output()?;
+        if !found.status.success() {
+            println!("SKIPPED: tutorial: there is no {needed}");
+            return Ok(());
+        }
+    }
+    let command = format!("unshare {}", UNSHARE.join(" "));
+    ensure!(PAGE.contains(&command), "the page does not say `{command}`");
+
+    let steps = steps(PAGE)?;
+    ensure!(steps.len() > 10, "only {} steps", steps.len());
+    // Each step says when it begins and how it ended; a step that fails is the last one.
+    let mut script = String::from("exec 2>&1\n");
+    for (number, step) in steps.iter().enumerate() {
+        let commands = &step.commands;
+        script += &format!(
+            "echo '@@ {number}'\n{commands}\n_ended=$?; if [ $_ended -ne 0 ]; then echo \"@@ failed $_ended\"; exit; fi\n"
+        );
+    }
+    script += "echo '@@ end'\n";
+    let directory = octroi().parent().context("octroi has a directory")?;
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut shell = Command::new("timeout")
+        .args(["--kill-after=5", "240", "unshare"])
+        .args(UNSHARE)
+        .env("PATH", format!("{}:{path}", directory.display()))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    // As a file, so that no command reads the next ones.
+    let file = std::env::temp_dir().join(format!("octroi-tutorial-{}", std::process::id()));
+    std::fs::write(&file, script)?;
+    let mut stdin = shell.stdin.take().context("no input")?;
+    writeln!(stdin, "exec bash '{}' < /dev/null", file.display())?;
+    drop(stdin);
+    let output = shell.wait_with_output();
+    std::fs::remove_file(&file)?;
+    let output = String::from_utf8_lossy(&output?.stdout).into_owned();
+
+    let mut done = 0;
+    for part in output.split("@@ ").skip(1) {
+        let (head, printed) = part.split_once('\n').unwrap_or((part, ""));
+        if head == "end" {
+            ensure!(done == steps.len(), "{done} of {} steps", steps.len());
+            println!("CASES: steps of the tutorial: {done}");
+            return Ok(());
+        }
+        let step = head
+            .parse::<usize>()
+            .ok()
+            .and_then(|number| steps.get(number));
+        let Some(step) = step else {
+            let step = &steps[done.saturating_sub(1)];
+            bail!("line {}: {head}:\n{output}", step.line);
+        };
+        let got: Vec<&str> = printed.lines().map(str::trim_end).collect();
+        if let Some(wanted) = &step.prints {
+            let wanted: Vec<&str> = wanted.lines().map(str::trim_end).collect();
+            ensure!(
+                fits(&wanted, &got),
+                "line {}: the page says\n{}\nand this came:\n{printed}",
+                step.line,
+                wanted.join("\n")
+            );
+        }
+        done += 1;
+    }
+    bail!("it did not come to its end:\n{output}")
+}

@@ -281,8 +281,11 @@ pub(crate) fn compile(port: &Port) -> (PortPolicy, Vec<u64>, Vec<KeyPrefix>) {
     (entry, macs, prefixes)
 }
 
+/// Zones by prefix.
+pub(crate) type ZoneTable = BTreeMap<KeyPrefix, u32>;
+
 /// Zones with the ports' own host addresses as intra-host, longest prefix by longest prefix.
-fn zone_table(policy: &Policy) -> BTreeMap<(u8, [u32; 4], u32), u32> {
+fn zone_table(policy: &Policy) -> ZoneTable {
     let mut table = BTreeMap::new();
     for (prefix, zone) in &policy.zones {
         let (address, family) = words(prefix.address);
@@ -326,27 +329,36 @@ pub(crate) fn check_room(plan: &Plan, policy: &Policy) -> Result<()> {
     Ok(())
 }
 
-/// Writes what both tries and the MAC table hold for `policy_set`, after removing what it held
-/// before. The set must not be in force.
+/// Writes what both tries and the MAC table hold for `policy_set`, after removing what it held before and is not
+/// wanted. The set must not be in force. `zones`: what is known to stand in the set, and does from then on.
 pub(crate) fn write_tables(
     maps: &mut Maps,
     policy: &Policy,
     policy_set: u8,
+    zones: &mut Option<ZoneTable>,
     slot_of: impl Fn(&Port) -> Option<u32>,
 ) -> Result<()> {
-    clear_set(maps, policy_set)?;
-    for ((family, address, len), zone) in zone_table(policy) {
-        let key = ZoneKey {
-            policy_set,
-            family,
-            reserved: [0; 2],
-            address,
-        };
-        let key = Key::new(ZoneKey::PREFIX_BITS + len, Raw(key));
+    clear_overflow(maps, policy_set)?;
+    // Unknown again until all is written.
+    let before = match zones.take() {
+        Some(before) => before,
+        None => {
+            clear_zones(maps, policy_set)?;
+            ZoneTable::new()
+        }
+    };
+    let wanted = zone_table(policy);
+    for prefix in before.keys().filter(|prefix| !wanted.contains_key(prefix)) {
+        let key = zone_key(policy_set, *prefix);
+        maps.zones.remove(&key).map_err(Error::map("ZONES"))?;
+    }
+    let changed = |(prefix, zone): &(&KeyPrefix, &u32)| before.get(prefix) != Some(zone);
+    for (prefix, zone) in wanted.iter().filter(changed) {
         maps.zones
-            .insert(&key, zone, 0)
+            .insert(&zone_key(policy_set, *prefix), zone, 0)
             .map_err(Error::map("ZONES"))?;
     }
+    *zones = Some(wanted);
     for port in &policy.ports {
         if let Some(slot) = slot_of(port) {
             write_overflow(maps, port, slot, policy_set)?;
@@ -389,8 +401,18 @@ pub(crate) fn write_overflow(
     Ok(())
 }
 
-fn clear_set(maps: &mut Maps, policy_set: u8) -> Result<()> {
-    // Keys first, then removal: removing while walking a hash restarts the walk.
+fn zone_key(policy_set: u8, (family, address, len): KeyPrefix) -> Key<Raw<ZoneKey>> {
+    let key = ZoneKey {
+        policy_set,
+        family,
+        reserved: [0; 2],
+        address,
+    };
+    Key::new(ZoneKey::PREFIX_BITS + len, Raw(key))
+}
+
+fn clear_zones(maps: &mut Maps, policy_set: u8) -> Result<()> {
+    // Keys first, then removal: removing while walking restarts the walk.
     let zones: Vec<_> = maps.zones.keys().filter_map(|key| key.ok()).collect();
     for key in zones
         .iter()
@@ -398,6 +420,10 @@ fn clear_set(maps: &mut Maps, policy_set: u8) -> Result<()> {
     {
         maps.zones.remove(key).map_err(Error::map("ZONES"))?;
     }
+    Ok(())
+}
+
+fn clear_overflow(maps: &mut Maps, policy_set: u8) -> Result<()> {
     let addresses: Vec<_> = maps.addresses.keys().filter_map(|key| key.ok()).collect();
     for key in addresses
         .iter()

@@ -8,11 +8,16 @@ use crate::{
     registers,
 };
 use dataplane_common::abi::{Slot, slot_state};
+use std::collections::HashMap;
 
 /// The book.
 #[derive(Debug)]
 pub(crate) struct Slots {
     all: Vec<Slot>,
+    /// Live ones, by state and name: thousands are looked up in each revision.
+    live: HashMap<(u32, [u8; 64]), u32>,
+    /// No slot below it is free: none becomes so again.
+    fresh: usize,
     next_incarnation: u64,
 }
 
@@ -61,6 +66,10 @@ pub(crate) fn clock_ns(clock: libc::clockid_t) -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+fn is_live(slot: &Slot) -> bool {
+    matches!(slot.state, slot_state::PORT | slot_state::UPLINK)
+}
+
 impl Slots {
     /// Reads the book.
     pub(crate) fn open(maps: &Maps, plan: &Plan) -> Result<Self> {
@@ -69,8 +78,13 @@ impl Slots {
             all.push(maps.slots.get(&index, 0).map_err(Error::map("SLOTS"))?.0);
         }
         let next_incarnation = all.iter().map(|slot| slot.incarnation).max().unwrap_or(0) + 1;
+        let live = all.iter().enumerate().rev();
+        let live = live.filter(|(_, slot)| is_live(slot));
+        let live = live.map(|(number, slot)| ((slot.state, slot.name), number as u32));
         Ok(Self {
+            live: live.collect(),
             all,
+            fresh: 1,
             next_incarnation,
         })
     }
@@ -85,10 +99,7 @@ impl Slots {
 
     /// The live slot of a port or uplink by name.
     pub(crate) fn find(&self, state: u32, name: &str) -> Option<u32> {
-        let name: [u8; 64] = padded(name);
-        self.iter()
-            .find(|(_, slot)| slot.state == state && slot.name == name)
-            .map(|(slot, _)| slot)
+        self.live.get(&(state, padded(name))).copied()
     }
 
     /// Writes one entry, in memory and in the kernel.
@@ -96,7 +107,14 @@ impl Slots {
         maps.slots
             .set(slot, Raw(entry), 0)
             .map_err(Error::map("SLOTS"))?;
-        self.all[slot as usize] = entry;
+        let before = std::mem::replace(&mut self.all[slot as usize], entry);
+        let key = (before.state, before.name);
+        if self.live.get(&key) == Some(&slot) {
+            self.live.remove(&key);
+        }
+        if is_live(&entry) {
+            self.live.insert((entry.state, entry.name), slot);
+        }
         Ok(())
     }
 
@@ -109,10 +127,9 @@ impl Slots {
         owner: &Owner<'_>,
         kept: impl Fn(u32) -> bool,
     ) -> Result<u32> {
-        let fresh = self
-            .iter()
-            .skip(1)
-            .find(|(_, slot)| slot.state == slot_state::FREE);
+        let is_used = |slot: &&Slot| slot.state != slot_state::FREE;
+        self.fresh += self.all[self.fresh..].iter().take_while(is_used).count();
+        let fresh = self.iter().nth(self.fresh);
         let oldest = || {
             self.iter()
                 .filter(|(number, slot)| slot.state == slot_state::RETIRED && !kept(*number))

@@ -17,6 +17,7 @@ use dataplane::{
 };
 use metering::ledger::Addition;
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -36,7 +37,7 @@ pub struct State {
     /// How often a configuration of a file was put in force.
     applied: u64,
     /// The last thing that was said of each subject, so that it is said once.
-    said: Vec<String>,
+    said: HashSet<String>,
 }
 
 impl State {
@@ -58,7 +59,7 @@ impl State {
             path: path.into(),
             dynamic,
             applied: 0,
-            said: Vec::new(),
+            said: HashSet::new(),
         };
         let config = state.effective(&state.file, &state.dynamic)?;
         state.enforce(&config)?;
@@ -142,7 +143,7 @@ impl State {
     }
 
     fn tell(&mut self, events: Vec<Event>) {
-        let mut lines = Vec::new();
+        let mut lines = HashSet::new();
         for event in events {
             let (line, lasting) = match event {
                 Event::Blessed(name, on) => (format!("port {name} blessed on {on}"), false),
@@ -168,7 +169,7 @@ impl State {
                 eprintln!("octroi: {line}");
             }
             if lasting {
-                lines.push(line);
+                lines.insert(line);
             }
         }
         self.said = lines;
@@ -177,7 +178,7 @@ impl State {
     fn say(&mut self, line: String) {
         if !self.said.contains(&line) {
             eprintln!("octroi: {line}");
-            self.said.push(line);
+            self.said.insert(line);
         }
     }
 

@@ -2,13 +2,14 @@
 
 mod encryption;
 
-use crate::config::{Config, Limits, Port, Shape, Share, Shared};
+use crate::config::{Config, Limits, Port, Shape, Share, Shared, Tenant};
 use dataplane::{
     object::Plan,
     policy::{self, Burst, Limit, Policy, Prefix},
     share::{Part, SharedUplink, TenantShare},
 };
 use metering::flow::Detail;
+use std::collections::HashMap;
 
 fn prefix(cidr: &crate::config::Cidr) -> Prefix {
     Prefix {
@@ -25,8 +26,8 @@ fn limit(limits: &Limits) -> Limit {
     }
 }
 
-fn port(config: &Config, port: &Port) -> policy::Port {
-    let tenant = config.tenant_of(port);
+fn port(config: &Config, tenants: &HashMap<&str, &Tenant>, port: &Port) -> policy::Port {
+    let tenant = tenants.get(port.tenant.as_str());
     // Nobody reads the flows of a gate that keeps no records, or of a tenant who wants none kept.
     let flows = config
         .meter
@@ -72,8 +73,12 @@ fn shared(shared: &Shared<'_>) -> SharedUplink {
 
 /// The policy that a configuration asks for.
 pub fn policy(config: &Config) -> Policy {
+    let tenants = config.tenants.iter();
+    let tenants = tenants.map(|tenant| (tenant.name.as_str(), tenant));
+    let tenants: HashMap<&str, &Tenant> = tenants.collect();
+    let ports = config.ports.iter();
     Policy {
-        ports: config.ports.iter().map(|one| port(config, one)).collect(),
+        ports: ports.map(|one| port(config, &tenants, one)).collect(),
         zones: config
             .zones
             .iter()

@@ -19,7 +19,7 @@ use dataplane_common::{
     fault::{self, Point},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     time::Instant,
 };
 
@@ -146,15 +146,15 @@ impl Gate {
             .iter()
             .map(|(slot, book)| (slot, *book))
             .collect();
+        let ports = self.policy.ports.iter();
+        let ports: HashSet<String> = ports.map(|port| port.name.clone()).collect();
+        let uplinks = self.policy.uplinks.iter();
+        let uplinks: HashSet<String> = uplinks.map(|(name, _)| name.clone()).collect();
         for (slot, book) in live {
             let (name, interface) = (text(&book.name), text(&book.interface));
             let wanted = match book.state {
-                slot_state::PORT => self.policy.ports.iter().any(|port| port.name == name),
-                slot_state::UPLINK => self
-                    .policy
-                    .uplinks
-                    .iter()
-                    .any(|(uplink, _)| *uplink == name),
+                slot_state::PORT => ports.contains(&name),
+                slot_state::UPLINK => uplinks.contains(&name),
                 _ => continue,
             };
             let present = interfaces.get(&interface).map(|found| found.index);

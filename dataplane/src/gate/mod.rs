@@ -28,7 +28,7 @@ use crate::{
     netlink,
     object::{self, Plan},
     pins::Pins,
-    policy::{self, Policy},
+    policy::{self, Policy, ZoneTable},
     registers::Both,
     shaping::{self, Shaper},
     share,
@@ -40,7 +40,7 @@ use dataplane_common::abi::{Epoch, slot_state};
 use follow::shape_events;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// A gate, open.
@@ -68,6 +68,10 @@ pub struct Gate {
     flows: Option<Flows>,
     /// Whether the last sealed windows add up.
     conservation: Conservation,
+    /// By set of policy: the zones that are written there, where that is known.
+    zones: [Option<ZoneTable>; 2],
+    /// How long it took to write the last set of policy.
+    writing: Duration,
 }
 
 /// Something that an operator wants to know about.
@@ -119,6 +123,8 @@ impl Gate {
             parts,
             flows: None,
             conservation: Conservation::default(),
+            zones: [None, None],
+            writing: publish::SWITCH_MARGIN / 2,
         })
     }
 

@@ -13,7 +13,7 @@ use dataplane_common::{
     limit::Times,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet, btree_map::Entry},
     time::{Duration, Instant},
 };
 
@@ -106,21 +106,21 @@ impl Gate {
         let live: BTreeSet<u32> = before.values().map(|entry| entry.tenant).collect();
         self.accounts
             .retain(|tenant, _| tenants.contains(tenant) || live.contains(tenant));
-        let mut used: BTreeSet<u32> = self.accounts.values().copied().collect();
+        let used: HashSet<u32> = self.accounts.values().copied().collect();
+        let mut free = (0..self.plan.sizes.slots).filter(|entry| !used.contains(entry));
         for tenant in tenants {
-            let accounts = &mut self.accounts;
-            if !accounts.contains_key(&tenant)
-                && let Some(free) = (0..self.plan.sizes.slots).find(|entry| !used.contains(entry))
+            if let Entry::Vacant(place) = self.accounts.entry(tenant)
+                && let Some(free) = free.next()
             {
-                used.insert(free);
-                accounts.insert(tenant, free);
+                place.insert(free);
             }
         }
     }
 
     /// Whether the port's tenant shares an uplink in the policy in force.
     pub(super) fn shares(&self, port: &Port) -> bool {
-        share::tenants(&self.policy).contains(&port.tenant)
+        let mut shared = self.policy.shared.iter().flat_map(|uplink| &uplink.tenants);
+        shared.any(|share| share.tenant == port.tenant)
     }
 
     pub(super) fn slot_of(slots: &Slots, port: &Port) -> Option<u32> {
@@ -135,12 +135,13 @@ impl Gate {
         epoch: Epoch,
         before: &BTreeMap<u32, PortPolicy>,
     ) -> Result<Instant> {
-        let mut ahead = 2 * SWITCH_MARGIN;
+        let mut ahead = 2 * self.writing + SWITCH_MARGIN;
         loop {
             let begun = Instant::now();
             let times = times(ahead);
             self.write_set(policy, epoch, before, &times)?;
             let took = begun.elapsed();
+            self.writing = took.max(SWITCH_MARGIN / 2);
             if took + SWITCH_MARGIN <= ahead {
                 return Ok(begun + ahead);
             }
@@ -159,7 +160,8 @@ impl Gate {
         let set = epoch.policy_set();
         self.parts.write(&mut self.maps, &self.plan, policy, set)?;
         let slots = &self.slots;
-        policy::write_tables(&mut self.maps, policy, set as u8, |port| {
+        let zones = &mut self.zones[set as usize & 1];
+        policy::write_tables(&mut self.maps, policy, set as u8, zones, |port| {
             Self::slot_of(slots, port)
         })?;
         let sets = (1 - set, set);
@@ -172,7 +174,7 @@ impl Gate {
             times,
         )?;
         let sharing = share::tenants(policy);
-        let mut written = BTreeSet::new();
+        let mut written = HashSet::new();
         for port in &policy.ports {
             let Some(slot) = Self::slot_of(&self.slots, port) else {
                 continue;
@@ -216,15 +218,17 @@ impl Gate {
             entry.share = 1 + u64::from(*account);
         }
         for direction in 0..DIRECTIONS {
-            let clock = |unit| {
-                let index = self.plan.sizes.clock(slot, direction, unit);
-                self.maps
-                    .clocks
-                    .get(&index, 0)
-                    .map_err(Error::map("CLOCKS"))
-            };
             let at = direction as usize;
             let old: Option<&[LimitPolicy; 2]> = before.map(|entry| &entry.limits[at]);
+            // A limit that is in force has its line; the others begin at their clock.
+            let clock = |unit: usize| match old {
+                Some(old) if old[unit].limited() => Ok(0),
+                _ => {
+                    let index = self.plan.sizes.clock(slot, direction, unit as u32);
+                    let clock = self.maps.clocks.get(&index, 0);
+                    clock.map_err(Error::map("CLOCKS"))
+                }
+            };
             let clocks = [clock(0)?, clock(1)?];
             if let Some(choice) = self.shaper.of(&port.name).map(|choices| &choices[at]) {
                 entry.shape[at] = choice.shape.number();

@@ -185,8 +185,12 @@ impl Shaper {
             .into_iter()
             .map(|root| (root.ifindex, root.queued))
             .collect();
+        let by_index: BTreeMap<u32, &Interface> = interfaces
+            .values()
+            .map(|interface| (interface.index, interface))
+            .collect();
         for (index, queue) in self.made.clone() {
-            let Some(interface) = interfaces.values().find(|known| known.index == index) else {
+            let Some(interface) = by_index.get(&index) else {
                 if !self.wanted.contains_key(&index) {
                     self.made.remove(&index);
                 }

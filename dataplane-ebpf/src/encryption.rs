@@ -10,8 +10,14 @@
 mod walk;
 
 use crate::maps;
-use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_coarse_ns};
-use core::intrinsics::{AtomicOrdering, atomic_cxchg};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::{bpf_ktime_get_coarse_ns, bpf_loop},
+};
+use core::{
+    ffi::c_void,
+    intrinsics::{AtomicOrdering, atomic_cxchg},
+};
 use dataplane_common::{
     abi::RULES_MAX,
     encryption::{
@@ -26,8 +32,9 @@ use dataplane_common::{
 use walk::{Skb, encryption_walk, given, unpacked};
 
 const ORDER: AtomicOrdering = AtomicOrdering::SeqCst;
-/// How often a CPU looks whether another has left the bucket: some microseconds in all.
-const LOCK_TRIES: u32 = 256;
+/// How often a CPU looks whether another has left the bucket: some 100 µs in all, as long as that may read a packet of
+/// 64 KB in small records. Shorter, and the acknowledgements of such a packet are dropped.
+const LOCK_TRIES: u32 = 16_384;
 /// Bit of what [`encryption_judge`] returns: the packet may not pass; its [`Why`] stands below.
 pub const REFUSED: u64 = 256;
 
@@ -101,7 +108,9 @@ pub extern "C" fn encryption_judge(skb: *mut __sk_buff, about: u64, number: u32)
         Kind::Tcp | Kind::Udp => {
             encryption_talk(skb, rule, policy.buckets_first, policy.buckets_mask)
         }
-        Kind::Esp if rule.accepts(accept::ESP) && rule.evidence_min < 2 => Class::Shape as u64,
+        Kind::Esp if rule.accepts(accept::ESP) && rule.evidence_min < 2 => {
+            encryption_talk(skb, rule, policy.buckets_first, policy.buckets_mask)
+        }
         Kind::Fragment if rule.accepts(accept::FRAGMENTS) => Class::Unverified as u64,
         Kind::Fragment => REFUSED | Why::Fragment as u64,
         _ => REFUSED | Why::Clear as u64,
@@ -212,17 +221,41 @@ pub extern "C" fn encryption_talk(
     judged
 }
 
+/// Who waits for a bucket, and whether it is theirs.
+struct Wait {
+    lock: *mut u32,
+    entered: u32,
+}
+
 #[inline(always)]
 fn enter(lock: *mut u32) -> bool {
-    let mut tries = 0;
-    while tries < LOCK_TRIES {
-        // SAFETY: the caller's.
-        if unsafe { atomic_cxchg::<u32, ORDER, ORDER>(lock, 0, 1).1 } {
-            return true;
-        }
-        tries += 1;
+    // SAFETY: the caller's.
+    if unsafe { atomic_cxchg::<u32, ORDER, ORDER>(lock, 0, 1).1 } {
+        return true;
     }
-    false
+    let mut wait = Wait { lock, entered: 0 };
+    // SAFETY: the callback's own context, which outlives the loop.
+    unsafe {
+        bpf_loop(
+            LOCK_TRIES,
+            try_again as *mut c_void,
+            (&raw mut wait).cast(),
+            0,
+        )
+    };
+    wait.entered != 0
+}
+
+/// One try; 1: it was the last.
+unsafe extern "C" fn try_again(_: u32, wait: *mut c_void) -> i64 {
+    // SAFETY: `enter` gives its own.
+    let wait = unsafe { &mut *wait.cast::<Wait>() };
+    // SAFETY: the lock is within an element of an array map, which lives as long as the map.
+    if !unsafe { atomic_cxchg::<u32, ORDER, ORDER>(wait.lock, 0, 1).1 } {
+        return 0;
+    }
+    wait.entered = 1;
+    1
 }
 
 /// [`pick`]: the place, and 4 when the conversation stands there.

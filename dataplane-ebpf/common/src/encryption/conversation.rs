@@ -47,7 +47,7 @@ pub struct Stream {
     pub from: u32,
     /// Where the record ends whose content is being read.
     pub record_end: u32,
-    /// Bytes to pass over before the field.
+    /// Bytes to pass over before the field. Once the keys are in use: records or datagrams that `veto` counted.
     pub skip: u32,
     /// Bytes of the handshake message behind `want`.
     pub left: u32,
@@ -63,7 +63,7 @@ pub struct Stream {
     pub flags: u8,
     /// 0.
     pub reserved: u8,
-    /// Bytes to pass over after the field.
+    /// Bytes to pass over after the field. Once the keys are in use: windows in a row that look clear.
     pub then: u16,
     /// 0.
     pub reserved_too: u32,
@@ -116,7 +116,7 @@ pub struct Conversation {
     pub last_ms: u32,
     /// From the tenant, to the tenant.
     pub streams: [Stream; 2],
-    /// TCP: where a SYN of this direction says that its bytes begin; WireGuard: the index before the last one.
+    /// TCP: where a SYN of this direction says that its bytes begin.
     pub pending: [u32; 2],
     /// Where the bytes of the conversation that is open began.
     pub start: [u32; 2],

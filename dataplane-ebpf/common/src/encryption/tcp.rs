@@ -146,14 +146,7 @@ fn first(
     if rule.accepts(accept::TLS) && tls::begins(byte) {
         talk.protocol = protocol::TLS;
     } else if prefix {
-        let used = talk.checked.saturating_add(segment.len);
-        if used > rule.prefix_bytes {
-            return Err(Why::Clear);
-        }
-        talk.checked = used;
-        stream.want = segment.seq.wrapping_add(segment.len);
-        stream.from = stream.want;
-        return Ok(Some(Class::Opening));
+        return clear_prefix(talk, rule, segment, at, payload).map(Some);
     } else if rule.accepts(accept::SSH) && ssh::begins(byte) {
         talk.protocol = protocol::SSH;
     } else {
@@ -161,6 +154,71 @@ fn first(
     }
     talk.checked = 0;
     Ok(None)
+}
+
+/// PostgreSQL's requests for encryption (its protocol, "SSLRequest" and "GSSENCRequest"): 8 bytes, answered by one.
+const SSL_REQUEST: u32 = 80_877_103;
+const GSS_REQUEST: u32 = 80_877_104;
+/// What a client of SMTP, POP3 or FTP says only where it goes on in clear, in small letters.
+const IN_CLEAR: [&[u8; 4]; 8] = [
+    b"mail", b"rcpt", b"data", b"bdat", b"auth", b"user", b"pass", b"apop",
+];
+
+/// A segment in front of TLS, where the rule lets so much be clear. It begins a command, or an answer.
+#[inline(always)]
+fn clear_prefix(
+    talk: &mut Conversation,
+    rule: &Rule,
+    segment: &Segment,
+    at: u32,
+    payload: &impl Payload,
+) -> Result<Class, Why> {
+    let mut used = talk.checked.saturating_add(segment.len);
+    if used > rule.prefix_bytes {
+        return Err(Why::Clear);
+    }
+    let serves = talk.has(Conversation::SERVES) as u32;
+    if segment.direction & 1 == serves && segment.len - at >= 8 {
+        let eight = payload.be(at, 8).ok_or(Why::Malformed)?;
+        if eight >> 48 == 0 {
+            // PostgreSQL: what is no request for encryption is a session in clear. Its answer is one byte, and
+            // GSSAPI declined is followed by the other request.
+            let answer = match eight as u32 {
+                SSL_REQUEST if segment.len == 8 => 1,
+                GSS_REQUEST if segment.len == 8 => 10,
+                _ => return Err(Why::Clear),
+            };
+            let rest = rule.prefix_bytes.saturating_sub(answer);
+            used = if used > rest { used } else { rest };
+        } else if goes_on_in_clear(eight) {
+            return Err(Why::Clear);
+        }
+    }
+    talk.checked = used;
+    let stream = &mut talk.streams[(segment.direction & 1) as usize];
+    stream.want = segment.seq.wrapping_add(segment.len);
+    stream.from = stream.want;
+    Ok(Class::Opening)
+}
+
+/// Is this a client's command of a session in clear? A server that declines, or an offer that was stripped on the way,
+/// is told by that.
+#[inline(always)]
+fn goes_on_in_clear(eight: u64) -> bool {
+    const SMALL: u64 = 0x2020_2020_2020_2020;
+    let small = eight | SMALL;
+    let word = (small >> 32) as u32;
+    // FTP asks for TLS so (RFC 4217).
+    let asks =
+        small == u64::from_be_bytes(*b"auth tls") || small == u64::from_be_bytes(*b"auth ssl");
+    let mut number = 0;
+    while number < IN_CLEAR.len() {
+        if word == u32::from_be_bytes(*IN_CLEAR[number]) {
+            return !asks;
+        }
+        number += 1;
+    }
+    false
 }
 
 /// Where the segment stands in its stream.

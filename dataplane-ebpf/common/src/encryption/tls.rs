@@ -120,7 +120,11 @@ pub fn step(
         stream.header = stream.header << ((take * 8) & 63) | bytes;
         stream.header_have += take as u8;
         stream.want = stream.want.wrapping_add(take);
-        return payload.header(talk, rule, segment);
+        let read = payload.header(talk, rule, segment);
+        return match read {
+            Step::More => payload.veto(talk, segment),
+            _ => read,
+        };
     }
     if stream.skip != 0 {
         let jump = if stream.skip < in_record {

@@ -9,7 +9,7 @@
 
 mod walk;
 
-use crate::maps;
+use crate::{maps, packet};
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::{bpf_ktime_get_coarse_ns, bpf_loop},
@@ -21,7 +21,7 @@ use core::{
 use dataplane_common::{
     abi::RULES_MAX,
     encryption::{
-        Bucket, Class, Conversation, Payload, Rule, Segment, Why, accept, datagram, exempt, hash,
+        Bucket, Class, Conversation, Rule, Segment, Why, accept, datagram, exempt, hash,
         kind::{Found, Kind},
         mode, pick, spare,
         tcp::{self, Entry},
@@ -207,7 +207,7 @@ pub extern "C" fn encryption_talk(
         return contended;
     }
     // SAFETY: takes no argument.
-    let now_ms = (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000) as u32;
+    let now_ms = spare::milliseconds(unsafe { bpf_ktime_get_coarse_ns() });
     let picked = encryption_pick(bucket, &noted.key, now_ms);
     // SAFETY: as above; whoever has the lock is alone in the bucket.
     let talk = unsafe { &mut (*bucket).ways[picked as usize & 3] };
@@ -297,11 +297,8 @@ pub extern "C" fn encryption_payload(
     if headers.found.protocol != proto::TCP {
         return encryption_datagram(skb, known, rule, &headers.segment, headers.payload);
     }
-    let transport = Skb {
-        skb,
-        base: headers.transport,
-    };
-    let Some(numbers) = transport.be(4, 8) else {
+    // The parser has read this header where it lies: it is in the linear part.
+    let Some(numbers) = packet::be64(skb, headers.transport + 4) else {
         return malformed;
     };
     headers.segment.seq = (numbers >> 32) as u32;

@@ -21,7 +21,7 @@ use core::{
 use dataplane_common::{
     abi::RULES_MAX,
     encryption::{
-        Bucket, Class, Conversation, Rule, Segment, Why, accept, datagram, exempt, hash,
+        Bucket, Class, Conversation, Rule, Segment, Why, accept, datagram, exempt, find, hash,
         kind::{Found, Kind},
         mode, pick, spare,
         tcp::{self, Entry},
@@ -201,6 +201,26 @@ pub extern "C" fn encryption_talk(
     let Some(bucket) = maps::CONVERSATIONS.get_ptr_mut(at) else {
         return contended;
     };
+    let headers = &mut noted.headers;
+    // SAFETY: the context is valid for the whole program.
+    let len = unsafe { (*skb).len };
+    let end = if headers.len == 0 {
+        len
+    } else {
+        headers.network + headers.len
+    };
+    headers.segment.len = end.saturating_sub(headers.payload);
+    if headers.found.protocol == proto::TCP {
+        // The parser has read this header where it lies: it is in the linear part.
+        let Some(numbers) = packet::be64(skb, headers.transport + 4) else {
+            return REFUSED | Why::Malformed as u64;
+        };
+        headers.segment.seq = (numbers >> 32) as u32;
+        headers.segment.ack = numbers as u32;
+        if encryption_within(bucket, &noted.key, &headers.segment) != 0 {
+            return Class::Records as u64;
+        }
+    }
     // SAFETY: points into an array map, whose elements live as long as the map.
     let lock = unsafe { &raw mut (*bucket).lock };
     if !enter(lock) {
@@ -270,7 +290,27 @@ pub extern "C" fn encryption_pick(bucket: *const Bucket, key: *const FlowKey, no
     way as u64 & 3 | (known as u64) << 2
 }
 
-/// Reads the numbers of the transport header, and judges the payload.
+/// [`tcp::is_within`] of the conversation, if it stands in its bucket. Without the lock: see there. 1: it is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn encryption_within(
+    bucket: *const Bucket,
+    key: *const FlowKey,
+    segment: *const Segment,
+) -> u64 {
+    // SAFETY: the caller's; to the verifier a pointer may be null.
+    let (Some(bucket), Some(key), Some(segment)) =
+        (unsafe { (bucket.as_ref(), key.as_ref(), segment.as_ref()) })
+    else {
+        return 0;
+    };
+    match find(bucket, key) {
+        Some(talk) => tcp::is_within(talk, segment) as u64,
+        None => 0,
+    }
+}
+
+/// Judges the payload, whose segment was noted.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn encryption_payload(
@@ -285,24 +325,10 @@ pub extern "C" fn encryption_payload(
     else {
         return malformed;
     };
-    let headers = &mut noted.headers;
-    // SAFETY: the context is valid for the whole program.
-    let len = unsafe { (*skb).len };
-    let end = if headers.len == 0 {
-        len
-    } else {
-        headers.network + headers.len
-    };
-    headers.segment.len = end.saturating_sub(headers.payload);
+    let headers = &noted.headers;
     if headers.found.protocol != proto::TCP {
         return encryption_datagram(skb, known, rule, &headers.segment, headers.payload);
     }
-    // The parser has read this header where it lies: it is in the linear part.
-    let Some(numbers) = packet::be64(skb, headers.transport + 4) else {
-        return malformed;
-    };
-    headers.segment.seq = (numbers >> 32) as u32;
-    headers.segment.ack = numbers as u32;
     let ports = noted.key.local_port as u32 | (noted.key.remote_port as u32) << 16;
     let about = headers.payload as u64 | (ports as u64) << 32;
     let entry = encryption_enter(skb, known, rule, &headers.segment, about);

@@ -24,7 +24,7 @@ pub mod tcp;
 pub mod tls;
 pub mod veto;
 
-pub use conversation::{Bucket, Conversation, Stream, WAYS, buckets, hash, pick, protocol};
+pub use conversation::{Bucket, Conversation, Stream, WAYS, buckets, find, hash, pick, protocol};
 pub use rule::{GROUPS, PREFIX_PORTS, Policy, Rule, SUITES, accept, exempt, mode};
 
 /// How often a walk goes on within one packet: more records than 64 KB hold at 16 bytes each.

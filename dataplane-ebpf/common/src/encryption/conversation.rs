@@ -292,6 +292,20 @@ pub fn pick(bucket: &Bucket, key: &FlowKey, now_ms: u32) -> (usize, bool) {
     (best, false)
 }
 
+/// Where the conversation stands in its bucket.
+#[inline(always)]
+pub fn find<'a>(bucket: &'a Bucket, key: &FlowKey) -> Option<&'a Conversation> {
+    let mut way = 0;
+    while way < WAYS {
+        let here = &bucket.ways[way];
+        if same(&here.key, key) {
+            return Some(here);
+        }
+        way += 1;
+    }
+    None
+}
+
 /// Are both keys of one conversation, whatever their zone? Word by word, what differs most first.
 #[inline(always)]
 fn same(a: &FlowKey, b: &FlowKey) -> bool {

@@ -17,6 +17,26 @@ const CHECKED_STEP: u32 = 65_536;
 /// Credit that comes with each second, bytes.
 const CREDIT_SECOND: u32 = 65_536;
 
+/// Is the segment within a record of TLS whose header was read, in a conversation that has nothing else to decide? Then it
+/// is E3 and changes nothing: [`judge`] need not be asked, and the kernel takes no lock for it. What another CPU writes
+/// meanwhile is the header of a later record, or another conversation that has yet to shake hands.
+#[inline(always)]
+pub fn is_within(talk: &Conversation, segment: &Segment) -> bool {
+    const OPENED: u8 = Conversation::OPEN | Conversation::AGREED;
+    const ELSE: u8 = Conversation::CONDEMNED | Conversation::MIDSTREAM;
+    let stream = &talk.streams[(segment.direction & 1) as usize];
+    let end = segment.seq.wrapping_add(segment.len);
+    talk.protocol == protocol::TLS
+        && talk.flags & (OPENED | ELSE) == OPENED
+        && stream.flags & (Stream::LOST | Stream::TENTATIVE) == 0
+        && tls::is_past_hello(stream)
+        && (talk.version == tls::TLS_1_3 || stream.has(Stream::KEYED))
+        && segment.flags & tcp_flag::SYN == 0
+        && segment.len != 0
+        && segment.seq.wrapping_sub(stream.from) as i32 >= 0
+        && stream.want.wrapping_sub(end) as i32 >= 0
+}
+
 /// How to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
@@ -265,7 +285,6 @@ fn place(talk: &mut Conversation, segment: &Segment) -> Entry {
         if old != 0 {
             return Entry::Pass(Class::Unverified);
         }
-        earn(talk, segment.len);
         return Entry::Pass(class(talk, segment.direction));
     }
     Entry::Walk { charged: old != 0 }
@@ -305,12 +324,6 @@ fn give_credit(talk: &mut Conversation, rule: &Rule, now_ms: u32) {
 fn add_credit(talk: &mut Conversation, most: u32, bytes: u32) {
     let sum = talk.credit.saturating_add(bytes);
     talk.credit = if sum < most { sum } else { most };
-}
-
-/// Notes bytes that were checked.
-#[inline(always)]
-fn earn(talk: &mut Conversation, len: u32) {
-    talk.checked = talk.checked.saturating_add(len);
 }
 
 /// Are the keys of a direction in use?
@@ -399,7 +412,6 @@ pub fn leave(
     if charged {
         return Ok(Class::Unverified);
     }
-    earn(talk, segment.len);
     if talk.checked >= CHECKED_STEP && talk.has(Conversation::AGREED) {
         let earned = talk.checked / CREDIT_PART;
         talk.checked = 0;
@@ -420,6 +432,9 @@ pub fn judge(
     ports: [u16; 2],
     payload: &impl Payload,
 ) -> Result<Class, Why> {
+    if is_within(talk, segment) {
+        return Ok(Class::Records);
+    }
     let verdict = match enter(talk, rule, segment, ports, payload) {
         Entry::Pass(class) => Ok(class),
         Entry::Refuse(why) => Err(why),

@@ -249,6 +249,10 @@ fn read_header(talk: &mut Conversation, rule: &Rule, segment: &Segment) -> Resul
     stream.header_have = 0;
     stream.from = stream.want;
     stream.record_end = stream.want.wrapping_add(len);
+    if agreed {
+        // With its header, what it holds is checked as far as it ever is.
+        talk.checked = talk.checked.saturating_add(len);
+    }
     // A handshake message goes on in the next record of its kind, and only there.
     let reads = kind == content::HANDSHAKE && (first || inside || (by_server && !agreed));
     if !reads {

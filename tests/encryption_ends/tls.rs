@@ -76,6 +76,14 @@ pub fn hellos_pass(place: &mut Place) -> Result<()> {
         }
     }
 
+    // A suite that encrypts nothing: chosen by both ends, and cut at the hello of the server.
+    let null = ["-tls1_2", "-cipher", "eNULL:@SECLEVEL=0"];
+    let _null = serve(place, 4_464, &null)?;
+    page(&s_client(place, NONE, 4_464, &null)?).context("no NULL suite here")?;
+    place.is_cut(ALL, "a suite that encrypts nothing", || {
+        Ok(page(&s_client(place, ALL, 4_464, &null)?).is_ok())
+    })?;
+
     // Early data: no built-in profile takes it. OpenSSL's server prints what it is told so.
     const EARLY: &str = "told early";
     let file = place.site.directory().join("early");

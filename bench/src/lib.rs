@@ -3,6 +3,10 @@
 //! `BPF_PROG_TEST_RUN` runs a program on a packet as often as one likes and says how long it took;
 //! the programs `bench_*` draw another port for each run.
 
+mod encrypted;
+
+pub use encrypted::{Said, datagram, segment};
+
 use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf,
@@ -66,6 +70,8 @@ pub struct Rig {
     plan: Plan,
     /// The flow table, where ports keep flows.
     flows: Option<Flows>,
+    /// Number of every port's encryption policy; 0: none.
+    encryption: u32,
 }
 
 /// A small generator, so that the draws of two runs are the same (xorshift64*, Vigna 2016).
@@ -127,9 +133,17 @@ impl Rig {
     pub fn with_flows(places: u32) -> Result<Self> {
         let plan = Plan::new(PORTS, 16)
             .with_bench_picks(PICKS)
-            .with_flows(places.max(1));
+            .with_flows(places.max(1))
+            .with_conversations(1);
         let mut object = object::load(&plan, None)?;
-        for name in ["empty", "bench_from_tenant", "bench_to_tenant"] {
+        for name in [
+            "empty",
+            "bench_from_tenant",
+            "bench_to_tenant",
+            "bench_again",
+            "bench_again_from_tenant",
+            "bench_again_to_tenant",
+        ] {
             program(&mut object, name)?.load()?;
         }
         let mut maps = Maps::take(&mut object)?;
@@ -174,6 +188,7 @@ impl Rig {
             maps,
             plan,
             flows,
+            encryption: 0,
         };
         rig.set(Ceiling::None)?;
         Ok(rig)
@@ -221,6 +236,7 @@ impl Rig {
                 Ipv4Net::NONE,
             ],
             ipv6: Ipv6Net::NONE,
+            encryption: self.encryption,
             ..PortPolicy::default()
         };
         if self.flows.is_some() {

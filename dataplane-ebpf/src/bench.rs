@@ -7,6 +7,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 
+use crate::maps;
+
 /// Entries of `BENCH_PICKS` when a bench has loaded it: a power of two, known to the verifier.
 const PICKS_MAX: u32 = 65_536;
 
@@ -29,4 +31,18 @@ pub fn pick() -> u32 {
         *runs
     };
     BENCH_PICKS.get(at % PICKS_MAX).copied().unwrap_or(0)
+}
+
+/// Makes the first conversation of the first bucket what its last one is, but for its key. A packet that moves its
+/// stream on could not be judged twice otherwise.
+#[inline(always)]
+pub fn rewind() {
+    let Some(bucket) = maps::CONVERSATIONS.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: points into an array map, whose elements live as long as the map; nobody else runs.
+    let ways = unsafe { &mut (*bucket).ways };
+    let key = ways[0].key;
+    ways[0] = ways[3];
+    ways[0].key = key;
 }

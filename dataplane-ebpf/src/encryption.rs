@@ -9,13 +9,19 @@
 
 mod walk;
 
-use crate::maps;
-use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_coarse_ns};
-use core::intrinsics::{AtomicOrdering, atomic_cxchg};
+use crate::{maps, packet};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::{bpf_ktime_get_coarse_ns, bpf_loop},
+};
+use core::{
+    ffi::c_void,
+    intrinsics::{AtomicOrdering, atomic_cxchg},
+};
 use dataplane_common::{
     abi::RULES_MAX,
     encryption::{
-        Bucket, Class, Conversation, Payload, Rule, Segment, Why, accept, datagram, exempt, hash,
+        Bucket, Class, Conversation, Rule, Segment, Why, accept, datagram, exempt, find, hash,
         kind::{Found, Kind},
         mode, pick, spare,
         tcp::{self, Entry},
@@ -26,8 +32,9 @@ use dataplane_common::{
 use walk::{Skb, encryption_walk, given, unpacked};
 
 const ORDER: AtomicOrdering = AtomicOrdering::SeqCst;
-/// How often a CPU looks whether another has left the bucket: some microseconds in all.
-const LOCK_TRIES: u32 = 256;
+/// How often a CPU looks whether another has left the bucket: some 100 µs in all, as long as that may read a packet of
+/// 64 KB in small records. Shorter, and the acknowledgements of such a packet are dropped.
+const LOCK_TRIES: u32 = 16_384;
 /// Bit of what [`encryption_judge`] returns: the packet may not pass; its [`Why`] stands below.
 pub const REFUSED: u64 = 256;
 
@@ -101,7 +108,9 @@ pub extern "C" fn encryption_judge(skb: *mut __sk_buff, about: u64, number: u32)
         Kind::Tcp | Kind::Udp => {
             encryption_talk(skb, rule, policy.buckets_first, policy.buckets_mask)
         }
-        Kind::Esp if rule.accepts(accept::ESP) && rule.evidence_min < 2 => Class::Shape as u64,
+        Kind::Esp if rule.accepts(accept::ESP) && rule.evidence_min < 2 => {
+            encryption_talk(skb, rule, policy.buckets_first, policy.buckets_mask)
+        }
         Kind::Fragment if rule.accepts(accept::FRAGMENTS) => Class::Unverified as u64,
         Kind::Fragment => REFUSED | Why::Fragment as u64,
         _ => REFUSED | Why::Clear as u64,
@@ -192,13 +201,33 @@ pub extern "C" fn encryption_talk(
     let Some(bucket) = maps::CONVERSATIONS.get_ptr_mut(at) else {
         return contended;
     };
+    let headers = &mut noted.headers;
+    // SAFETY: the context is valid for the whole program.
+    let len = unsafe { (*skb).len };
+    let end = if headers.len == 0 {
+        len
+    } else {
+        headers.network + headers.len
+    };
+    headers.segment.len = end.saturating_sub(headers.payload);
+    if headers.found.protocol == proto::TCP {
+        // The parser has read this header where it lies: it is in the linear part.
+        let Some(numbers) = packet::be64(skb, headers.transport + 4) else {
+            return REFUSED | Why::Malformed as u64;
+        };
+        headers.segment.seq = (numbers >> 32) as u32;
+        headers.segment.ack = numbers as u32;
+        if encryption_within(bucket, &noted.key, &headers.segment) != 0 {
+            return Class::Records as u64;
+        }
+    }
     // SAFETY: points into an array map, whose elements live as long as the map.
     let lock = unsafe { &raw mut (*bucket).lock };
     if !enter(lock) {
         return contended;
     }
     // SAFETY: takes no argument.
-    let now_ms = (unsafe { bpf_ktime_get_coarse_ns() } / 1_000_000) as u32;
+    let now_ms = spare::milliseconds(unsafe { bpf_ktime_get_coarse_ns() });
     let picked = encryption_pick(bucket, &noted.key, now_ms);
     // SAFETY: as above; whoever has the lock is alone in the bucket.
     let talk = unsafe { &mut (*bucket).ways[picked as usize & 3] };
@@ -212,17 +241,41 @@ pub extern "C" fn encryption_talk(
     judged
 }
 
+/// Who waits for a bucket, and whether it is theirs.
+struct Wait {
+    lock: *mut u32,
+    entered: u32,
+}
+
 #[inline(always)]
 fn enter(lock: *mut u32) -> bool {
-    let mut tries = 0;
-    while tries < LOCK_TRIES {
-        // SAFETY: the caller's.
-        if unsafe { atomic_cxchg::<u32, ORDER, ORDER>(lock, 0, 1).1 } {
-            return true;
-        }
-        tries += 1;
+    // SAFETY: the caller's.
+    if unsafe { atomic_cxchg::<u32, ORDER, ORDER>(lock, 0, 1).1 } {
+        return true;
     }
-    false
+    let mut wait = Wait { lock, entered: 0 };
+    // SAFETY: the callback's own context, which outlives the loop.
+    unsafe {
+        bpf_loop(
+            LOCK_TRIES,
+            try_again as *mut c_void,
+            (&raw mut wait).cast(),
+            0,
+        )
+    };
+    wait.entered != 0
+}
+
+/// One try; 1: it was the last.
+unsafe extern "C" fn try_again(_: u32, wait: *mut c_void) -> i64 {
+    // SAFETY: `enter` gives its own.
+    let wait = unsafe { &mut *wait.cast::<Wait>() };
+    // SAFETY: the lock is within an element of an array map, which lives as long as the map.
+    if !unsafe { atomic_cxchg::<u32, ORDER, ORDER>(wait.lock, 0, 1).1 } {
+        return 0;
+    }
+    wait.entered = 1;
+    1
 }
 
 /// [`pick`]: the place, and 4 when the conversation stands there.
@@ -237,7 +290,27 @@ pub extern "C" fn encryption_pick(bucket: *const Bucket, key: *const FlowKey, no
     way as u64 & 3 | (known as u64) << 2
 }
 
-/// Reads the numbers of the transport header, and judges the payload.
+/// [`tcp::is_within`] of the conversation, if it stands in its bucket. Without the lock: see there. 1: it is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn encryption_within(
+    bucket: *const Bucket,
+    key: *const FlowKey,
+    segment: *const Segment,
+) -> u64 {
+    // SAFETY: the caller's; to the verifier a pointer may be null.
+    let (Some(bucket), Some(key), Some(segment)) =
+        (unsafe { (bucket.as_ref(), key.as_ref(), segment.as_ref()) })
+    else {
+        return 0;
+    };
+    match find(bucket, key) {
+        Some(talk) => tcp::is_within(talk, segment) as u64,
+        None => 0,
+    }
+}
+
+/// Judges the payload, whose segment was noted.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn encryption_payload(
@@ -252,27 +325,10 @@ pub extern "C" fn encryption_payload(
     else {
         return malformed;
     };
-    let headers = &mut noted.headers;
-    // SAFETY: the context is valid for the whole program.
-    let len = unsafe { (*skb).len };
-    let end = if headers.len == 0 {
-        len
-    } else {
-        headers.network + headers.len
-    };
-    headers.segment.len = end.saturating_sub(headers.payload);
+    let headers = &noted.headers;
     if headers.found.protocol != proto::TCP {
         return encryption_datagram(skb, known, rule, &headers.segment, headers.payload);
     }
-    let transport = Skb {
-        skb,
-        base: headers.transport,
-    };
-    let Some(numbers) = transport.be(4, 8) else {
-        return malformed;
-    };
-    headers.segment.seq = (numbers >> 32) as u32;
-    headers.segment.ack = numbers as u32;
     let ports = noted.key.local_port as u32 | (noted.key.remote_port as u32) << 16;
     let about = headers.payload as u64 | (ports as u64) << 32;
     let entry = encryption_enter(skb, known, rule, &headers.segment, about);

@@ -84,6 +84,27 @@ pub fn bench_to_tenant(ctx: TcContext) -> i32 {
     gate::on::<TO_TENANT, false>(&ctx, bench::pick())
 }
 
+/// [`bench_from_tenant`], with the conversation as it was before the packet.
+#[classifier]
+pub fn bench_again_from_tenant(ctx: TcContext) -> i32 {
+    bench::rewind();
+    gate::on::<FROM_TENANT, false>(&ctx, bench::pick())
+}
+
+/// [`bench_to_tenant`], likewise.
+#[classifier]
+pub fn bench_again_to_tenant(ctx: TcContext) -> i32 {
+    bench::rewind();
+    gate::on::<TO_TENANT, false>(&ctx, bench::pick())
+}
+
+/// What that costs alone.
+#[classifier]
+pub fn bench_again(_ctx: TcContext) -> i32 {
+    bench::rewind();
+    verdict::PASS
+}
+
 /// What an empty program costs on this machine: the benches' zero.
 #[classifier]
 pub fn empty(_ctx: TcContext) -> i32 {

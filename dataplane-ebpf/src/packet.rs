@@ -103,6 +103,13 @@ macro_rules! load {
     }};
 }
 
+/// Eight bytes at `offset` of the linear part, in network order; `None`: they are not all there.
+#[inline(always)]
+pub fn be64(skb: *mut __sk_buff, offset: u32) -> Option<u64> {
+    let pointer = Linear::new(skb).at::<8>(offset)?;
+    Some(u64::from_be(load!("u64", pointer, 0)))
+}
+
 impl<C: Context> Frame for Linear<C> {
     #[inline(always)]
     fn u8(&self, offset: u32) -> Option<u8> {

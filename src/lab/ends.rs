@@ -30,7 +30,7 @@ pub fn openssl() -> bool {
 
 /// A process that ends with its holder.
 #[derive(Debug)]
-pub struct Running(Child);
+pub struct Running(pub Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -39,8 +39,11 @@ impl Drop for Running {
     }
 }
 
-/// Its key and certificate, made once for a site.
-fn certificate(site: &Site) -> Result<(PathBuf, PathBuf)> {
+/// The remote end's key and certificate, RSA of 2,048 bits, made once for a site.
+///
+/// # Errors
+/// When OpenSSL refuses, or is not here.
+pub fn certificate(site: &Site) -> Result<(PathBuf, PathBuf)> {
     let key = site.directory().join("tls.key");
     let certificate = site.directory().join("tls.pem");
     if !certificate.exists() {

@@ -1,9 +1,10 @@
 //! Two ends of rustls, with a key and a certificate that OpenSSL makes.
+#![allow(dead_code, reason = "each test uses its own part of this")]
 
 use anyhow::{Result, ensure};
 use rustls::{
-    ClientConfig, ClientConnection, ServerConfig, ServerConnection,
-    crypto::ring,
+    ClientConfig, ClientConnection, ServerConfig, ServerConnection, SupportedProtocolVersion,
+    crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
     version::{TLS12, TLS13},
 };
@@ -61,7 +62,7 @@ pub fn credentials(test: &str) -> Result<Option<Credentials>> {
 
 /// Takes any certificate: who the server is, is not what is tested.
 #[derive(Debug)]
-struct Anybody(Arc<rustls::crypto::CryptoProvider>);
+struct Anybody(Arc<CryptoProvider>);
 
 impl rustls::client::danger::ServerCertVerifier for Anybody {
     fn verify_server_cert(
@@ -100,6 +101,33 @@ impl rustls::client::danger::ServerCertVerifier for Anybody {
     }
 }
 
+/// A client of these versions that takes any certificate.
+pub fn client(
+    provider: CryptoProvider,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Result<ClientConfig> {
+    let provider = Arc::new(provider);
+    Ok(ClientConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(versions)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+        .with_no_client_auth())
+}
+
+/// A server of these versions.
+pub fn server(
+    credentials: &Credentials,
+    provider: CryptoProvider,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Result<ServerConfig> {
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(credentials.key.clone()));
+    let chain = vec![CertificateDer::from(credentials.certificate.clone())];
+    Ok(ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(versions)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?)
+}
+
 /// A client and a server of these versions, whose records carry `fragment` bytes at most.
 pub fn ends(
     credentials: &Credentials,
@@ -112,22 +140,12 @@ pub fn ends(
         // The client sends a key for the first of its groups only.
         serving.kx_groups.remove(0);
     }
-    let (provider, serving) = (Arc::new(provider), Arc::new(serving));
     let allowed: &[_] = match versions {
         Versions::Only12 => &[&TLS12],
         _ => &[&TLS13, &TLS12],
     };
-    let mut client = ClientConfig::builder_with_provider(provider.clone())
-        .with_protocol_versions(allowed)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
-        .with_no_client_auth();
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(credentials.key.clone()));
-    let chain = vec![CertificateDer::from(credentials.certificate.clone())];
-    let mut server = ServerConfig::builder_with_provider(serving)
-        .with_protocol_versions(allowed)?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
+    let mut client = client(provider, allowed)?;
+    let mut server = server(credentials, serving, allowed)?;
     client.max_fragment_size = Some(fragment);
     server.max_fragment_size = Some(fragment);
     let name = ServerName::try_from("remote.example")?;

@@ -40,14 +40,18 @@ const BUILD_PACKAGES: [&str; 11] = [
 ];
 
 /// What boots another kernel, and checks what it boots from.
-const TEST_PACKAGES: [&str; 8] = [
+const TEST_PACKAGES: [&str; 12] = [
     "busybox-static",
     "cpio",
+    "curl",
     "openssl",
     "postgresql",
     "prometheus",
+    "python3-aiosmtpd",
     "qemu-system-x86",
     "tmux",
+    "wireguard-go",
+    "wireguard-tools",
     "xz-utils",
 ];
 

@@ -2,7 +2,7 @@
 //!
 //! Looking at the wire refutes encryption and never proves it, so the outcome is a [`Class`]: how much was checked.
 //! [`tls`] follows every record of both directions, [`ssh`] the packets before the keys change, [`datagram`]
-//! WireGuard, QUIC and DTLS by their handshakes. What none of them reads is clear.
+//! WireGuard, QUIC and DTLS by their handshakes. What none of them reads is clear, and so is what [`veto`] finds.
 //!
 //! Invariants
 //! - Fail-closed: a state that was lost or cannot be had, a bound that is hit, and bytes out of their order end in
@@ -15,14 +15,16 @@
 
 mod conversation;
 pub mod datagram;
+pub mod esp;
 pub mod kind;
 mod rule;
 pub mod spare;
 pub mod ssh;
 pub mod tcp;
 pub mod tls;
+pub mod veto;
 
-pub use conversation::{Bucket, Conversation, Stream, WAYS, buckets, hash, pick, protocol};
+pub use conversation::{Bucket, Conversation, Stream, WAYS, buckets, find, hash, pick, protocol};
 pub use rule::{GROUPS, PREFIX_PORTS, Policy, Rule, SUITES, accept, exempt, mode};
 
 /// How often a walk goes on within one packet: more records than 64 KB hold at 16 bytes each.
@@ -207,6 +209,33 @@ pub trait Payload {
     #[inline(always)]
     fn field(&self, talk: &mut Conversation, rule: &Rule, segment: &Segment) -> tls::Step {
         tls::field(talk, rule, segment)
+    }
+
+    /// [`veto::record`], likewise.
+    #[inline(always)]
+    fn veto(&self, talk: &mut Conversation, segment: &Segment) -> tls::Step
+    where
+        Self: Sized,
+    {
+        veto::record(talk, segment, self)
+    }
+
+    /// [`veto::looks_clear`], likewise.
+    #[inline(always)]
+    fn looks_clear(&self, at: u32) -> bool
+    where
+        Self: Sized,
+    {
+        veto::looks_clear(self, at)
+    }
+
+    /// [`esp::is_null`], likewise.
+    #[inline(always)]
+    fn is_null(&self, len: u32) -> bool
+    where
+        Self: Sized,
+    {
+        esp::is_null(self, len)
     }
 
     /// Reads the segment from where its stream stands: [`tcp::step`] until it is done, at most [`STEPS_MAX`] times.

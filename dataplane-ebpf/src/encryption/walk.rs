@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use core::{arch::asm, ffi::c_void};
 use dataplane_common::encryption::{
-    Conversation, Payload, Rule, STEPS_MAX, Segment, Why, tcp, tls,
+    Conversation, Payload, Rule, STEPS_MAX, Segment, Why, esp, tcp, tls, veto,
 };
 
 /// What a walk needs: on the stack, where `bpf_loop` hands it to its steps.
@@ -65,6 +65,63 @@ impl Payload for Skb {
     fn field(&self, talk: &mut Conversation, rule: &Rule, segment: &Segment) -> tls::Step {
         unpacked(encryption_field(talk, rule, segment) as u32)
     }
+
+    #[inline(always)]
+    fn veto(&self, talk: &mut Conversation, segment: &Segment) -> tls::Step {
+        unpacked(encryption_veto(self.skb, talk, segment, self.base) as u32)
+    }
+
+    #[inline(always)]
+    fn looks_clear(&self, at: u32) -> bool {
+        encryption_looks_clear(self.skb, self.base + at) != 0
+    }
+
+    #[inline(always)]
+    fn is_null(&self, len: u32) -> bool {
+        encryption_is_null(self.skb, self.base, len) != 0
+    }
+}
+
+/// [`esp::is_null`]. `base`: offset of the payload. 1: it is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn encryption_is_null(skb: *mut __sk_buff, base: u32, len: u32) -> u64 {
+    esp::is_null(&Skb { skb, base }, len) as u64
+}
+
+/// [`veto::record`]. `base`: offset of the payload.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn encryption_veto(
+    skb: *mut __sk_buff,
+    talk: *mut Conversation,
+    segment: *const Segment,
+    base: u32,
+) -> u64 {
+    // SAFETY: the caller's; to the verifier a pointer may be null.
+    let (Some(talk), Some(segment)) = (unsafe { talk.as_mut() }, unsafe { segment.as_ref() })
+    else {
+        return Why::Malformed as u64;
+    };
+    stepped(veto::record(talk, segment, &Deep(Skb { skb, base })))
+}
+
+/// A packet's payload where no further function can be called: Linux lets calls be eight deep.
+#[derive(Clone, Copy)]
+struct Deep(Skb);
+
+impl Payload for Deep {
+    #[inline(always)]
+    fn be(&self, offset: u32, size: u32) -> Option<u64> {
+        self.0.be(offset, size)
+    }
+}
+
+/// [`veto::looks_clear`] of the 64 bytes at `offset` of the packet. 1: they do.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn encryption_looks_clear(skb: *mut __sk_buff, offset: u32) -> u64 {
+    veto::looks_clear(&Skb { skb, base: offset }, 0) as u64
 }
 
 /// What the functions of this stage are given, which is never null. To the verifier a pointer may be.

@@ -47,7 +47,7 @@ pub struct Stream {
     pub from: u32,
     /// Where the record ends whose content is being read.
     pub record_end: u32,
-    /// Bytes to pass over before the field.
+    /// Bytes to pass over before the field. Once the keys are in use: records or datagrams that `veto` counted.
     pub skip: u32,
     /// Bytes of the handshake message behind `want`.
     pub left: u32,
@@ -63,7 +63,7 @@ pub struct Stream {
     pub flags: u8,
     /// 0.
     pub reserved: u8,
-    /// Bytes to pass over after the field.
+    /// Bytes to pass over after the field. Once the keys are in use: windows in a row that look clear.
     pub then: u16,
     /// 0.
     pub reserved_too: u32,
@@ -116,7 +116,7 @@ pub struct Conversation {
     pub last_ms: u32,
     /// From the tenant, to the tenant.
     pub streams: [Stream; 2],
-    /// TCP: where a SYN of this direction says that its bytes begin; WireGuard: the index before the last one.
+    /// TCP: where a SYN of this direction says that its bytes begin.
     pub pending: [u32; 2],
     /// Where the bytes of the conversation that is open began.
     pub start: [u32; 2],
@@ -290,6 +290,20 @@ pub fn pick(bucket: &Bucket, key: &FlowKey, now_ms: u32) -> (usize, bool) {
         way += 1;
     }
     (best, false)
+}
+
+/// Where the conversation stands in its bucket.
+#[inline(always)]
+pub fn find<'a>(bucket: &'a Bucket, key: &FlowKey) -> Option<&'a Conversation> {
+    let mut way = 0;
+    while way < WAYS {
+        let here = &bucket.ways[way];
+        if same(&here.key, key) {
+            return Some(here);
+        }
+        way += 1;
+    }
+    None
 }
 
 /// Are both keys of one conversation, whatever their zone? Word by word, what differs most first.

@@ -1,10 +1,14 @@
-//! Datagrams of a tenant under a policy: WireGuard, QUIC, DTLS. Each is E2 once its handshake was seen in both
+//! Datagrams of a tenant under a policy: WireGuard, QUIC, DTLS, and ESP ([`esp`]). Each of the first three is E2 once its handshake was seen in both
 //! directions; before that, only the packets of a handshake pass, and so many.
 //!
-//! Of a conversation's [`Stream`], `want` is what the last handshake of this direction named (WireGuard: the sender's
-//! index), `left` the one before it, and `from` the packets of its opening.
+//! Of a conversation's [`Stream`], `from` counts the packets of its opening. WireGuard: `want` is the index that this
+//! direction began a handshake with last; `left`, `record_end` and `field` are those of its last three sessions, which is
+//! as many as its ends keep. An initiation that is lost must not end the session that it was to follow.
 
-use super::{Class, Conversation, Payload, Rule, Segment, Stream, Why, accept, protocol};
+use super::{
+    Class, Conversation, Payload, Rule, Segment, Stream, Why, accept, esp, protocol, veto,
+};
+use crate::parse::proto;
 
 /// Datagrams of an opening in each direction: DTLS and QUIC send theirs again while they are lost.
 const OPENING_PACKETS: u32 = 256;
@@ -51,6 +55,10 @@ fn read(
     segment: &Segment,
     payload: &impl Payload,
 ) -> Result<Class, Why> {
+    if talk.key.protocol == proto::ESP {
+        let stream = &mut talk.streams[(segment.direction & 1) as usize];
+        return esp::judge(stream, segment, payload);
+    }
     if segment.len < 8 {
         return unclassified(talk, rule, segment);
     }
@@ -98,14 +106,33 @@ fn unclassified(talk: &mut Conversation, rule: &Rule, segment: &Segment) -> Resu
     Ok(Class::Opening)
 }
 
-/// A packet that has no place before the handshake's end.
+/// A packet that has no place before the handshake's end, and whose ciphertext begins at `at` at the latest.
 #[inline(always)]
-fn opened(talk: &Conversation) -> Result<Class, Why> {
-    if talk.has(Conversation::OPEN) {
-        Ok(Class::Handshake)
-    } else {
-        Err(Why::Sequence)
+fn opened(
+    talk: &mut Conversation,
+    segment: &Segment,
+    payload: &impl Payload,
+    at: u32,
+) -> Result<Class, Why> {
+    if !talk.has(Conversation::OPEN) {
+        return Err(Why::Sequence);
     }
+    let side = (segment.direction & 1) as usize;
+    ciphertext(&mut talk.streams[side], segment, payload, at)
+}
+
+/// A packet whose ciphertext begins at `at`, unless that looks clear.
+#[inline(always)]
+fn ciphertext(
+    stream: &mut Stream,
+    segment: &Segment,
+    payload: &impl Payload,
+    at: u32,
+) -> Result<Class, Why> {
+    if veto::refuses(stream, payload, at, segment.len.saturating_sub(at)) {
+        return Err(Why::Clear);
+    }
+    Ok(Class::Handshake)
 }
 
 /// A packet of a handshake: it passes while there are not too many.
@@ -130,30 +157,37 @@ fn wireguard_message(
     talk.protocol = protocol::WIREGUARD;
     let side = (segment.direction & 1) as usize;
     let index = eight as u32;
-    let named = talk.streams[side ^ 1].want == index || talk.streams[side ^ 1].left == index;
+    let fresh = !talk.has(Conversation::OPEN);
+    let other = &talk.streams[side ^ 1];
+    let named =
+        !fresh && (other.left == index || other.record_end == index || other.field as u32 == index);
     match kind {
         1 if segment.len == 148 => {
-            name(&mut talk.streams[side], index);
+            talk.streams[side].want = index;
+            talk.streams[side].flags |= Stream::SPOKEN;
             opening(&mut talk.streams[side])
         }
         2 if segment.len == 92 => {
             let receiver = payload.be(8, 4).ok_or(Why::Malformed)? as u32;
-            let other = &talk.streams[side ^ 1];
-            if !other.has(Stream::SPOKEN) || (other.want != receiver && other.left != receiver) {
+            if !other.has(Stream::SPOKEN) || other.want != receiver {
                 return Err(Why::Sequence);
             }
-            name(&mut talk.streams[side], index);
+            // Both ends may have begun at once: what this one named for its own beginning stays.
+            talk.streams[side].flags |= Stream::SPOKEN;
+            agree(&mut talk.streams[side], index, fresh);
+            agree(&mut talk.streams[side ^ 1], receiver, fresh);
             talk.flags |= Conversation::OPEN;
-            talk.streams[side].from = 0;
-            talk.streams[side ^ 1].from = 0;
             Ok(Class::Opening)
         }
-        3 if segment.len == 64 && talk.streams[side ^ 1].has(Stream::SPOKEN) && named => {
+        3 if segment.len == 64
+            && other.has(Stream::SPOKEN)
+            && (other.want == index || other.left == index) =>
+        {
             opening(&mut talk.streams[side])
         }
         4 if segment.len >= 32 => {
             if talk.has(Conversation::OPEN) && named {
-                Ok(Class::Handshake)
+                ciphertext(&mut talk.streams[side], segment, payload, 16)
             } else {
                 Err(Why::Sequence)
             }
@@ -162,18 +196,18 @@ fn wireguard_message(
     }
 }
 
-/// A direction names its index.
+/// A session is made in which this direction is known by `index`; the one before it ends only with the next.
 #[inline(always)]
-fn name(stream: &mut Stream, index: u32) {
-    if !stream.has(Stream::SPOKEN) || stream.want != index {
-        stream.left = if stream.has(Stream::SPOKEN) {
-            stream.want
-        } else {
-            index
-        };
-        stream.want = index;
+fn agree(stream: &mut Stream, index: u32, fresh: bool) {
+    if fresh {
+        stream.left = index;
     }
-    stream.flags |= Stream::SPOKEN;
+    if fresh || stream.left != index {
+        stream.field = (if fresh { index } else { stream.record_end }) as u64;
+        stream.record_end = stream.left;
+        stream.left = index;
+    }
+    stream.from = 0;
 }
 
 /// QUIC (RFC 9000 §17): long headers in both directions, the client's first one in a datagram of 1,200 bytes.
@@ -189,7 +223,7 @@ fn quic_packet(
     let side = (segment.direction & 1) as usize;
     if first & 0x80 == 0 {
         // A short header: the fixed bit may be greased (RFC 9287).
-        return opened(talk);
+        return opened(talk, segment, payload, 1 + QUIC_ID_MAX as u32 + 4);
     }
     let version = (eight >> 24) as u32;
     let answered = talk.streams[side ^ 1].has(Stream::SPOKEN);
@@ -247,8 +281,8 @@ fn dtls_record(
 ) -> Result<Class, Why> {
     let side = (segment.direction & 1) as usize;
     if first & 0xE0 == 0x20 {
-        // The unified header of 1.3.
-        return opened(talk);
+        // The unified header of 1.3, with the longest id that is usual.
+        return opened(talk, segment, payload, 1 + QUIC_ID_MAX as u32 + 4);
     }
     let version = (eight >> 40) as u16;
     let epoch = (eight >> 24) as u16;
@@ -260,7 +294,13 @@ fn dtls_record(
         return Err(Why::Malformed);
     }
     if epoch != 0 {
-        return opened(talk);
+        // Behind the explicit nonce, or the id and the nonce of a record with an id (RFC 9146).
+        let at = if first == 25 {
+            13 + QUIC_ID_MAX as u32 + 8
+        } else {
+            13 + 8
+        };
+        return opened(talk, segment, payload, at);
     }
     if first == 23 {
         return Err(Why::Sequence);

@@ -25,7 +25,6 @@ pub enum Kind {
 
 /// IP protocols that nothing else here needs.
 const IGMP: u8 = 2;
-const ESP: u8 = 50;
 /// UDP ports of a service.
 const DNS: u16 = 53;
 const NTP: u16 = 123;
@@ -90,7 +89,7 @@ impl Found {
         match self.protocol {
             proto::TCP => Kind::Tcp,
             proto::UDP => self.udp(),
-            ESP => Kind::Esp,
+            proto::ESP => Kind::Esp,
             IGMP => Kind::Exempt(exempt::ND),
             // RFC 792: unreachable, time exceeded, parameter problem; echo and its reply.
             proto::ICMP => match icmp_type {

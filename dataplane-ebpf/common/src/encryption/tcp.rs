@@ -17,6 +17,26 @@ const CHECKED_STEP: u32 = 65_536;
 /// Credit that comes with each second, bytes.
 const CREDIT_SECOND: u32 = 65_536;
 
+/// Is the segment within a record of TLS whose header was read, in a conversation that has nothing else to decide? Then it
+/// is E3 and changes nothing: [`judge`] need not be asked, and the kernel takes no lock for it. What another CPU writes
+/// meanwhile is the header of a later record, or another conversation that has yet to shake hands.
+#[inline(always)]
+pub fn is_within(talk: &Conversation, segment: &Segment) -> bool {
+    const OPENED: u8 = Conversation::OPEN | Conversation::AGREED;
+    const ELSE: u8 = Conversation::CONDEMNED | Conversation::MIDSTREAM;
+    let stream = &talk.streams[(segment.direction & 1) as usize];
+    let end = segment.seq.wrapping_add(segment.len);
+    talk.protocol == protocol::TLS
+        && talk.flags & (OPENED | ELSE) == OPENED
+        && stream.flags & (Stream::LOST | Stream::TENTATIVE) == 0
+        && tls::is_past_hello(stream)
+        && (talk.version == tls::TLS_1_3 || stream.has(Stream::KEYED))
+        && segment.flags & tcp_flag::SYN == 0
+        && segment.len != 0
+        && segment.seq.wrapping_sub(stream.from) as i32 >= 0
+        && stream.want.wrapping_sub(end) as i32 >= 0
+}
+
 /// How to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
@@ -146,14 +166,7 @@ fn first(
     if rule.accepts(accept::TLS) && tls::begins(byte) {
         talk.protocol = protocol::TLS;
     } else if prefix {
-        let used = talk.checked.saturating_add(segment.len);
-        if used > rule.prefix_bytes {
-            return Err(Why::Clear);
-        }
-        talk.checked = used;
-        stream.want = segment.seq.wrapping_add(segment.len);
-        stream.from = stream.want;
-        return Ok(Some(Class::Opening));
+        return clear_prefix(talk, rule, segment, at, payload).map(Some);
     } else if rule.accepts(accept::SSH) && ssh::begins(byte) {
         talk.protocol = protocol::SSH;
     } else {
@@ -161,6 +174,71 @@ fn first(
     }
     talk.checked = 0;
     Ok(None)
+}
+
+/// PostgreSQL's requests for encryption (its protocol, "SSLRequest" and "GSSENCRequest"): 8 bytes, answered by one.
+const SSL_REQUEST: u32 = 80_877_103;
+const GSS_REQUEST: u32 = 80_877_104;
+/// What a client of SMTP, POP3 or FTP says only where it goes on in clear, in small letters.
+const IN_CLEAR: [&[u8; 4]; 8] = [
+    b"mail", b"rcpt", b"data", b"bdat", b"auth", b"user", b"pass", b"apop",
+];
+
+/// A segment in front of TLS, where the rule lets so much be clear. It begins a command, or an answer.
+#[inline(always)]
+fn clear_prefix(
+    talk: &mut Conversation,
+    rule: &Rule,
+    segment: &Segment,
+    at: u32,
+    payload: &impl Payload,
+) -> Result<Class, Why> {
+    let mut used = talk.checked.saturating_add(segment.len);
+    if used > rule.prefix_bytes {
+        return Err(Why::Clear);
+    }
+    let serves = talk.has(Conversation::SERVES) as u32;
+    if segment.direction & 1 == serves && segment.len - at >= 8 {
+        let eight = payload.be(at, 8).ok_or(Why::Malformed)?;
+        if eight >> 48 == 0 {
+            // PostgreSQL: what is no request for encryption is a session in clear. Its answer is one byte, and
+            // GSSAPI declined is followed by the other request.
+            let answer = match eight as u32 {
+                SSL_REQUEST if segment.len == 8 => 1,
+                GSS_REQUEST if segment.len == 8 => 10,
+                _ => return Err(Why::Clear),
+            };
+            let rest = rule.prefix_bytes.saturating_sub(answer);
+            used = if used > rest { used } else { rest };
+        } else if goes_on_in_clear(eight) {
+            return Err(Why::Clear);
+        }
+    }
+    talk.checked = used;
+    let stream = &mut talk.streams[(segment.direction & 1) as usize];
+    stream.want = segment.seq.wrapping_add(segment.len);
+    stream.from = stream.want;
+    Ok(Class::Opening)
+}
+
+/// Is this a client's command of a session in clear? A server that declines, or an offer that was stripped on the way,
+/// is told by that.
+#[inline(always)]
+fn goes_on_in_clear(eight: u64) -> bool {
+    const SMALL: u64 = 0x2020_2020_2020_2020;
+    let small = eight | SMALL;
+    let word = (small >> 32) as u32;
+    // FTP asks for TLS so (RFC 4217).
+    let asks =
+        small == u64::from_be_bytes(*b"auth tls") || small == u64::from_be_bytes(*b"auth ssl");
+    let mut number = 0;
+    while number < IN_CLEAR.len() {
+        if word == u32::from_be_bytes(*IN_CLEAR[number]) {
+            return !asks;
+        }
+        number += 1;
+    }
+    false
 }
 
 /// Where the segment stands in its stream.
@@ -207,7 +285,6 @@ fn place(talk: &mut Conversation, segment: &Segment) -> Entry {
         if old != 0 {
             return Entry::Pass(Class::Unverified);
         }
-        earn(talk, segment.len);
         return Entry::Pass(class(talk, segment.direction));
     }
     Entry::Walk { charged: old != 0 }
@@ -247,12 +324,6 @@ fn give_credit(talk: &mut Conversation, rule: &Rule, now_ms: u32) {
 fn add_credit(talk: &mut Conversation, most: u32, bytes: u32) {
     let sum = talk.credit.saturating_add(bytes);
     talk.credit = if sum < most { sum } else { most };
-}
-
-/// Notes bytes that were checked.
-#[inline(always)]
-fn earn(talk: &mut Conversation, len: u32) {
-    talk.checked = talk.checked.saturating_add(len);
 }
 
 /// Are the keys of a direction in use?
@@ -341,7 +412,6 @@ pub fn leave(
     if charged {
         return Ok(Class::Unverified);
     }
-    earn(talk, segment.len);
     if talk.checked >= CHECKED_STEP && talk.has(Conversation::AGREED) {
         let earned = talk.checked / CREDIT_PART;
         talk.checked = 0;
@@ -362,6 +432,9 @@ pub fn judge(
     ports: [u16; 2],
     payload: &impl Payload,
 ) -> Result<Class, Why> {
+    if is_within(talk, segment) {
+        return Ok(Class::Records);
+    }
     let verdict = match enter(talk, rule, segment, ports, payload) {
         Entry::Pass(class) => Ok(class),
         Entry::Refuse(why) => Err(why),

@@ -120,7 +120,11 @@ pub fn step(
         stream.header = stream.header << ((take * 8) & 63) | bytes;
         stream.header_have += take as u8;
         stream.want = stream.want.wrapping_add(take);
-        return payload.header(talk, rule, segment);
+        let read = payload.header(talk, rule, segment);
+        return match read {
+            Step::More => payload.veto(talk, segment),
+            _ => read,
+        };
     }
     if stream.skip != 0 {
         let jump = if stream.skip < in_record {
@@ -245,6 +249,10 @@ fn read_header(talk: &mut Conversation, rule: &Rule, segment: &Segment) -> Resul
     stream.header_have = 0;
     stream.from = stream.want;
     stream.record_end = stream.want.wrapping_add(len);
+    if agreed {
+        // With its header, what it holds is checked as far as it ever is.
+        talk.checked = talk.checked.saturating_add(len);
+    }
     // A handshake message goes on in the next record of its kind, and only there.
     let reads = kind == content::HANDSHAKE && (first || inside || (by_server && !agreed));
     if !reads {

@@ -19,6 +19,8 @@ mod route;
 mod statements;
 mod watch;
 
+pub(crate) use page::peer::uid as loopback_owner;
+
 use super::state::State;
 use crate::config::Api;
 use anyhow::{Context as _, Result, bail};

@@ -139,18 +139,25 @@ pub struct Taken {
     last_seq: u64,
 }
 
-fn csv_files(directory: &Path) -> Result<Vec<PathBuf>> {
-    let found = fs::read_dir(directory)?.collect::<Result<Vec<_>, _>>()?;
-    let paths = found.into_iter().map(|entry| entry.path());
-    Ok(paths
-        .filter(|path| path.extension().is_some_and(|ending| ending == "csv"))
-        .collect())
+/// The sink has a directory for each ledger; here is one.
+fn files(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for ledger in fs::read_dir(directory)? {
+        let ledger = ledger?.path();
+        if ledger.is_dir() {
+            for file in fs::read_dir(ledger)? {
+                files.push(file?.path());
+            }
+        }
+    }
+    Ok(files)
 }
 
 /// Adds up the rows of all zones together, as a biller does who has only the files.
 fn taken(directory: &Path) -> Result<Taken> {
     let mut taken = Taken::default();
-    for path in csv_files(directory)? {
+    let is_table = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "csv");
+    for path in files(directory)?.into_iter().filter(is_table) {
         let mut reader = csv::Reader::from_path(&path)?;
         let names = reader.headers()?.clone();
         let place = |name: &str| {
@@ -250,13 +257,11 @@ pub fn places(options: &Options, taken: &Taken) -> Vec<(&'static str, String)> {
 
 /// Copies what the sink closed.
 pub fn keep(site: &Site, directory: &Path) -> Result<()> {
-    let to = directory.join(SINK);
-    fs::create_dir_all(&to)?;
-    for entry in fs::read_dir(site.directory().join(SINK))? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() {
-            fs::copy(entry.path(), to.join(entry.file_name()))?;
-        }
+    let from = site.directory().join(SINK);
+    for path in files(&from)? {
+        let to = directory.join(SINK).join(path.strip_prefix(&from)?);
+        fs::create_dir_all(to.parent().unwrap_or(directory))?;
+        fs::copy(path, to)?;
     }
     Ok(())
 }

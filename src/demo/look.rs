@@ -153,7 +153,7 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Adds up the rows of all zones together, as a biller does who has only the files.
+/// Adds up all rows, as a biller does who has only the files: records by zone, and none of their sums (M-12.5).
 fn taken(directory: &Path) -> Result<Taken> {
     let mut taken = Taken::default();
     let is_table = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "csv");
@@ -164,18 +164,11 @@ fn taken(directory: &Path) -> Result<Taken> {
             let found = names.iter().position(|known| known == name);
             found.with_context(|| format!("{}: no {name}", path.display()))
         };
-        let [bytes, zone, seq] = [
-            place("ConsumedQuantity")?,
-            place("x_Zone")?,
-            place("x_Seq")?,
-        ];
+        let [bytes, seq] = [place("ConsumedQuantity")?, place("x_Seq")?];
         taken.files += 1;
         for row in reader.records() {
             let row = row?;
             let number = |place: usize| row.get(place).unwrap_or_default().parse::<u64>();
-            if row.get(zone) != Some("*") {
-                continue;
-            }
             taken.records += 1;
             taken.l2_bytes += number(bytes)?;
             taken.last_seq = taken.last_seq.max(number(seq)?);
@@ -191,7 +184,7 @@ pub fn sink(site: &Site, outcome: &mut Outcome) -> Result<Taken> {
     let mut in_ledger = (0, 0);
     for row in rows {
         let record = row.map_err(|(seq, error)| anyhow::anyhow!("record {seq}: {error}"))?;
-        if record.kind == Kind::Meter && record.zone.is_none() && record.seq <= taken.last_seq {
+        if record.kind == Kind::Meter && record.zone.is_some() && record.seq <= taken.last_seq {
             let counted = record.counted().context("a record without a reading")?;
             in_ledger = (in_ledger.0 + 1, in_ledger.1 + counted.l2_bytes);
         }

@@ -333,6 +333,45 @@ impl Reckoned {
     }
 }
 
+/// A tenant's month as it was last issued, or a provisional one.
+///
+/// # Errors
+/// When the ledger cannot be read or does not add up.
+pub(crate) fn of_month(opened: Opened, tenant: u32, month: Month) -> Result<Statement> {
+    Reckoned::of(opened, tenant, month)?.last()
+}
+
+/// What was issued, as the ledger has it: of a tenant, or of all.
+///
+/// # Errors
+/// When the ledger cannot be read.
+pub(crate) fn list(opened: &Opened, tenant: Option<u32>) -> Result<Vec<serde_json::Value>> {
+    let first = opened.sources.first().context("no ledger")?;
+    let mut found = Vec::new();
+    for record in first.reader.statements(first.size)? {
+        let record = record.map_err(|(seq, error)| anyhow::anyhow!("record {seq}: {error}"))?;
+        let Some(told) = record.statement else {
+            continue;
+        };
+        if tenant.is_some_and(|tenant| tenant != record.tenant) {
+            continue;
+        }
+        let day = period::day_of(record.window_start, &opened.zone)?;
+        found.push(serde_json::json!({
+            "tenant": record.tenant,
+            "month": Month(day.first_of_month()).to_string(),
+            "number": told.number.to_string(),
+            "version": told.version.to_string(),
+            "issued": time(told.issued),
+            "packets": told.packets.to_string(),
+            "l2_bytes": told.l2_bytes.to_string(),
+            "l3_bytes": told.l3_bytes.to_string(),
+            "sha256": note::hex(&told.digest),
+        }));
+    }
+    Ok(found)
+}
+
 /// A tenant's statements as they were last issued. One that comes to other bytes by now is provisional.
 ///
 /// # Errors

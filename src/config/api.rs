@@ -1,4 +1,4 @@
-//! `[api]`: the socket of the control API, and who may do what by it.
+//! `[api]`: the socket of the control API, the page beside it, and who may do what by them.
 
 use super::{
     draft::{DraftHost, Field, List},
@@ -11,18 +11,22 @@ use super::{
 };
 use std::{
     fmt,
+    net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
 pub(super) const API: Key = header("api", "[api]");
 const SOCKET: Key = key("socket", "\"/run/octroi/api.sock\"");
+const PAGE: Key = key("page", "\"127.0.0.1:8787\"");
 const READ: Key = key("read", "[\"octroi-read\", \"user:monitor\"]");
 const POLICY: Key = key("policy", "[\"octroi-policy\"]");
-const KEYS: [Key; 3] = [SOCKET, READ, POLICY];
+const KEYS: [Key; 4] = [SOCKET, PAGE, READ, POLICY];
 
 /// A socket's path has to fit into `sockaddr_un`, 108 bytes.
 const SOCKET_BYTES_MAX: usize = 100;
+/// Lower ports take a capability that the daemon does not keep.
+const PAGE_PORT_MIN: u16 = 1_024;
 /// `useradd` makes no longer name.
 const HOLDER_BYTES_MAX: usize = 32;
 
@@ -31,6 +35,8 @@ const HOLDER_BYTES_MAX: usize = 32;
 pub struct Api {
     /// The unix socket; absolute.
     pub socket: PathBuf,
+    /// Where the page is served, a loopback address; `None`: nowhere.
+    pub page: Option<SocketAddr>,
     /// Who may look.
     pub read: Vec<Holder>,
     /// Who may look, and change ports, tenants and zones.
@@ -85,6 +91,7 @@ impl fmt::Display for Holder {
 /// `[api]` as the file has it.
 pub(super) struct DraftApi {
     socket: Field<PathBuf>,
+    page: Field<SocketAddr>,
     read: List<Holder>,
     policy: List<Holder>,
 }
@@ -94,6 +101,7 @@ impl DraftApi {
     pub fn of(api: &Api) -> Self {
         Self {
             socket: Field::of(api.socket.clone()),
+            page: Field::of_optional(api.page),
             read: List::of(&api.read),
             policy: List::of(&api.policy),
         }
@@ -103,6 +111,7 @@ impl DraftApi {
     pub fn build(self, run_dir: &Path) -> Option<Api> {
         Some(Api {
             socket: self.socket.or(Api::default_socket(run_dir))?,
+            page: self.page.optional()?,
             read: self.read.values()?,
             policy: self.policy.values()?,
         })
@@ -117,6 +126,7 @@ pub(super) fn read(root: &mut Reader<'_, '_, '_>) -> Option<DraftApi> {
         Err(()) => {
             return Some(DraftApi {
                 socket: Field::Bad,
+                page: Field::Bad,
                 read: List::of(&[]),
                 policy: List::of(&[]),
             });
@@ -125,6 +135,7 @@ pub(super) fn read(root: &mut Reader<'_, '_, '_>) -> Option<DraftApi> {
     let mut api = Reader::open(table, ("api", "[api]"), &KEYS, root.faults());
     Some(DraftApi {
         socket: api.text(SOCKET, socket),
+        page: api.text(PAGE, page),
         read: api.texts(READ, Holder::from_str),
         policy: api.texts(POLICY, Holder::from_str),
     })
@@ -140,6 +151,30 @@ fn socket(text: &str) -> Result<PathBuf, ValueError> {
         )));
     }
     Ok(path)
+}
+
+fn page(text: &str) -> Result<SocketAddr, ValueError> {
+    let address = text.parse::<SocketAddr>().map_err(|_| {
+        ValueError(format!(
+            "{} is no address with a port; write 127.0.0.1:8787 or [::1]:8787",
+            shown(text)
+        ))
+    })?;
+    // Whoever reaches it from elsewhere is unknown to this kernel.
+    if !address.ip().is_loopback() {
+        return Err(ValueError(format!(
+            "{} is no loopback address; write 127.0.0.1 or [::1], and reach it from elsewhere by `ssh -L`",
+            shown(text)
+        )));
+    }
+    // The daemon has given up what binding to lower ports takes.
+    if address.port() < PAGE_PORT_MIN {
+        return Err(ValueError(format!(
+            "{}: write a port from {PAGE_PORT_MIN} to 65535",
+            shown(text)
+        )));
+    }
+    Ok(address)
 }
 
 /// Reports a socket that is the other one.

@@ -31,6 +31,9 @@ pub(super) fn to_toml(config: &Config) -> String {
     if let Some(api) = &config.api {
         out.line("\n[api]");
         out.key("socket", text(api.socket.display()));
+        if let Some(page) = api.page {
+            out.key("page", text(page));
+        }
         out.key("read", texts(&api.read));
         out.key("policy", texts(&api.policy));
     }

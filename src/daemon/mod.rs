@@ -15,6 +15,7 @@ mod tickets;
 mod translate;
 mod wall_clock;
 
+pub(crate) use api::loopback_owner;
 pub use audit::AuditStatus;
 pub use clock::state as clock_state;
 pub use meter::{MeterStatus, keep};

@@ -205,10 +205,13 @@ impl State {
                  leave them as they are, or run `octroi detach` and start again",
             ));
         }
-        let socket = |config: &Config| config.api.as_ref().map(|api| api.socket.clone());
-        if socket(file) != socket(&self.file) {
+        let places = |config: &Config| {
+            let api = config.api.as_ref();
+            api.map(|api| (api.socket.clone(), api.page))
+        };
+        if places(file) != places(&self.file) {
             return Err(Refusal::config(
-                "[api] socket is fixed while the daemon runs; leave it as it is, or start the daemon again",
+                "[api] socket and page are fixed while the daemon runs; leave them as they are, or start the daemon again",
             ));
         }
         Ok(())

@@ -83,6 +83,8 @@ impl Check {
 #[derive(Debug, Default, Serialize)]
 pub struct Outcome {
     checks: Vec<Check>,
+    /// What is there to look at, and where.
+    pub look: Vec<(&'static str, String)>,
 }
 
 impl Outcome {
@@ -104,6 +106,7 @@ impl Outcome {
             "version": env!("CARGO_PKG_VERSION"),
             "kernel": kernel.trim(),
             "checks": self.checks,
+            "look": self.look.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
         })
         .to_string()
     }
@@ -131,6 +134,12 @@ impl Outcome {
         }
         let passed = self.checks.iter().filter(|check| check.ok).count();
         let _ = writeln!(text, "\n{passed} of {} checks passed", self.checks.len());
+        if !self.look.is_empty() {
+            text.push_str("\nWHERE TO LOOK\n");
+        }
+        for (what, place) in &self.look {
+            let _ = writeln!(text, "{what:<10} {place}");
+        }
         text
     }
 }

@@ -2,7 +2,9 @@
 //! kill -9 in the middle, and checks against counters that are not octroi's.
 
 mod checks;
+mod door;
 mod encryption;
+mod look;
 mod records;
 mod scene;
 
@@ -24,9 +26,13 @@ pub struct Options {
     /// One JSON object, alone on standard output; the exit status follows its `ok`.
     #[arg(long)]
     pub json: bool,
-    /// Leave the configuration, the daemon's log, the ledger and its keys in DIR.
+    /// Leave the configuration, the daemon's log, the ledger and its keys, a statement and the sink's files in DIR.
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
+    /// Before the checks of the records, leave the daemon, its page and some traffic there for so long, 1 to 86400 s, or until
+    /// Ctrl-C.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub hold: Option<u64>,
 }
 
 /// Ceiling of the tenant that tries to exceed it, bits/s, and its burst, bytes: low enough that an
@@ -109,7 +115,7 @@ fn play(options: &Options) -> Result<Outcome> {
     say("demo: making a host, three tenants and a remote end in network namespaces");
     let mut site = Site::new(&TENANTS)?;
     let ledger = site.directory().join(LEDGER);
-    let config = site.config("") + &records::section(&ledger);
+    let config = site.config("") + &records::section(&ledger) + &look::section(&site)?;
     site.write_config(&config)?;
     let octroi = std::env::current_exe().context("this program's own path")?;
 
@@ -127,9 +133,14 @@ fn play(options: &Options) -> Result<Outcome> {
     let measured = scene::traffic(&mut site, &octroi, options)?;
     checks::compare(&measured, CEILING, &mut outcome);
     encryption::scene(&site, &config, &mut outcome)?;
+    look::page(&site, &mut outcome)?;
+    look::hold(&site, &octroi, options)?;
     let report = site.report()?;
     site.stop();
     records::compare(&ledger, &report, &mut outcome)?;
+    let taken = look::sink(&site, &mut outcome)?;
+    look::statement(&site, &octroi)?;
+    outcome.look = look::places(options, &taken);
     if let Some(directory) = &options.keep {
         keep(&site, directory)?;
     }
@@ -141,9 +152,10 @@ fn play(options: &Options) -> Result<Outcome> {
 
 fn keep(site: &Site, directory: &std::path::Path) -> Result<()> {
     std::fs::create_dir_all(directory).with_context(|| format!("{}", directory.display()))?;
-    for name in ["octroi.toml", "daemon.log", LEDGER, KEYS[0], KEYS[1]] {
+    let files = ["octroi.toml", "daemon.log", look::STATEMENT, LEDGER];
+    for name in files.into_iter().chain(KEYS) {
         std::fs::copy(site.directory().join(name), directory.join(name))
             .with_context(|| format!("{}/{name}", directory.display()))?;
     }
-    Ok(())
+    look::keep(site, directory)
 }

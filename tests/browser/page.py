@@ -46,7 +46,7 @@ BARS = """(() => {
 class Browser:
     """Chromium, and one page of it."""
 
-    def __init__(self, chromium, profile):
+    def __init__(self, chromium, profile, *options):
         # The browser reads from 3 and writes to 4; by way of 100, because either may be one of these already.
         ours = [os.pipe(), os.pipe()]
         (child_in, self.to), (self.back, child_out) = ours
@@ -60,7 +60,7 @@ class Browser:
         self.process = subprocess.Popen(
             [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe",
              "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
-             "--disable-dev-shm-usage", f"--user-data-dir={profile}", "about:blank"],
+             "--disable-dev-shm-usage", *options, f"--user-data-dir={profile}", "about:blank"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             preexec_fn=places, close_fds=False)
         os.close(child_in)

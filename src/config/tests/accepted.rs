@@ -89,7 +89,9 @@ fn an_api_has_its_socket_in_the_run_directory_and_nobody_but_root() {
     let api = accepted(&format!("{host}[api]\n")).api.expect("an API");
     assert_eq!(api.socket, Path::new("/run/gate/api.sock"));
     assert!(api.read.is_empty() && api.policy.is_empty());
+    assert_eq!(api.page, None);
     let api = accepted(EXAMPLE).api.expect("an API");
+    assert_eq!(api.page, "127.0.0.1:8787".parse().ok());
     let user = "user:monitor".parse::<Holder>();
     assert_eq!(api.read.last(), user.as_ref().ok());
     assert_eq!(user.expect("a user"), Holder::User("monitor".into()));

@@ -70,6 +70,10 @@ pub(super) fn config(random: &mut Random) -> Config {
     let tenants = tenants(random, &uplinks);
     let api = random.one_in(2).then(|| Api {
         socket: PathBuf::from(*random.pick(&["/run/octroi/api.sock", "/a", "/run/a \"b'"])),
+        page: random.one_in(2).then(|| {
+            let page = *random.pick(&["127.0.0.1:8787", "127.9.9.9:65535", "[::1]:1024"]);
+            page.parse().expect("an address")
+        }),
         read: holders(random),
         policy: holders(random),
     });

@@ -5,6 +5,7 @@ use super::{
     peer::{Peer, Role},
     problem::{Problem, ok, respond},
     route::{self, Action, Found, Query},
+    statements, watch,
 };
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::{
@@ -47,7 +48,8 @@ async fn act(
             ),
         )
     })?;
-    let Found { route, name } = route::find(request.method(), request.uri())?;
+    let found = route::find(request.method(), request.uri())?;
+    let route = found.route;
     if role < route.role {
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
@@ -60,27 +62,45 @@ async fn act(
         ));
     }
     let query = Query::of(request.uri(), route)?;
-    let name = name.unwrap_or_default();
+    let name = found.name.as_deref().unwrap_or_default();
     match route.action {
-        Action::OpenApi => Ok(respond(StatusCode::OK, "application/json", OPENAPI)),
-        Action::Status => Ok(ok(StatusCode::OK, &look::status(shared)?)),
-        Action::Tenants => Ok(ok(StatusCode::OK, &look::tenants(shared))),
-        Action::Ports => Ok(ok(StatusCode::OK, &look::ports(shared, &query)?)),
-        Action::Port => Ok(ok(StatusCode::OK, &look::port(shared, &name)?)),
-        Action::Records => Ok(ok(StatusCode::OK, &look::records(shared, &query).await?)),
-        Action::Usage => Ok(ok(StatusCode::OK, &look::usage(shared, &query).await?)),
         Action::PortAdd => {
             let body = body(request, PORT_BYTES_MAX).await?;
             change::add(shared, peer, role, body).await
         }
         Action::PortSet => {
             let body = body(request, PORT_BYTES_MAX).await?;
-            change::set(shared, peer, role, &name, body).await
+            change::set(shared, peer, role, name, body).await
         }
-        Action::PortRemove => change::remove(shared, peer, role, &name).await,
+        Action::PortRemove => change::remove(shared, peer, role, name).await,
         Action::Apply => {
             let body = body(request, CONFIG_BYTES_MAX).await?;
             change::apply(shared, peer, role, &body).await
+        }
+        _ => look_at(shared, &found, &query).await,
+    }
+}
+
+/// Answers what only looks.
+///
+/// # Errors
+/// Why not.
+pub async fn look_at(shared: &Rc<Shared>, found: &Found, query: &Query) -> Result<Answer, Problem> {
+    let name = found.name.as_deref().unwrap_or_default();
+    match found.route.action {
+        Action::OpenApi => Ok(respond(StatusCode::OK, "application/json", OPENAPI)),
+        Action::Status => Ok(ok(StatusCode::OK, &look::status(shared)?)),
+        Action::Tenants => Ok(ok(StatusCode::OK, &look::tenants(shared))),
+        Action::Ports => Ok(ok(StatusCode::OK, &look::ports(shared, query)?)),
+        Action::Port => Ok(ok(StatusCode::OK, &look::port(shared, name)?)),
+        Action::Records => Ok(ok(StatusCode::OK, &look::records(shared, query).await?)),
+        Action::Usage => Ok(ok(StatusCode::OK, &look::usage(shared, query).await?)),
+        Action::Overview => watch::overview(shared),
+        Action::Ledger => Ok(ok(StatusCode::OK, &watch::ledger(shared).await?)),
+        Action::Statements => Ok(ok(StatusCode::OK, &statements::list(shared, query).await?)),
+        Action::Statement => statements::one(shared, query).await,
+        Action::PortAdd | Action::PortSet | Action::PortRemove | Action::Apply => {
+            Err(Problem::bad("this changes something"))
         }
     }
 }

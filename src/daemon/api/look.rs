@@ -46,7 +46,7 @@ pub fn status(shared: &Shared) -> Result<Value, Problem> {
     Ok(value)
 }
 
-fn broken(error: &dyn std::fmt::Display) -> Problem {
+pub fn broken(error: &dyn std::fmt::Display) -> Problem {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
 }
 
@@ -168,10 +168,10 @@ fn limits(limits: &Limits) -> Value {
 }
 
 /// Reads the ledger on a thread of its own.
-async fn read(
+pub async fn read<T: Send + 'static>(
     shared: &Shared,
-    work: impl FnOnce(PathBuf) -> Result<Value, Problem> + Send + 'static,
-) -> Result<Value, Problem> {
+    work: impl FnOnce(PathBuf) -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
     let busy = |detail: &str| Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail);
     let path = shared.state.borrow().ledger().ok_or_else(|| {
         let detail = "the daemon keeps no records; add [meter] to its configuration";
@@ -207,7 +207,7 @@ fn direction(query: &Query) -> Result<Option<u8>, Problem> {
 }
 
 /// A tenant by its number, or by its name in the configuration.
-fn tenant(query: &Query, config: &Config) -> Result<Option<u32>, Problem> {
+pub fn tenant(query: &Query, config: &Config) -> Result<Option<u32>, Problem> {
     let what = "the number or the name of a tenant of /v1/tenants, or the number of an earlier one";
     query.read("tenant", what, |text| {
         let named = config.tenants.iter().find(|one| one.name.as_str() == text);
@@ -260,7 +260,7 @@ pub async fn records(shared: &Shared, query: &Query) -> Result<Value, Problem> {
 }
 
 /// The ledger cannot be read.
-fn unread(why: &str) -> Problem {
+pub fn unread(why: &str) -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)
 }
 

@@ -1,4 +1,4 @@
-//! The control API: HTTP and JSON on a unix socket (`docs/openapi.json`, decision 0025).
+//! The control API: HTTP and JSON on a unix socket (`docs/openapi.json`, decision 0025), and the page beside it.
 //!
 //! Invariants (`tests/api.rs`)
 //! - Whoever the kernel does not name as root or as holder of a role gets 403, and nothing else.
@@ -7,20 +7,30 @@
 //! - No request, however it looks and however slowly it comes, keeps the daemon's thread: whatever reads
 //!   the ledger has a thread of its own, and everything has a bound.
 //!
-//! What it is not: a way for tenants to ask; a port of the network.
+//! What it is not: a way for tenants to ask; a port of the network. The page only looks, and on this host.
 
 mod answer;
 mod change;
 mod look;
+mod page;
 mod peer;
 mod problem;
 mod route;
+mod statements;
+mod watch;
+
+pub(crate) use page::peer::uid as loopback_owner;
 
 use super::state::State;
 use crate::config::Api;
 use anyhow::{Context as _, Result, bail};
 use http_body_util::Full;
-use hyper::{Response, body::Bytes, server::conn::http1, service::service_fn};
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use peer::{Access, Peer, Role};
 use std::{
@@ -36,7 +46,8 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    net::{UnixListener, UnixStream},
+    io::{AsyncRead, AsyncWrite},
+    net::UnixListener,
     sync::{Mutex, Semaphore},
     task,
     time::{sleep, timeout},
@@ -63,6 +74,9 @@ const HEAD_BYTES_MAX: usize = 32 << 10;
 const HEADERS_MAX: usize = 64;
 /// Readers of the ledger at once.
 const READERS_MAX: usize = 2;
+/// What is said to whom there is no room for.
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 /// When the system has no room for another connection.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -75,6 +89,10 @@ struct Shared {
     readers: Arc<Semaphore>,
     /// Who changes something, one after the other: the ledger has them in the order in which they are made.
     changes: Mutex<()>,
+    /// What the page sees of everything, as it was a moment ago.
+    seen: RefCell<watch::Seen>,
+    /// Who opens the page.
+    users: RefCell<page::Users>,
 }
 
 impl Shared {
@@ -149,13 +167,13 @@ impl Drop for Listening {
     }
 }
 
-/// Opens the socket of the configuration and serves whoever comes, until the daemon ends. `None`: the
+/// Opens the socket and the page of the configuration and serves whoever comes, until the daemon ends. `None`: the
 /// configuration has none. Wants to be called inside of a `LocalSet`.
 ///
 /// # Errors
-/// When the socket cannot be made.
+/// When one of them cannot be had.
 pub fn start(state: &Rc<RefCell<State>>) -> Result<Option<Listening>> {
-    let Some(Api { socket, .. }) = state.borrow().file().api.clone() else {
+    let Some(Api { socket, page, .. }) = state.borrow().file().api.clone() else {
         return Ok(None);
     };
     let listener = listen(&socket)?;
@@ -165,9 +183,15 @@ pub fn start(state: &Rc<RefCell<State>>) -> Result<Option<Listening>> {
         connections: RefCell::default(),
         readers: Arc::new(Semaphore::new(READERS_MAX)),
         changes: Mutex::default(),
+        seen: RefCell::default(),
+        users: RefCell::default(),
     });
+    let listening = Listening(socket);
+    if let Some(address) = page {
+        page::start(address, &shared)?;
+    }
     task::spawn_local(accept(listener, shared));
-    Ok(Some(Listening(socket)))
+    Ok(Some(listening))
 }
 
 fn listen(socket: &Path) -> Result<UnixListener> {
@@ -204,12 +228,12 @@ async fn accept(listener: UnixListener, shared: Rc<Shared>) {
         };
         let role = shared.role(&peer);
         if !shared.connections.borrow().has_room(peer.uid, role) {
-            let full: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-            let _ = stream.try_write(full);
+            let _ = stream.try_write(FULL);
             continue;
         }
         let counted = Counted::new(&shared, peer.uid, role);
-        task::spawn_local(serve(stream, peer, Rc::clone(&shared), counted));
+        let answer = |request, peer, shared| answer::answer(request, peer, shared);
+        task::spawn_local(serve(stream, peer, Rc::clone(&shared), counted, answer));
     }
 }
 
@@ -238,10 +262,17 @@ impl Drop for Counted {
     }
 }
 
-async fn serve(stream: UnixStream, peer: Peer, shared: Rc<Shared>, _counted: Counted) {
+/// Serves one connection.
+async fn serve<A: Future<Output = Answer>>(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    peer: Peer,
+    shared: Rc<Shared>,
+    _counted: Counted,
+    answer: impl Fn(Request<Incoming>, Peer, Rc<Shared>) -> A,
+) {
     let service = service_fn(|request| {
-        let (shared, peer) = (Rc::clone(&shared), peer.clone());
-        async move { Ok::<_, Infallible>(answer::answer(request, peer, shared).await) }
+        let answered = answer(request, peer.clone(), Rc::clone(&shared));
+        async move { Ok::<_, Infallible>(answered.await) }
     });
     let mut connection = pin!(
         http1::Builder::new()

@@ -274,6 +274,7 @@ mod tests {
         let holder = |text: &str| text.parse::<Holder>().expect("a holder");
         let api = Api {
             socket: "/s".into(),
+            page: None,
             read: vec![holder("root"), holder("user:no-such-user")],
             policy: vec![holder("user:root"), holder("no-such-group")],
         };

@@ -29,6 +29,14 @@ pub enum Action {
     Records,
     /// As `octroi usage`.
     Usage,
+    /// Everything that changes from second to second, by tenant.
+    Overview,
+    /// The ledger and its head.
+    Ledger,
+    /// Which statements there are.
+    Statements,
+    /// As `octroi statement`, without issuing one.
+    Statement,
 }
 
 /// One kind of request.
@@ -63,7 +71,7 @@ const fn route(
 }
 
 /// All of them.
-pub static ROUTES: [Route; 11] = [
+pub static ROUTES: [Route; 15] = [
     route(
         Method::GET,
         "/v1/openapi.json",
@@ -140,6 +148,28 @@ pub static ROUTES: [Route; 11] = [
             "step",
             "p95",
         ],
+    ),
+    route(
+        Method::GET,
+        "/v1/overview",
+        Role::Read,
+        Action::Overview,
+        &[],
+    ),
+    route(Method::GET, "/v1/ledger", Role::Read, Action::Ledger, &[]),
+    route(
+        Method::GET,
+        "/v1/statements",
+        Role::Read,
+        Action::Statements,
+        &["tenant"],
+    ),
+    route(
+        Method::GET,
+        "/v1/statement",
+        Role::Read,
+        Action::Statement,
+        &["tenant", "month", "format", "lang"],
     ),
 ];
 

@@ -14,7 +14,7 @@ use crate::host::{self, find, say};
 const SIZE_MAX: usize = 60 << 20;
 
 /// Loaded at boot, so that a probe for a feature sees it.
-const MODULES_LOADED: [&str; 17] = [
+const MODULES_LOADED: [&str; 18] = [
     "8021q",
     "act_mirred",
     "bonding",
@@ -29,6 +29,7 @@ const MODULES_LOADED: [&str; 17] = [
     "sch_htb",
     "sch_ingress",
     "sctp",
+    "tcp_diag",
     "tun",
     "veth",
     "vxlan",

@@ -180,6 +180,20 @@ fn a_guarantee_comes_back_with_the_first_packet() {
 }
 
 #[test]
+fn who_asks_rarely_is_not_kept_out_of_an_idle_link() {
+    // Nothing guaranteed, nobody else there, and the first packets of a connection, farther and farther apart.
+    for gap_ms in [1, 10, 40, 1_000, 60_000] {
+        let mut world = World::new(CAPACITY, &wants(3, 0)[10..], &[1_514; 3], draw("rarely"));
+        let refused = (0..200).filter(|_| {
+            world.now_ns += gap_ms * MILLISECOND;
+            world.offer(1, 74).is_err()
+        });
+        let refused = refused.count();
+        assert!(refused <= 4, "{refused} of 200 packets, one each {gap_ms} ms");
+    }
+}
+
+#[test]
 fn a_clock_left_behind_does_not_keep_a_tenant_out() {
     let draw = draw("stray");
     let mut wants = wants(3, 0);

@@ -112,9 +112,13 @@ const fn tangent(bytes: u64, seen: &Seen) -> u64 {
 }
 
 /// The α after a time in which the link was idle: along the slope, all of it is spare. Else whoever asks less than
-/// once in a few periods, as one does whose connections cannot even begin, would be refused for ever.
+/// once in a few periods, as one does whose connections cannot even begin, would be refused for ever. At the very
+/// beginning α is 0, and that is nobody's fault.
 #[inline(always)]
 const fn after_idling(alpha: u64, rate: u64, held: u64) -> u64 {
+    if alpha == 0 {
+        return rate;
+    }
     if held == 0 {
         return alpha;
     }

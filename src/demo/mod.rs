@@ -3,6 +3,7 @@
 
 mod checks;
 mod encryption;
+mod neighbour;
 mod records;
 mod scene;
 
@@ -126,6 +127,7 @@ fn play(options: &Options) -> Result<Outcome> {
     ));
     let measured = scene::traffic(&mut site, &octroi, options)?;
     checks::compare(&measured, CEILING, &mut outcome);
+    neighbour::scene(&site, &config, CEILING, &mut outcome)?;
     encryption::scene(&site, &config, &mut outcome)?;
     let report = site.report()?;
     site.stop();

@@ -9,7 +9,11 @@ use bench::isolation::{
     results::{self, Line},
     run, table,
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+fn at(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
 
 fn short(scenarios: &[&str]) -> Options {
     Options {
@@ -80,6 +84,27 @@ fn every_system_that_is_here_is_measured() -> Result<()> {
         held < 2.0 && free > 2.0 * held,
         "{free} Mbit/s without a limit, {held} with one"
     );
+    Ok(())
+}
+
+#[test]
+fn the_readme_has_the_table_of_what_is_stored() -> Result<()> {
+    let stored = std::fs::read_to_string(at("results/isolation.jsonl"))?;
+    let cells = results::newest(&results::read(&stored)?);
+    ensure!(!cells.is_empty(), "nothing is stored");
+    let page = std::fs::read_to_string(at("README.md"))?;
+    ensure!(
+        table::put_into(&page, &table::markdown(&cells))? == page,
+        "run `cargo xtask bench --isolation --publish`"
+    );
+    for (name, picture) in bench::isolation::plot::all(&cells) {
+        let path = at("results").join(name);
+        ensure!(
+            std::fs::read_to_string(&path)? == picture,
+            "{}: run `cargo xtask bench --isolation --publish`",
+            path.display()
+        );
+    }
     Ok(())
 }
 

@@ -115,5 +115,5 @@ fn a_scenario_that_is_none_is_named() {
         error.to_string().contains("no scenario nonsense") && error.to_string().contains("bulk-"),
         "{error}"
     );
-    assert_eq!(short(&["bulk-100", "mixed"]).chosen().unwrap().len(), 3);
+    assert_eq!(short(&["bulk-100mbit", "mixed"]).chosen().unwrap().len(), 3);
 }

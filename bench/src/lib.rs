@@ -1,9 +1,10 @@
-//! A rig for measuring the gate's programs: loaded, with ten thousand ports, and no interface.
+//! [`isolation`], and a rig for measuring the gate's programs: loaded, with ten thousand ports, and no interface.
 //!
 //! `BPF_PROG_TEST_RUN` runs a program on a packet as often as one likes and says how long it took;
 //! the programs `bench_*` draw another port for each run.
 
 mod encrypted;
+pub mod isolation;
 
 pub use encrypted::{Said, datagram, segment};
 

@@ -5,6 +5,7 @@ mod checks;
 mod door;
 mod encryption;
 mod look;
+mod neighbour;
 mod records;
 mod scene;
 
@@ -132,6 +133,7 @@ fn play(options: &Options) -> Result<Outcome> {
     ));
     let measured = scene::traffic(&mut site, &octroi, options)?;
     checks::compare(&measured, CEILING, &mut outcome);
+    neighbour::scene(&site, &config, CEILING, &mut outcome)?;
     encryption::scene(&site, &config, &mut outcome)?;
     look::page(&site, &mut outcome)?;
     look::hold(&site, &octroi, options)?;

@@ -53,15 +53,15 @@ pub struct Measured {
     pub ceiling: Ceiling,
 }
 
-const ALICE: usize = 0;
-const BOB: usize = 1;
+pub const ALICE: usize = 0;
+pub const BOB: usize = 1;
 const MALLORY: usize = 2;
 /// Frames of each kind of lie.
 const LIES: u64 = 500;
 /// Where the liar's frames would arrive if they did.
 const CANARY: u16 = 9;
 
-fn address(text: String) -> IpAddr {
+pub fn address(text: String) -> IpAddr {
     text.parse().unwrap_or(IpAddr::from([127, 0, 0, 1]))
 }
 
@@ -327,7 +327,7 @@ fn measure(before: &Snapshot, after: &Snapshot) -> Result<Measured> {
 }
 
 /// A line for each tenant: what went through in between, and at what rate.
-fn show(before: &[PortStatus], now: &[PortStatus], took: Duration) {
+pub fn show(before: &[PortStatus], now: &[PortStatus], took: Duration) {
     for port in now {
         let Some(old) = before.iter().find(|old| old.slot == port.slot) else {
             continue;

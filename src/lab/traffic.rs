@@ -181,6 +181,70 @@ pub fn udp_sink(namespace: &Namespace, port: u16) -> Result<UdpSocket> {
     Ok(namespace.run(|| UdpSocket::bind(("::", port)))??)
 }
 
+/// A UDP sink that counts what comes, with room for what comes while it is not looking.
+#[derive(Debug)]
+pub struct UdpSink {
+    stop: std::sync::Arc<AtomicBool>,
+    /// Datagrams, and their payload bytes.
+    counts: std::sync::Arc<[AtomicU64; 2]>,
+    reader: Option<thread::JoinHandle<()>>,
+}
+
+impl UdpSink {
+    /// Listens on a port of `namespace`, until this value goes.
+    ///
+    /// # Errors
+    /// When it cannot listen.
+    pub fn start(namespace: &Namespace, port: u16) -> Result<Self> {
+        let room_bytes: libc::c_int = 32 << 20;
+        let socket = udp_sink(namespace, port)?;
+        // SAFETY: the value is an int and lives through the call.
+        let failed = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_RCVBUFFORCE,
+                (&raw const room_bytes).cast(),
+                size_of_val(&room_bytes) as libc::socklen_t,
+            )
+        };
+        let error = std::io::Error::last_os_error();
+        anyhow::ensure!(failed == 0, "SO_RCVBUFFORCE: {error}");
+        socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+        let mut sink = Self {
+            stop: std::sync::Arc::default(),
+            counts: std::sync::Arc::default(),
+            reader: None,
+        };
+        let (stop, counts) = (sink.stop.clone(), sink.counts.clone());
+        sink.reader = Some(thread::spawn(move || {
+            let mut buffer = [0; 1 << 16];
+            while !stop.load(Relaxed) {
+                if let Ok(payload) = socket.recv(&mut buffer) {
+                    counts[0].fetch_add(1, Relaxed);
+                    counts[1].fetch_add(payload as u64, Relaxed);
+                }
+            }
+        }));
+        Ok(sink)
+    }
+
+    /// Datagrams that arrived, and their payload bytes.
+    pub fn received(&self) -> (u64, u64) {
+        (self.counts[0].load(Relaxed), self.counts[1].load(Relaxed))
+    }
+}
+
+impl Drop for UdpSink {
+    /// The port is free when this returns.
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
+
 /// Answers every byte that comes over TCP with a byte: the far end of [`round_trips`].
 ///
 /// # Errors

@@ -14,8 +14,8 @@ const LONGER: [(&str, &str); 1] = [(
 )];
 
 /// Endings of files that nobody reads from top to bottom.
-const DATA: [&str; 7] = [
-    ".lock", ".ndjson", ".pcap", ".pcapng", ".bin", ".hex", ".json",
+const DATA: [&str; 8] = [
+    ".lock", ".ndjson", ".pcap", ".pcapng", ".bin", ".hex", ".json", ".jsonl",
 ];
 
 /// Hosts that a file may name in a URL: where sources and the kernel's and the formats' papers are.
@@ -23,6 +23,7 @@ const HOSTS: [&str; 7] = [
     "github.com",
     "www.apache.org",
     "www.rfc-editor.org",
+    // The name of SVG's elements.
     "www.w3.org",
     "docs.kernel.org",
     "deb.debian.org",

@@ -6,7 +6,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
@@ -35,6 +35,9 @@ pub struct Bench {
     /// Append the results to bench/results/criterion.ndjson.
     #[arg(long)]
     store: bool,
+    /// octroi beside HTB, TBF and nftables instead; `cargo xtask bench --isolation --help` has its options.
+    #[arg(long)]
+    isolation: bool,
     /// Handed on to criterion: a filter, or its options. `meter` also runs octroi beside its peers.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
@@ -71,6 +74,10 @@ impl Bench {
     /// Runs the subcommand.
     pub fn run(self) -> Result<ExitCode> {
         setup::run(Need::Build)?;
+        let first = self.args.first().map(String::as_str);
+        if self.isolation || first == Some("isolation") {
+            return self.isolation();
+        }
         let begin = SystemTime::now();
         let peers = host::target_dir().join("peers.ndjson");
         let compares = self.args.iter().any(|arg| arg.starts_with("meter"));
@@ -115,6 +122,28 @@ impl Bench {
                 ));
             }
         }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Bench {
+    /// The table beside what would be used instead: its program is of the crate `bench`.
+    fn isolation(&self) -> Result<ExitCode> {
+        let mut build = host::cargo();
+        build.args(["build", "--release", "--workspace", "--bins"]);
+        host::run(&mut build)?;
+        let mut bench = Command::new(host::target_dir().join("release/bench-isolation"));
+        bench.args(["--commit", &host::commit().unwrap_or_default()]);
+        bench.arg("--root").arg(host::root());
+        if self.short {
+            bench.arg("--short");
+        }
+        let named = usize::from(self.args.first().is_some_and(|arg| arg == "isolation"));
+        let status = bench
+            .args(&self.args[named..])
+            .status()
+            .context("bench-isolation does not run")?;
+        anyhow::ensure!(status.success(), "bench --isolation: {status}");
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -20,7 +20,8 @@ use crate::{
     limiter::{Clock, product},
 };
 
-/// A period that lasted for more than this many says nothing of what tenants ask for now.
+/// A period that lasted for more than this many says nothing of what tenants ask for now, but for who was refused:
+/// nothing came for most of it.
 const PERIODS_MAX: u64 = 8;
 
 /// A part of the queue that stands at the end of a period is to be gone by the end of the next.
@@ -110,6 +111,25 @@ const fn tangent(bytes: u64, seen: &Seen) -> u64 {
     quotient(quotient(bytes << 32, seen.time_ns) << 26, seen.held)
 }
 
+/// The α after a time in which the link was idle: along the slope, all of it is spare. Else whoever asks less than
+/// once in a few periods, as one does whose connections cannot even begin, would be refused for ever. At the very
+/// beginning α is 0, and that is nobody's fault.
+#[inline(always)]
+const fn after_idling(alpha: u64, rate: u64, held: u64) -> u64 {
+    if alpha == 0 {
+        return rate;
+    }
+    if held == 0 {
+        return alpha;
+    }
+    let step = quotient(rate, held);
+    if rate.saturating_sub(alpha) < step {
+        rate
+    } else {
+        alpha + step
+    }
+}
+
 /// The α for a link that is asked for more than it has room for.
 #[inline(always)]
 const fn down(alpha: u64, room: u64, seen: &Seen) -> u64 {
@@ -169,7 +189,7 @@ pub fn renew<L: Link>(uplink: &UplinkPolicy, link: &L, period: u64, now_ns: u64)
     link.set_carried(to, passed.wrapping_sub(seen.queue));
     let long = seen.time_ns > PERIODS_MAX * uplink.period_ns;
     let renewed = if long {
-        alpha
+        after_idling(alpha, uplink.rate, seen.held)
     } else {
         next(alpha, uplink.rate, &seen)
     };

@@ -7,6 +7,7 @@ use crate::{
     world::{World, ceiling_burst},
 };
 use dataplane_common::{
+    abi::share::SharePace,
     limiter::Clock,
     share::{Link, Paid, ask::guarantee_burst},
     units::BitsPerSecond,
@@ -176,6 +177,35 @@ fn a_guarantee_comes_back_with_the_first_packet() {
             );
             had += 1_514;
         }
+    }
+}
+
+#[test]
+fn who_asks_rarely_is_not_kept_out_of_an_idle_link() {
+    // Nothing guaranteed, nobody else there, and the first packets of a connection, farther and farther apart.
+    for gap_ms in [1, 10, 40, 1_000, 60_000] {
+        let mut world = World::new(CAPACITY, &wants(3, 0)[10..], &[1_514; 3], draw("rarely"));
+        let refused = |world: &mut World| {
+            let refused = (0..200).filter(|_| {
+                world.now_ns += gap_ms * MILLISECOND;
+                world.offer(1, 74).is_err()
+            });
+            refused.count()
+        };
+        assert_eq!(refused(&mut world), 0, "one each {gap_ms} ms");
+        // A share that has become next to nothing, as beside guarantees that took the link.
+        let link = &&world.words;
+        let at = (link.state().load() >> 1) % 4;
+        let pace = SharePace {
+            alpha: 1,
+            ..link.pace(at)
+        };
+        link.set_pace(at, &pace);
+        let refused = refused(&mut world);
+        assert!(
+            refused <= 4,
+            "{refused} of 200 packets, one each {gap_ms} ms"
+        );
     }
 }
 

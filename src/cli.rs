@@ -72,6 +72,9 @@ enum Command {
     Detach {
         #[command(flatten)]
         at: At,
+        /// Where the daemon of this configuration is.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["run_dir", "pin_dir"])]
+        config: Option<PathBuf>,
         /// Also what other versions of octroi pinned.
         #[arg(long)]
         all_versions: bool,
@@ -155,8 +158,8 @@ enum PortAction {
 
 #[derive(Debug, Args)]
 struct PortText {
-    /// The body of a `[[port]]`, as in the configuration; `-` reads standard input.
-    #[arg(value_name = "TOML")]
+    /// The body of a `[[port]]` as in the configuration, or a JSON object with its keys; `-` reads standard input.
+    #[arg(value_name = "TOML | JSON")]
     port: String,
     #[command(flatten)]
     at: At,
@@ -213,9 +216,11 @@ pub fn run() -> ExitCode {
         }
         Command::Metrics { at } => metrics::show(&at.run_dir, &at.pin_dir).map_err(Failure::from),
         Command::Top(options) => top::run(&options).map_err(Failure::from),
-        Command::Detach { at, all_versions } => {
-            daemon::detach(&at.run_dir, &at.pin_dir, all_versions).map_err(Failure::from)
-        }
+        Command::Detach {
+            at,
+            config,
+            all_versions,
+        } => detach(at, config.as_deref(), all_versions),
         Command::Records(options) => records::show(&options).map_err(Failure::from),
         Command::Encryption(options) => encryption::encryption(&options).map_err(Failure::from),
         Command::Flows(options) => flows::show(&options).map_err(Failure::from),
@@ -261,6 +266,17 @@ fn apply(file: &Path, at: &At) -> Result<(), Failure> {
     Ok(())
 }
 
+fn detach(mut at: At, config: Option<&Path>, all_versions: bool) -> Result<(), Failure> {
+    if let Some(config) = config {
+        let host = config::load(config)?.host;
+        at = At {
+            run_dir: host.run_dir,
+            pin_dir: host.pin_dir,
+        };
+    }
+    daemon::detach(&at.run_dir, &at.pin_dir, all_versions).map_err(Failure::from)
+}
+
 fn port(action: PortAction) -> Result<(), Failure> {
     let read = |text: &PortText| -> Result<String, Failure> {
         let toml = if text.port == "-" {
@@ -269,6 +285,7 @@ fn port(action: PortAction) -> Result<(), Failure> {
         } else {
             text.port.clone()
         };
+        let toml = config::port_toml(toml).map_err(Failure::Config)?;
         config::parse_port(&toml, "port")?;
         Ok(toml)
     };

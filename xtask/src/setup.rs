@@ -40,9 +40,10 @@ const BUILD_PACKAGES: [&str; 11] = [
 ];
 
 /// What boots another kernel, and checks what it boots from.
-const TEST_PACKAGES: [&str; 8] = [
+const TEST_PACKAGES: [&str; 9] = [
     "busybox-static",
     "cpio",
+    "debootstrap",
     "openssl",
     "postgresql",
     "prometheus",
@@ -50,6 +51,9 @@ const TEST_PACKAGES: [&str; 8] = [
     "tmux",
     "xz-utils",
 ];
+
+/// What `deb` calls beside binutils: `dpkg-shlibdeps`.
+const DEB_PACKAGES: [&str; 1] = ["dpkg-dev"];
 
 /// Meters that `bench meter` runs beside octroi.
 const PEER_PACKAGES: [&str; 3] = ["nfdump", "pmacct", "softflowd"];
@@ -83,8 +87,17 @@ pub fn peers() -> Result<()> {
     installed(&PEER_PACKAGES)
 }
 
+/// Installs what makes a Debian package of a program that is built.
+pub fn deb() -> Result<()> {
+    if env::var_os("OCTROI_NO_SETUP").is_some() {
+        return Ok(());
+    }
+    installed(&DEB_PACKAGES)
+}
+
 fn packages(need: Need) -> Result<()> {
-    let tests = TEST_PACKAGES.iter().filter(|_| need >= Need::Test);
+    let tests = TEST_PACKAGES.iter().chain(&DEB_PACKAGES);
+    let tests = tests.filter(|_| need >= Need::Test);
     let wanted: Vec<&str> = BUILD_PACKAGES.iter().chain(tests).copied().collect();
     installed(&wanted)
 }

@@ -5,7 +5,7 @@ use crate::{
     config::{self, Config},
     correct,
     daemon::{self, control},
-    demo, doctor, encryption, explain, flows, generate, metrics, privacy, proof, reconcile,
+    demo, doctor, encryption, explain, flows, generate, import, metrics, privacy, proof, reconcile,
     records, sinks, statement, status, top, usage,
 };
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -41,6 +41,11 @@ enum Command {
     Port {
         #[command(subcommand)]
         action: PortAction,
+    },
+    /// Tenants and ports of a configuration, from what libvirt or Neutron says.
+    Import {
+        #[command(subcommand)]
+        source: import::Source,
     },
     /// Check a configuration and say what memory it takes.
     Check {
@@ -209,6 +214,7 @@ pub fn run() -> ExitCode {
         Command::Run { config } => daemon::run(&config).map_err(Failure::from),
         Command::Apply { file, at } => apply(&file, &at),
         Command::Port { action } => port(action),
+        Command::Import { source } => import::run(&source).map_err(Failure::from),
         Command::Check { file } => check(&file),
         Command::Doctor { json } => return doctor::run(json),
         Command::Status { json, at } => {

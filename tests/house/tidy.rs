@@ -18,13 +18,14 @@ const DATA: [&str; 7] = [
     ".lock", ".ndjson", ".pcap", ".pcapng", ".bin", ".hex", ".json",
 ];
 
-/// Hosts that a file may name in a URL: where sources and the kernel's and the formats' papers are.
-const HOSTS: [&str; 6] = [
+/// Hosts that a file may name in a URL: where sources and the kernel's and the formats' papers are, and namespaces of XML.
+const HOSTS: [&str; 7] = [
     "github.com",
     "www.apache.org",
     "www.rfc-editor.org",
     "docs.kernel.org",
     "deb.debian.org",
+    "openstack.org",
     "snapshot.debian.org",
 ];
 

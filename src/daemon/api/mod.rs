@@ -37,7 +37,7 @@ use std::{
 };
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{Mutex, Semaphore},
+    sync::Semaphore,
     task,
     time::{sleep, timeout},
 };
@@ -73,8 +73,6 @@ struct Shared {
     access: RefCell<(Option<u64>, Access)>,
     connections: RefCell<Connections>,
     readers: Arc<Semaphore>,
-    /// Who changes something, one after the other: the ledger has them in the order in which they are made.
-    changes: Mutex<()>,
 }
 
 impl Shared {
@@ -164,7 +162,6 @@ pub fn start(state: &Rc<RefCell<State>>) -> Result<Option<Listening>> {
         access: RefCell::default(),
         connections: RefCell::default(),
         readers: Arc::new(Semaphore::new(READERS_MAX)),
-        changes: Mutex::default(),
     });
     task::spawn_local(accept(listener, shared));
     Ok(Some(Listening(socket)))

@@ -43,11 +43,7 @@ const FILES: [(&str, &str, u32); 5] = [
         "lib/systemd/system/octroi.service",
         0o644,
     ),
-    (
-        "src/config/example.toml",
-        "etc/octroi/example.toml",
-        0o644,
-    ),
+    ("src/config/example.toml", "etc/octroi/example.toml", 0o644),
     ("README.md", "usr/share/doc/octroi/README.md", 0o644),
     (
         "docs/openapi.json",
@@ -183,7 +179,11 @@ impl Tree {
             }
         }
         for (name, content) in files_of("packaging/examples")? {
-            let mode = if content.starts_with(b"#!") { 0o755 } else { 0o644 };
+            let mode = if content.starts_with(b"#!") {
+                0o755
+            } else {
+                0o644
+            };
             self.put(&format!("{doc}/examples/{name}"), &content, mode)?;
         }
         Ok(())

@@ -274,6 +274,7 @@ mod tests {
     #[test]
     fn a_port_is_entered_on_one_line() {
         let port = "name = \"vm\"\ntenant = \"acme\"\ninterface = \"tap0\"\nmacs = [\n\"52:54:00:00:00:01\" ]\n\
+                    addresses = [\"10.0.0.5\"]\n\
                     from_tenant = { ceiling = \"2Mbit/s\" }\n";
         let line = on_one_line(port).expect("a port");
         assert!(!line.contains('\n'), "{line}");

@@ -5,7 +5,7 @@ use crate::{
     config::{self, Config},
     correct,
     daemon::{self, control},
-    demo, doctor, encryption, explain, flows, generate, metrics, privacy, proof, reconcile,
+    demo, doctor, encryption, explain, flows, generate, import, metrics, privacy, proof, reconcile,
     records, sinks, statement, status, top, usage,
 };
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -42,6 +42,11 @@ enum Command {
         #[command(subcommand)]
         action: PortAction,
     },
+    /// Tenants and ports of a configuration, from what libvirt or Neutron says.
+    Import {
+        #[command(subcommand)]
+        source: import::Source,
+    },
     /// Check a configuration and say what memory it takes.
     Check {
         /// Configuration.
@@ -72,6 +77,9 @@ enum Command {
     Detach {
         #[command(flatten)]
         at: At,
+        /// Where the daemon of this configuration is.
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["run_dir", "pin_dir"])]
+        config: Option<PathBuf>,
         /// Also what other versions of octroi pinned.
         #[arg(long)]
         all_versions: bool,
@@ -155,8 +163,8 @@ enum PortAction {
 
 #[derive(Debug, Args)]
 struct PortText {
-    /// The body of a `[[port]]`, as in the configuration; `-` reads standard input.
-    #[arg(value_name = "TOML")]
+    /// The body of a `[[port]]` as in the configuration, or a JSON object with its keys; `-` reads standard input.
+    #[arg(value_name = "TOML | JSON")]
     port: String,
     #[command(flatten)]
     at: At,
@@ -206,6 +214,7 @@ pub fn run() -> ExitCode {
         Command::Run { config } => daemon::run(&config).map_err(Failure::from),
         Command::Apply { file, at } => apply(&file, &at),
         Command::Port { action } => port(action),
+        Command::Import { source } => import::run(&source).map_err(Failure::from),
         Command::Check { file } => check(&file),
         Command::Doctor { json } => return doctor::run(json),
         Command::Status { json, at } => {
@@ -213,9 +222,11 @@ pub fn run() -> ExitCode {
         }
         Command::Metrics { at } => metrics::show(&at.run_dir, &at.pin_dir).map_err(Failure::from),
         Command::Top(options) => top::run(&options).map_err(Failure::from),
-        Command::Detach { at, all_versions } => {
-            daemon::detach(&at.run_dir, &at.pin_dir, all_versions).map_err(Failure::from)
-        }
+        Command::Detach {
+            at,
+            config,
+            all_versions,
+        } => detach(at, config.as_deref(), all_versions),
         Command::Records(options) => records::show(&options).map_err(Failure::from),
         Command::Encryption(options) => encryption::encryption(&options).map_err(Failure::from),
         Command::Flows(options) => flows::show(&options).map_err(Failure::from),
@@ -261,6 +272,17 @@ fn apply(file: &Path, at: &At) -> Result<(), Failure> {
     Ok(())
 }
 
+fn detach(mut at: At, config: Option<&Path>, all_versions: bool) -> Result<(), Failure> {
+    if let Some(config) = config {
+        let host = config::load(config)?.host;
+        at = At {
+            run_dir: host.run_dir,
+            pin_dir: host.pin_dir,
+        };
+    }
+    daemon::detach(&at.run_dir, &at.pin_dir, all_versions).map_err(Failure::from)
+}
+
 fn port(action: PortAction) -> Result<(), Failure> {
     let read = |text: &PortText| -> Result<String, Failure> {
         let toml = if text.port == "-" {
@@ -269,6 +291,7 @@ fn port(action: PortAction) -> Result<(), Failure> {
         } else {
             text.port.clone()
         };
+        let toml = config::port_toml(toml).map_err(Failure::Config)?;
         config::parse_port(&toml, "port")?;
         Ok(toml)
     };

@@ -13,6 +13,7 @@ mod encryption;
 mod explain;
 mod flows;
 mod generate;
+mod import;
 mod keeping;
 pub mod lab;
 pub mod metrics;

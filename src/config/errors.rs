@@ -73,7 +73,7 @@ impl Errors {
     }
 
     /// One error about something that was not read from a text.
-    pub(super) fn without_place(message: String) -> Self {
+    pub(crate) fn without_place(message: String) -> Self {
         Self(vec![ConfigError {
             place: None,
             message,

@@ -89,6 +89,21 @@ pub fn parse_port(text: &str, name: &str) -> Result<Port, Errors> {
         .ok_or_else(|| faults.into_errors())
 }
 
+/// The TOML of a port that was given as TOML or as a JSON object: programs have the one, people the other.
+///
+/// # Errors
+/// When it begins as an object does and is none, or has values that TOML has not.
+pub fn port_toml(text: String) -> Result<String, String> {
+    // No TOML document begins with a brace.
+    if !text.trim_start().starts_with('{') {
+        return Ok(text);
+    }
+    let object: serde_json::Value = serde_json::from_str(&text)
+        .map_err(|error| format!("port: {error}; write a JSON object, or TOML"))?;
+    toml::to_string(&object)
+        .map_err(|error| format!("port: {error}; leave a key out that has no value"))
+}
+
 /// Reads and checks the file at `path`.
 ///
 /// # Errors

@@ -1,6 +1,9 @@
 //! The control socket: one JSON object in a line each way.
 
-use super::state::State;
+use super::{
+    change::{self, Change},
+    state::State,
+};
 use crate::config::Errors;
 use metering::ledger::Addition;
 use serde::{Deserialize, Serialize};
@@ -74,6 +77,14 @@ impl Refusal {
             waiting: false,
         }
     }
+
+    /// It is done, and takes effect when an interface comes.
+    fn waiting(message: String) -> Self {
+        Self {
+            waiting: true,
+            ..Self::system(message)
+        }
+    }
 }
 
 impl From<Errors> for Refusal {
@@ -127,7 +138,9 @@ pub fn call(run_dir: &Path, request: &Request) -> Result<String, Refusal> {
 
 /// Serves one client: one request, one answer.
 pub(super) async fn answer(stream: UnixStream, state: Rc<RefCell<State>>) {
-    let allowed = stream.peer_cred().is_ok_and(|peer| peer.uid() == 0);
+    let peer = stream.peer_cred();
+    let allowed = peer.as_ref().is_ok_and(|peer| peer.uid() == 0);
+    let pid = peer.ok().and_then(|peer| peer.pid());
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     let mut reader = tokio::io::BufReader::new(reader.take(REQUEST_MAX));
@@ -143,12 +156,50 @@ pub(super) async fn answer(stream: UnixStream, state: Rc<RefCell<State>>) {
     };
     let result = match request {
         Ok(Request::Add { addition }) => add(&state, &addition).await,
-        Ok(request) => state.borrow_mut().answer(request),
+        Ok(request) => act(&state, request, pid).await,
         Err(refusal) => Err(refusal),
     };
     let mut text = serde_json::to_string(&result).unwrap_or_default();
     text.push('\n');
     let _ = timeout(PATIENCE, writer.write_all(text.as_bytes())).await;
+}
+
+/// Answers at once, or enters a change and makes it.
+async fn act(
+    state: &Rc<RefCell<State>>,
+    request: Request,
+    pid: Option<i32>,
+) -> Result<String, Refusal> {
+    let what = change::of_request(&request, &state.borrow())?;
+    let who = format!("{}, by the control socket", who(pid));
+    if let Some(what) = what {
+        let change = Change { who, what, request };
+        let made = change::make(state, change, |_, _| Ok::<(), Refusal>(())).await?;
+        return match made.waits {
+            true => Err(Refusal::waiting(made.said)),
+            false => Ok(made.said),
+        };
+    }
+    if matches!(request, Request::Detach) {
+        let changes = state.borrow().changes();
+        let _turn = changes.lock().await;
+        // Whoever takes the gate away must be able to, also with a full disk.
+        let ledger = state.borrow().ledger();
+        if let Err(error) = change::enter(ledger, &who, "detach".into()).await {
+            eprintln!("octroi: warning: detached without an entry: {error}");
+        }
+        return state.borrow_mut().answer(request);
+    }
+    state.borrow_mut().answer(request)
+}
+
+/// Root, and who logged in before that: sudo does not change it.
+fn who(pid: Option<i32>) -> String {
+    let login = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/loginuid")).ok());
+    match login.and_then(|login| login.trim().parse::<u32>().ok()) {
+        Some(login) if login != u32::MAX => format!("uid 0, logged in as uid {login}"),
+        _ => "uid 0".into(),
+    }
 }
 
 /// Waits for the ledger's thread, and lets the daemon go on meanwhile.

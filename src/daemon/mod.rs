@@ -3,6 +3,7 @@
 
 mod api;
 mod audit;
+mod change;
 mod clock;
 pub mod control;
 mod hooks;
@@ -91,7 +92,7 @@ async fn serve(state: State, run_dir: &Path) -> Result<()> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = reload.recv() => state.borrow_mut().reload(),
+            _ = reload.recv() => drop(tokio::task::spawn_local(reload_file(Rc::clone(&state)))),
             _ = look.tick() => {
                 state.borrow_mut().look();
                 // This tick puts the sleep below off again and again.
@@ -134,6 +135,30 @@ async fn serve(state: State, run_dir: &Path) -> Result<()> {
         eprintln!("octroi: stopped; what was attached goes on enforcing and counting");
     }
     Ok(())
+}
+
+/// Reads the file again, on SIGHUP. A mistake leaves everything as it was.
+async fn reload_file(state: Rc<RefCell<State>>) {
+    let path = state.borrow().path.clone();
+    let loaded = config::load(&path).map_err(control::Refusal::from);
+    let done = match loaded {
+        Ok(file) => {
+            let what = change::difference(state.borrow().file(), &file);
+            let change = change::Change {
+                who: "SIGHUP".into(),
+                what: format!("apply {}: {what}", path.display()),
+                request: control::Request::Apply {
+                    config: file.to_toml(),
+                },
+            };
+            change::make(&state, change, |_, _| Ok(())).await.map(drop)
+        }
+        Err(refusal) => Err(refusal),
+    };
+    if let Err(refusal) = done {
+        let message = refusal.message;
+        eprintln!("{message}\noctroi: the configuration before stays in force");
+    }
 }
 
 /// For the tests of crashes: `OCTROI_TEST_FAULT=NAME:COUNT` ends this process with SIGKILL when it is at

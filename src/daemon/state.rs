@@ -19,10 +19,11 @@ use metering::ledger::Addition;
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 
 /// The daemon's state.
 pub struct State {
@@ -38,6 +39,8 @@ pub struct State {
     applied: u64,
     /// The last thing that was said of each subject, so that it is said once.
     said: HashSet<String>,
+    /// Who changes something, one after the other: the ledger has them in the order in which they are made.
+    changes: Rc<Mutex<()>>,
 }
 
 impl State {
@@ -60,6 +63,7 @@ impl State {
             dynamic,
             applied: 0,
             said: HashSet::new(),
+            changes: Rc::default(),
         };
         let config = state.effective(&state.file, &state.dynamic)?;
         state.enforce(&config)?;
@@ -179,17 +183,6 @@ impl State {
         if !self.said.contains(&line) {
             eprintln!("octroi: {line}");
             self.said.insert(line);
-        }
-    }
-
-    /// Reads the file again, on SIGHUP. A mistake leaves everything as it was.
-    pub fn reload(&mut self) {
-        let done = config::load(&self.path)
-            .map_err(|errors| errors.to_string())
-            .and_then(|file| self.apply(file).map_err(|refusal| refusal.message));
-        match done {
-            Ok(answer) => eprintln!("octroi: {answer}"),
-            Err(message) => eprintln!("{message}\noctroi: the configuration before stays in force"),
         }
     }
 
@@ -318,6 +311,11 @@ impl State {
     pub fn config(&self) -> Config {
         let effective = self.effective(&self.file, &self.dynamic);
         effective.unwrap_or_else(|_| self.file.clone())
+    }
+
+    /// Held by whoever changes something, from its entry in the ledger to its end.
+    pub(super) fn changes(&self) -> Rc<Mutex<()>> {
+        Rc::clone(&self.changes)
     }
 
     /// How often another configuration of a file was put in force.

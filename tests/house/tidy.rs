@@ -18,7 +18,7 @@ const DATA: [&str; 8] = [
     ".lock", ".ndjson", ".pcap", ".pcapng", ".bin", ".hex", ".json", ".jsonl",
 ];
 
-/// Hosts that a file may name in a URL: where sources and the kernel's and the formats' papers are.
+/// Hosts that a file may name in a URL: where sources and the kernel's and the formats' papers are, and namespaces of XML.
 const HOSTS: [&str; 7] = [
     "github.com",
     "www.apache.org",
@@ -27,6 +27,7 @@ const HOSTS: [&str; 7] = [
     "www.w3.org",
     "docs.kernel.org",
     "deb.debian.org",
+    "openstack.org",
     "snapshot.debian.org",
 ];
 

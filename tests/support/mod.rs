@@ -3,7 +3,10 @@
 
 use anyhow::{Context as _, Result};
 use dataplane::registers::{Counts, Direction};
-use octroi::lab::{Site, TenantSpec, site};
+use octroi::{
+    lab::{Site, TenantSpec, site},
+    status::Report,
+};
 use std::{
     path::Path,
     sync::{Mutex, MutexGuard, OnceLock},
@@ -79,14 +82,16 @@ pub fn running(specs: &[TenantSpec], host: &str) -> Result<Site> {
 
 /// Registers of tenant `index`'s live port.
 pub fn registers(site: &Site, index: usize) -> Result<(Direction, Direction)> {
+    registers_of(&site.report()?, index)
+}
+
+/// The same, from a report of whatever daemon.
+pub fn registers_of(report: &Report, index: usize) -> Result<(Direction, Direction)> {
     let number = index as u32 + 1;
-    let ports = site.report()?.ports;
-    let port = ports
-        .into_iter()
-        .filter(|port| port.tenant == number)
-        .max_by_key(|port| port.incarnation)
-        .context("no such port")?;
-    Ok((port.from_tenant, port.to_tenant))
+    let ports = report.ports.iter().filter(|port| port.tenant == number);
+    let port = ports.max_by_key(|port| port.incarnation);
+    let port = port.context("no such port")?;
+    Ok((port.from_tenant.clone(), port.to_tenant.clone()))
 }
 
 /// Waits until `read` gives the same three times in a row, 100 ms apart; 10 s at most.

@@ -40,10 +40,11 @@ const BUILD_PACKAGES: [&str; 11] = [
 ];
 
 /// What boots another kernel, and checks what it boots from.
-const TEST_PACKAGES: [&str; 12] = [
+const TEST_PACKAGES: [&str; 13] = [
     "busybox-static",
     "cpio",
     "curl",
+    "debootstrap",
     "openssl",
     "postgresql",
     "prometheus",
@@ -54,6 +55,9 @@ const TEST_PACKAGES: [&str; 12] = [
     "wireguard-tools",
     "xz-utils",
 ];
+
+/// What `deb` calls beside binutils: `dpkg-shlibdeps`.
+const DEB_PACKAGES: [&str; 1] = ["dpkg-dev"];
 
 /// Meters that `bench meter` runs beside octroi.
 const PEER_PACKAGES: [&str; 3] = ["nfdump", "pmacct", "softflowd"];
@@ -87,8 +91,17 @@ pub fn peers() -> Result<()> {
     installed(&PEER_PACKAGES)
 }
 
+/// Installs what makes a Debian package of a program that is built.
+pub fn deb() -> Result<()> {
+    if env::var_os("OCTROI_NO_SETUP").is_some() {
+        return Ok(());
+    }
+    installed(&DEB_PACKAGES)
+}
+
 fn packages(need: Need) -> Result<()> {
-    let tests = TEST_PACKAGES.iter().filter(|_| need >= Need::Test);
+    let tests = TEST_PACKAGES.iter().chain(&DEB_PACKAGES);
+    let tests = tests.filter(|_| need >= Need::Test);
     let wanted: Vec<&str> = BUILD_PACKAGES.iter().chain(tests).copied().collect();
     installed(&wanted)
 }

@@ -169,7 +169,7 @@ fn cut(window: u64) -> Cut {
         drops: vec![[0; 2], [window + 1, 60 * (window + 1)]],
         // Every second port has a policy, and its first zone is classified.
         evidence: match (window + 1) * port * (direction + 1) {
-            packets if port % 2 == 0 => vec![[0; 2], [packets, packets * 97]],
+            packets if port.is_multiple_of(2) => vec![[0; 2], [packets, packets * 97]],
             _ => vec![[0; 2]; 2],
         },
         skbs: [window + port; 4],

@@ -48,7 +48,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::UnixListener,
-    sync::{Mutex, Semaphore},
+    sync::Semaphore,
     task,
     time::{sleep, timeout},
 };
@@ -87,8 +87,6 @@ struct Shared {
     access: RefCell<(Option<u64>, Access)>,
     connections: RefCell<Connections>,
     readers: Arc<Semaphore>,
-    /// Who changes something, one after the other: the ledger has them in the order in which they are made.
-    changes: Mutex<()>,
     /// What the page sees of everything, as it was a moment ago.
     seen: RefCell<watch::Seen>,
     /// Who opens the page.
@@ -182,7 +180,6 @@ pub fn start(state: &Rc<RefCell<State>>) -> Result<Option<Listening>> {
         access: RefCell::default(),
         connections: RefCell::default(),
         readers: Arc::new(Semaphore::new(READERS_MAX)),
-        changes: Mutex::default(),
         seen: RefCell::default(),
         users: RefCell::default(),
     });

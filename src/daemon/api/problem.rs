@@ -55,11 +55,6 @@ impl Problem {
         self.status
     }
 
-    /// One line.
-    pub fn detail(&self) -> &str {
-        &self.detail
-    }
-
     fn lines(status: StatusCode, lines: Vec<String>) -> Self {
         let detail = lines.first().cloned().unwrap_or_default();
         Self {

@@ -67,7 +67,7 @@ pub fn frame(dice: &mut Dice, shape: &Shape, segment: &Segment, payload: &[u8]) 
         frame.extend(headers);
     } else {
         let options = dice.pick(&[0, 0, 0, 4, 40]);
-        frame.extend([0x08, 0x00, 0x40 | (20 + options) as u8 / 4, 0]);
+        frame.extend([0x08, 0x00, 0x40 | ((20 + options) as u8 / 4), 0]);
         frame.extend(((20 + options + transport.len()) as u16).to_be_bytes());
         frame.extend([0, 0, 0x40, 0, 64, protocol, 0, 0]);
         frame.extend(IPV4[from]);

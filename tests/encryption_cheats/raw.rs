@@ -21,7 +21,7 @@ fn checksum(bytes: &[u8]) -> [u8; 2] {
 
 /// IPv4 from the tenant to the remote end. `fragment`: flags and offset of the header.
 pub fn ipv4(protocol: u8, fragment: u16, options: &[u8], body: &[u8]) -> Vec<u8> {
-    let mut header = vec![0x40 | (20 + options.len()) as u8 / 4, 0];
+    let mut header = vec![0x40 | ((20 + options.len()) as u8 / 4), 0];
     header.extend(((20 + options.len() + body.len()) as u16).to_be_bytes());
     header.extend([0x0C, 0x70]);
     header.extend(fragment.to_be_bytes());

@@ -6,7 +6,12 @@ use octroi::lab::{
     ends::Running,
     site::{REMOTE, ipv4},
 };
-use std::{fs, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 const PORT: u16 = 2_222;
 /// Of each family that OpenSSH has on.
@@ -34,7 +39,7 @@ fn key(place: &Place, name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn server(place: &Place, host: &PathBuf, user: &PathBuf) -> Result<Running> {
+fn server(place: &Place, host: &Path, user: &Path) -> Result<Running> {
     let directory = place.site.directory();
     let known = directory.join("authorized_keys");
     fs::copy(user.with_extension("pub"), &known)?;
@@ -60,7 +65,7 @@ fn server(place: &Place, host: &PathBuf, user: &PathBuf) -> Result<Running> {
 fn through(
     place: &Place,
     tenant: usize,
-    key: &PathBuf,
+    key: &Path,
     options: &[&str],
     said: &[u8],
 ) -> Result<(Vec<u8>, String)> {

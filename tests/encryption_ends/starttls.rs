@@ -69,7 +69,7 @@ impl Cluster {
             let to = cluster.directory.join(name);
             fs::copy(from, &to)?;
             chown(&to, Some(uid), None)?;
-            let mode = fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o600));
+            let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o600);
             fs::set_permissions(&to, mode)?;
         }
         let rules = cluster.directory.join("data/pg_hba.conf");

@@ -24,5 +24,6 @@ mod records;
 mod sinks;
 mod statement;
 pub mod status;
+mod store;
 mod top;
 mod usage;

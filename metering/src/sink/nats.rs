@@ -27,7 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 use streams::Streams;
-use tokio::{runtime::Runtime, time::timeout};
+use tokio::{runtime::Runtime, sync::watch, time::timeout};
 use wire::{Answer, Sent};
 
 /// Connecting and what is asked together take less, or nobody is there behind the socket.
@@ -58,16 +58,32 @@ struct Open {
     client: Client,
     context: async_nats::jetstream::Context,
     streams: Streams,
+    is_broken: watch::Receiver<bool>,
+}
+
+/// What is asked over a connection, unless that breaks first.
+async fn unless_broken<T>(
+    mut is_broken: watch::Receiver<bool>,
+    work: impl Future<Output = Result<T, SinkError>>,
+) -> Result<T, SinkError> {
+    tokio::select! {
+        done = work => done,
+        _ = is_broken.wait_for(|is_broken| *is_broken) => {
+            Err(SinkError::Unavailable("the connection broke".into()))
+        }
+    }
 }
 
 impl Open {
     async fn new(target: &Target) -> Result<Self, SinkError> {
-        let (client, context) = target.connect().await?;
-        let streams = Streams::open(&context, target).await?;
+        let (client, context, is_broken) = target.connect().await?;
+        let streams = Streams::open(&context, target);
+        let streams = unless_broken(is_broken.clone(), streams).await?;
         Ok(Self {
             client,
             context,
             streams,
+            is_broken,
         })
     }
 
@@ -111,7 +127,7 @@ impl Line {
                 Some(open) => open,
                 None => Open::new(&self.target).await?,
             };
-            let done = work(&open).await;
+            let done = unless_broken(open.is_broken.clone(), work(&open)).await;
             Ok((open, done))
         };
         let ended = runtime.block_on(async { timeout(self.patience, all).await });

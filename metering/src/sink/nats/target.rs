@@ -5,10 +5,11 @@ use crate::{
     sink::{SinkError, trust},
 };
 use async_nats::{
-    Client, ConnectErrorKind, ConnectOptions, ServerAddr,
+    Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr,
     jetstream::{Context, context::ContextBuilder},
 };
 use std::{path::PathBuf, time::Duration};
+use tokio::sync::watch;
 
 /// Until a server has taken the connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -162,13 +163,23 @@ impl Target {
         }
     }
 
-    /// Connects. The connection works while the runtime does, and ends with the client.
-    pub(super) async fn connect(&self) -> Result<(Client, Context), SinkError> {
+    /// Connects. The connection works while the runtime does, and ends with the client. When it breaks, what is asked
+    /// gets no answer any more: the last value turns true.
+    pub(super) async fn connect(
+        &self,
+    ) -> Result<(Client, Context, watch::Receiver<bool>), SinkError> {
         let servers = self.servers().map_err(SinkError::Refused)?;
+        let (broken, is_broken) = watch::channel(false);
         let mut options = ConnectOptions::new()
             .name("octroi")
             .connection_timeout(CONNECT)
             .request_timeout(Some(ANSWER))
+            .event_callback(move |event| {
+                if matches!(event, Event::Disconnected | Event::Closed) {
+                    broken.send_replace(true);
+                }
+                std::future::ready(())
+            })
             // Whoever is written in the configuration, and nobody whom a server names.
             .ignore_discovered_servers();
         if let Some(path) = &self.password_file {
@@ -199,6 +210,6 @@ impl Target {
             )));
         }
         let context = ContextBuilder::new().timeout(ANSWER).ack_timeout(ANSWER);
-        Ok((client.clone(), context.build(client)))
+        Ok((client.clone(), context.build(client), is_broken))
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     correct,
     daemon::{self, control},
     demo, doctor, encryption, explain, flows, generate, import, metrics, privacy, proof, reconcile,
-    records, sinks, statement, status, top, usage,
+    records, sinks, statement, status, store, top, usage,
 };
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use std::{
@@ -109,6 +109,8 @@ enum Command {
     Reconcile(reconcile::ReconcileOptions),
     /// Send a sink once more what it acknowledged and lost; it drops what it has.
     Replay(reconcile::ReplayOptions),
+    /// Take the records of many hosts out of a NATS stream into one PostgreSQL database, each exactly once.
+    Store(store::Options),
     /// The file that the records are in.
     Ledger {
         #[command(subcommand)]
@@ -238,6 +240,7 @@ pub fn run() -> ExitCode {
         Command::Sinks(options) => sinks::show(&options).map_err(Failure::from),
         Command::Reconcile(options) => reconcile::reconcile(&options).map_err(Failure::from),
         Command::Replay(options) => reconcile::replay(&options).map_err(Failure::from),
+        Command::Store(options) => store::run(&options).map_err(Failure::from),
         Command::Ledger { action } => records::ledger(&action).map_err(Failure::from),
         Command::Verify(options) => proof::verify(&options).map_err(Failure::from),
         Command::Audit(options) => proof::audit(&options).map_err(Failure::from),

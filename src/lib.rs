@@ -25,5 +25,6 @@ mod records;
 mod sinks;
 mod statement;
 pub mod status;
+mod store;
 mod top;
 mod usage;

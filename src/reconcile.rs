@@ -1,6 +1,9 @@
 //! `octroi reconcile` and `octroi replay`: does the biller have what was metered, and once more what it lost.
 
-use crate::config::{self, Config};
+use crate::{
+    config::{self, Config},
+    store::Database,
+};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use metering::sink::{Feed, Sink, Sums};
@@ -10,22 +13,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Which sink.
-#[derive(Debug, Args)]
-struct At {
-    /// The configuration that has the ledger and the sink.
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// Name of the sink.
-    #[arg(long)]
-    sink: String,
-}
-
 /// `octroi reconcile`.
 #[derive(Debug, Args)]
 pub struct ReconcileOptions {
-    #[command(flatten)]
-    at: At,
+    /// The configuration that has the ledger.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Name of the sink in it.
+    #[arg(long, required_unless_present = "store", conflicts_with = "store")]
+    sink: Option<String>,
+    /// Instead of a sink's, totals of the store of a fleet: a PostgreSQL database that `octroi store` fills.
+    #[arg(long, value_name = "ADDRESS")]
+    store: Option<String>,
+    /// A file with the password of the store's user and nothing else.
+    #[arg(long, value_name = "FILE", requires = "store")]
+    store_password_file: Option<PathBuf>,
+    /// Certificates, PEM, that the store's must descend from.
+    #[arg(long, value_name = "FILE", requires = "store")]
+    store_ca_file: Option<PathBuf>,
     /// JSON.
     #[arg(long)]
     json: bool,
@@ -34,8 +39,12 @@ pub struct ReconcileOptions {
 /// `octroi replay`.
 #[derive(Debug, Args)]
 pub struct ReplayOptions {
-    #[command(flatten)]
-    at: At,
+    /// The configuration that has the ledger and the sink.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Name of the sink.
+    #[arg(long)]
+    sink: String,
     /// The first record to send again, by its seq; all after it that the sink has confirmed follow.
     #[arg(long, value_name = "SEQ")]
     from: u64,
@@ -44,19 +53,25 @@ pub struct ReplayOptions {
     ledger: Option<PathBuf>,
 }
 
-/// A sink of a configuration, opened, and the ledger's file.
-fn open(at: &At) -> Result<(Config, PathBuf, Box<dyn Sink + Send>)> {
-    let config: Config = config::load(&at.config)?;
-    let file = at.config.display();
+/// A configuration and the file of its ledger.
+fn metered(path: &Path) -> Result<(Config, PathBuf)> {
+    let config: Config = config::load(path)?;
     let meter = config.meter.as_ref();
-    let meter = meter.with_context(|| format!("{file}: there is no [meter], and so no ledger"))?;
-    let ledger = meter.ledger.clone();
+    let ledger = meter.map(|meter| meter.ledger.clone());
+    let ledger = ledger
+        .with_context(|| format!("{}: there is no [meter], and so no ledger", path.display()))?;
+    Ok((config, ledger))
+}
+
+/// A sink of a configuration, opened, and the ledger's file.
+fn open(path: &Path, wanted: &str) -> Result<(Config, PathBuf, Box<dyn Sink + Send>)> {
+    let (config, ledger) = metered(path)?;
+    let file = path.display();
     let mut sinks = config.sinks.iter();
-    let Some(sink) = sinks.find(|sink| sink.name.as_str() == at.sink) else {
+    let Some(sink) = sinks.find(|sink| sink.name.as_str() == wanted) else {
         let names: Vec<&str> = config.sinks.iter().map(|sink| sink.name.as_str()).collect();
         bail!(
-            "{file}: there is no sink `{}`; its sinks: {}",
-            at.sink,
+            "{file}: there is no sink `{wanted}`; its sinks: {}",
             if names.is_empty() {
                 "none".to_owned()
             } else {
@@ -81,7 +96,20 @@ struct Compared {
 /// # Errors
 /// When something cannot be read, or is not the same.
 pub fn reconcile(options: &ReconcileOptions) -> Result<()> {
-    let (config, ledger, mut there) = open(&options.at)?;
+    let (config, ledger, mut there) = match (&options.store, &options.sink) {
+        (Some(address), _) => {
+            let (config, ledger) = metered(&options.config)?;
+            let store = Database {
+                address: address.clone(),
+                password_file: options.store_password_file.clone(),
+                ca_file: options.store_ca_file.clone(),
+            };
+            let store: Box<dyn Sink + Send> = Box::new(store.open("--store")?);
+            (config, ledger, store)
+        }
+        (None, sink) => open(&options.config, sink.as_deref().unwrap_or_default())?,
+    };
+    let at = options.sink.as_deref().unwrap_or("the store");
     let mut all = Compared::default();
     let mut files = Feed::files(&ledger);
     // A host that has not metered yet has only what was put aside, or nothing.
@@ -119,7 +147,7 @@ pub fn reconcile(options: &ReconcileOptions) -> Result<()> {
         all.differences == 0,
         "{} totals at {} are not the ledger's",
         all.differences,
-        options.at.sink
+        at
     );
     Ok(())
 }
@@ -177,7 +205,7 @@ fn one(feed: &Feed, path: &Path, there: &mut dyn Sink, all: &mut Compared) -> Re
 /// # Errors
 /// When something cannot be read, the sink refuses, or it makes no sense for its kind.
 pub fn replay(options: &ReplayOptions) -> Result<()> {
-    let (config, ledger, mut there) = open(&options.at)?;
+    let (config, ledger, mut there) = open(&options.config, &options.sink)?;
     let path = options.ledger.clone().unwrap_or(ledger);
     let feed = Feed::open(&path)?;
     ensure!(
@@ -192,7 +220,7 @@ pub fn replay(options: &ReplayOptions) -> Result<()> {
         options.from < mark.next,
         "--from {}: {} has confirmed the records below {}; the daemon delivers the others",
         options.from,
-        options.at.sink,
+        options.sink,
         mark.next
     );
     let (mut sent, mut at) = (0, feed.before(options.from)?);
@@ -216,7 +244,7 @@ pub fn replay(options: &ReplayOptions) -> Result<()> {
         feed.name(),
         options.from,
         at.next.saturating_sub(1),
-        options.at.sink
+        options.sink
     );
     Ok(())
 }

@@ -15,6 +15,7 @@ pub mod cloudevents;
 mod courier;
 mod feed;
 pub mod files;
+pub mod nats;
 pub mod postgres;
 mod sums;
 #[cfg(test)]
@@ -81,6 +82,14 @@ pub trait Sink {
     /// [`SinkError`]. Afterwards nothing is known but what [`Sink::mark`] says.
     fn deliver(&mut self, batch: &Batch) -> Result<Mark, SinkError>;
 
+    /// How far it keeps for good what it took: its mark, unless it is only the way to somebody who does.
+    ///
+    /// # Errors
+    /// [`SinkError`].
+    fn confirmed(&mut self, _: &[u8; 16], mark: &Mark) -> Result<Mark, SinkError> {
+        Ok(*mark)
+    }
+
     /// Keeps an alarm: what another record, or another ledger, has the name of something that is there.
     ///
     /// # Errors
@@ -117,6 +126,10 @@ impl<S: Sink + ?Sized> Sink for Box<S> {
 
     fn deliver(&mut self, batch: &Batch) -> Result<Mark, SinkError> {
         (**self).deliver(batch)
+    }
+
+    fn confirmed(&mut self, id: &[u8; 16], mark: &Mark) -> Result<Mark, SinkError> {
+        (**self).confirmed(id, mark)
     }
 
     fn fork(&mut self, id: &[u8; 16], host: &str, what: &str) -> Result<(), SinkError> {
@@ -161,11 +174,13 @@ pub enum Target {
     Files(files::Target),
     /// A service that takes events.
     CloudEvents(cloudevents::Target),
+    /// A stream to a store.
+    Nats(nats::Target),
 }
 
 impl Target {
     /// How the configuration calls each kind.
-    pub const KINDS: [&str; 3] = ["postgres", "files", "cloudevents"];
+    pub const KINDS: [&str; 4] = ["postgres", "files", "cloudevents", "nats"];
 
     /// How the configuration calls its kind.
     #[must_use]
@@ -174,6 +189,7 @@ impl Target {
             Self::Postgres(_) => Self::KINDS[0],
             Self::Files(_) => Self::KINDS[1],
             Self::CloudEvents(_) => Self::KINDS[2],
+            Self::Nats(_) => Self::KINDS[3],
         }
     }
 
@@ -187,6 +203,7 @@ impl Target {
                 target.directory.display()
             ),
             Self::CloudEvents(target) => target.describe(),
+            Self::Nats(target) => target.describe(),
         }
     }
 
@@ -200,6 +217,7 @@ impl Target {
                 target.clone(),
                 cloudevents::cursor_file(ledger, name),
             )),
+            Self::Nats(target) => Box::new(nats::Nats::new(target.clone())),
         }
     }
 }

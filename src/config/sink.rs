@@ -8,7 +8,7 @@ use super::{
     reader::{Key, Reader},
     values::{Name, ValueError, shown},
 };
-use metering::sink::{Target, cloudevents, files, postgres};
+use metering::sink::{Target, cloudevents, files, nats, postgres};
 use std::{collections::HashSet, path::PathBuf, str::FromStr as _};
 use toml::de::DeTable;
 
@@ -17,19 +17,30 @@ const NAME: Key = key("name", "\"billing\"");
 const KIND: Key = key("kind", "\"postgres\"");
 const URL: Key = key("url", "\"postgres://octroi@billing.example/metering\"");
 const EVENTS_URL: Key = key("url", "\"https://billing.example/api/v1/events\"");
+const CLUSTER_URL: Key = key("url", "\"tls://octroi@nats.example:4222\"");
+const STREAM: Key = key("stream", "\"octroi\"");
+const REPLICAS: Key = key("replicas", "3");
 const DIRECTORY: Key = key("directory", "\"/var/lib/octroi/export\"");
 const PASSWORD_FILE: Key = key("password_file", "\"/etc/octroi/billing.password\"");
 const TOKEN_FILE: Key = key("token_file", "\"/etc/octroi/billing.token\"");
 const CA_FILE: Key = key("ca_file", "\"/etc/octroi/billing-ca.pem\"");
-const KEYS: [Key; 7] = [
+const KEYS: [Key; 9] = [
     NAME,
     KIND,
     URL,
+    STREAM,
+    REPLICAS,
     DIRECTORY,
     PASSWORD_FILE,
     TOKEN_FILE,
     CA_FILE,
 ];
+
+/// A value of a key, to be written.
+pub(super) enum Written {
+    Text(String),
+    Number(u64),
+}
 
 /// A sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,29 +53,37 @@ pub struct Sink {
 
 impl Sink {
     /// The keys of its kind and their values, as the file has them.
-    pub(super) fn keys(&self) -> Vec<(&'static str, String)> {
+    pub(super) fn keys(&self) -> Vec<(&'static str, Written)> {
         let path = |path: &PathBuf| path.display().to_string();
-        let (required, optional) = match &self.target {
-            Target::Postgres(target) => (
-                (URL, target.url.clone()),
-                vec![
-                    (PASSWORD_FILE, &target.password_file),
-                    (CA_FILE, &target.ca_file),
-                ],
-            ),
-            Target::Files(target) => ((DIRECTORY, path(&target.directory)), Vec::new()),
-            Target::CloudEvents(target) => (
-                (EVENTS_URL, target.url.clone()),
-                vec![(TOKEN_FILE, &target.token_file), (CA_FILE, &target.ca_file)],
-            ),
+        let mut keys = Vec::new();
+        let mut add = |key: Key, value: Option<Written>| {
+            keys.extend(value.map(|value| (key.name, value)));
         };
-        let optional = optional
-            .into_iter()
-            .filter_map(|(key, value)| Some((key.name, path(value.as_ref()?))));
-        [(required.0.name, required.1)]
-            .into_iter()
-            .chain(optional)
-            .collect()
+        let text = |text: &String| Some(Written::Text(text.clone()));
+        let file = |file: &Option<PathBuf>| file.as_ref().map(path).map(Written::Text);
+        match &self.target {
+            Target::Postgres(target) => {
+                add(URL, text(&target.url));
+                add(PASSWORD_FILE, file(&target.password_file));
+                add(CA_FILE, file(&target.ca_file));
+            }
+            Target::Files(target) => add(DIRECTORY, text(&path(&target.directory))),
+            Target::CloudEvents(target) => {
+                add(EVENTS_URL, text(&target.url));
+                add(TOKEN_FILE, file(&target.token_file));
+                add(CA_FILE, file(&target.ca_file));
+            }
+            Target::Nats(target) => {
+                let replicas = target.replicas.map(u64::from).map(Written::Number);
+                add(CLUSTER_URL, text(&target.url));
+                add(STREAM, text(&target.stream));
+                add(REPLICAS, replicas);
+                add(PASSWORD_FILE, file(&target.password_file));
+                add(TOKEN_FILE, file(&target.token_file));
+                add(CA_FILE, file(&target.ca_file));
+            }
+        }
+        keys
     }
 }
 
@@ -73,11 +92,12 @@ enum Kind {
     Postgres,
     Files,
     CloudEvents,
+    Nats,
 }
 
 impl Kind {
     /// In the order of [`Target::KINDS`].
-    const ALL: [Self; 3] = [Self::Postgres, Self::Files, Self::CloudEvents];
+    const ALL: [Self; 4] = [Self::Postgres, Self::Files, Self::CloudEvents, Self::Nats];
 
     fn read(text: &str) -> Result<Self, ValueError> {
         let named = Target::KINDS.iter().position(|name| *name == text);
@@ -100,6 +120,8 @@ pub(super) struct DraftSink {
     name: Field<Name>,
     kind: Field<Kind>,
     url: Field<String>,
+    stream: Field<String>,
+    replicas: Field<u8>,
     directory: Field<PathBuf>,
     password_file: Field<PathBuf>,
     token_file: Field<PathBuf>,
@@ -114,6 +136,8 @@ impl DraftSink {
             name: Field::of(sink.name.clone()),
             kind: Field::Missing,
             url: Field::Missing,
+            stream: Field::Missing,
+            replicas: Field::Missing,
             directory: Field::Missing,
             password_file: Field::Missing,
             token_file: Field::Missing,
@@ -134,6 +158,15 @@ impl DraftSink {
             Target::CloudEvents(target) => {
                 draft.kind = Field::of(Kind::CloudEvents);
                 draft.url = Field::of(target.url);
+                draft.token_file = Field::of_optional(target.token_file);
+                draft.ca_file = Field::of_optional(target.ca_file);
+            }
+            Target::Nats(target) => {
+                draft.kind = Field::of(Kind::Nats);
+                draft.url = Field::of(target.url);
+                draft.stream = Field::of(target.stream);
+                draft.replicas = Field::of_optional(target.replicas);
+                draft.password_file = Field::of_optional(target.password_file);
                 draft.token_file = Field::of_optional(target.token_file);
                 draft.ca_file = Field::of_optional(target.ca_file);
             }
@@ -166,6 +199,14 @@ impl DraftSink {
                 token_file: file(&self.token_file)?,
                 ca_file: file(&self.ca_file)?,
             }),
+            Kind::Nats => Target::Nats(nats::Target {
+                url: self.url.value()?.clone(),
+                stream: self.stream.clone().or(nats::Target::STREAM.into())?,
+                replicas: self.replicas.clone().optional()?,
+                password_file: file(&self.password_file)?,
+                token_file: file(&self.token_file)?,
+                ca_file: file(&self.ca_file)?,
+            }),
         })
     }
 }
@@ -182,12 +223,18 @@ pub(super) fn read(table: (&DeTable<'_>, At), faults: &mut Faults<'_>) -> DraftS
     match kind.value() {
         Some(Kind::Files) => directory = sink.required(DIRECTORY, directory),
         Some(Kind::CloudEvents) => url = sink.required(EVENTS_URL, url),
+        Some(Kind::Nats) => url = sink.required(CLUSTER_URL, url),
         Some(Kind::Postgres) | None => url = sink.required(URL, url),
     }
     let draft = DraftSink {
         name: sink.required(NAME, name),
         kind,
         url,
+        stream: sink.text(STREAM, |text| {
+            nats::Target::check_stream(text).map_err(ValueError)?;
+            Ok(text.to_owned())
+        }),
+        replicas: replicas(&mut sink),
         directory,
         password_file: sink.text(PASSWORD_FILE, file),
         token_file: sink.text(TOKEN_FILE, file),
@@ -196,6 +243,21 @@ pub(super) fn read(table: (&DeTable<'_>, At), faults: &mut Faults<'_>) -> DraftS
     };
     others_keys(&draft, faults);
     draft
+}
+
+/// How many copies a stream has that is made.
+fn replicas(sink: &mut Reader<'_, '_, '_>) -> Field<u8> {
+    let copies: Field<u8> = sink.integer(REPLICAS, 1..=5);
+    match copies.get().map(|copies| (copies.value, copies.at)) {
+        Some((value, at)) => match nats::Target::check_replicas(value) {
+            Ok(()) => copies,
+            Err(wrong) => {
+                sink.faults().add(at, wrong);
+                Field::Bad
+            }
+        },
+        None => copies,
+    }
 }
 
 /// Reports keys that belong to a sink of another kind: what they ask for would not be done.
@@ -207,13 +269,27 @@ fn others_keys(sink: &DraftSink, faults: &mut Faults<'_>) {
     let at = |file: &Field<PathBuf>| file.get().map(|file| file.at);
     let written = [
         (URL, url, kind == Kind::Files),
+        (
+            STREAM,
+            sink.stream.get().map(|it| it.at),
+            kind != Kind::Nats,
+        ),
+        (
+            REPLICAS,
+            sink.replicas.get().map(|it| it.at),
+            kind != Kind::Nats,
+        ),
         (DIRECTORY, at(&sink.directory), kind != Kind::Files),
         (
             PASSWORD_FILE,
             at(&sink.password_file),
-            kind != Kind::Postgres,
+            !matches!(kind, Kind::Postgres | Kind::Nats),
         ),
-        (TOKEN_FILE, at(&sink.token_file), kind != Kind::CloudEvents),
+        (
+            TOKEN_FILE,
+            at(&sink.token_file),
+            !matches!(kind, Kind::CloudEvents | Kind::Nats),
+        ),
         (CA_FILE, at(&sink.ca_file), kind == Kind::Files),
     ];
     for (key, at, is_anothers) in written {
@@ -255,6 +331,7 @@ pub(super) fn check(sinks: &[DraftSink], has_meter: bool, faults: &mut Faults<'_
         let wrong = match sink.target() {
             Some(Target::Postgres(target)) => target.check(),
             Some(Target::CloudEvents(target)) => target.check(),
+            Some(Target::Nats(target)) => target.check(),
             Some(Target::Files(_)) | None => Ok(()),
         };
         if let (Err(wrong), Some(url)) = (wrong, sink.url.get()) {

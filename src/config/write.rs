@@ -8,6 +8,7 @@ use std::fmt::{Display, Write as _};
 use super::encryption::Encryption;
 use super::model::{Config, Host, Limits, Port, Uplink, Zone};
 use super::share;
+use super::sink::Written;
 
 /// See [`Config::to_toml`].
 pub(super) fn to_toml(config: &Config) -> String {
@@ -42,7 +43,10 @@ pub(super) fn to_toml(config: &Config) -> String {
         out.key("name", text(&sink.name));
         out.key("kind", text(sink.target.kind()));
         for (key, value) in sink.keys() {
-            out.key(key, text(value));
+            match value {
+                Written::Text(value) => out.key(key, text(value)),
+                Written::Number(value) => out.key(key, value),
+            }
         }
     }
     for item in &config.uplinks {

@@ -44,7 +44,15 @@ impl Namespace {
     /// # Errors
     /// When `ip` refuses.
     pub fn new(role: &str) -> Result<Self> {
-        let name = format!("{PREFIX}{}-{role}", std::process::id());
+        Self::tagged(&std::process::id().to_string(), role)
+    }
+
+    /// The same as `octroi-{tag}-{role}`; the tag begins with this process's number.
+    ///
+    /// # Errors
+    /// When `ip` refuses.
+    pub fn tagged(tag: &str, role: &str) -> Result<Self> {
+        let name = format!("{PREFIX}{tag}-{role}");
         command(&format!("ip netns add {name}"))?;
         let namespace = Self { name };
         namespace.run(|| {
@@ -189,6 +197,7 @@ pub fn sweep() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let pid = name
             .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').next())
             .and_then(|digits| digits.parse::<u32>().ok());
         if let Some(pid) = pid
             && !PathBuf::from(format!("/proc/{pid}")).exists()

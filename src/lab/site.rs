@@ -39,6 +39,10 @@ pub struct Site {
     /// One namespace a tenant, in the order of the specs.
     pub tenants: Vec<Namespace>,
     specs: Vec<TenantSpec>,
+    /// Tells it from other sites of this process: `{pid}`, or `{pid}-{name}`.
+    tag: String,
+    /// Name of the host in its configuration.
+    name: String,
     directory: PathBuf,
     daemon: Option<Child>,
 }
@@ -90,15 +94,29 @@ impl Site {
     /// When `ip`, `bridge` or `ethtool` refuse.
     pub fn new(specs: &[TenantSpec]) -> Result<Self> {
         sweep();
-        let directory = std::env::temp_dir().join(format!("octroi-{}", std::process::id()));
+        Self::make(specs, std::process::id().to_string(), "demo")
+    }
+
+    /// One of several of this process: a host of this name.
+    ///
+    /// # Errors
+    /// As [`Site::new`].
+    pub fn named(specs: &[TenantSpec], name: &str) -> Result<Self> {
+        sweep();
+        Self::make(specs, format!("{}-{name}", std::process::id()), name)
+    }
+
+    fn make(specs: &[TenantSpec], tag: String, name: &str) -> Result<Self> {
+        let directory = std::env::temp_dir().join(format!("octroi-{tag}"));
         std::fs::create_dir_all(&directory).with_context(|| format!("{}", directory.display()))?;
-        let host = Namespace::new("host")?;
-        let remote = Namespace::new("remote")?;
+        let namespace = |role: &str| Namespace::tagged(&tag, role);
         let mut site = Self {
-            host,
-            remote,
+            host: namespace("host")?,
+            remote: namespace("remote")?,
             tenants: Vec::new(),
             specs: specs.to_vec(),
+            tag: tag.clone(),
+            name: name.to_owned(),
             directory,
             daemon: None,
         };
@@ -111,8 +129,7 @@ impl Site {
         site.host.command("ip link set br0 up")?;
         site.connect_remote()?;
         for (index, spec) in specs.iter().enumerate() {
-            let namespace = Namespace::new(spec.name)?;
-            site.tenants.push(namespace);
+            site.tenants.push(Namespace::tagged(&tag, spec.name)?);
             site.connect_tenant(index)?;
         }
         Ok(site)
@@ -228,7 +245,7 @@ impl Site {
 
     /// Directory of the pins.
     pub fn pin_dir(&self) -> PathBuf {
-        PathBuf::from(format!("/sys/fs/bpf/octroi-{}", std::process::id()))
+        PathBuf::from(format!("/sys/fs/bpf/octroi-{}", self.tag))
     }
 
     /// Directory of the control socket.
@@ -240,9 +257,10 @@ impl Site {
     pub fn config(&self, extra: &str) -> String {
         use std::fmt::Write as _;
         let mut text = format!(
-            "[host]\nname = \"demo\"\npin_dir = \"{}\"\nrun_dir = \"{}\"\nports_max = 64\n{extra}\n\n\
+            "[host]\nname = \"{}\"\npin_dir = \"{}\"\nrun_dir = \"{}\"\nports_max = 64\n{extra}\n\n\
              [[uplink]]\ninterface = \"{UPLINK}\"\ncapacity = \"10Gbit/s\"\n\n\
              [[zone]]\nname = \"remote-site\"\ncidrs = [\"{}/32\", \"{}/128\"]\n",
+            self.name,
             self.pin_dir().display(),
             self.run_dir().display(),
             ipv4(REMOTE),

@@ -1,10 +1,11 @@
-//! The repository's chores: `cargo xtask setup | demo | test | bench | vm | power-cut | accept | captures | deb`.
+//! The repository's chores: `cargo xtask setup | demo | test | bench | vm | power-cut | accept | captures | deb | fleet`.
 
 mod accept;
 mod bench;
 mod captures;
 mod deb;
 mod demo;
+mod fleet;
 mod host;
 mod power_cut;
 mod setup;
@@ -32,6 +33,7 @@ enum Xtask {
     Accept(accept::Accept),
     Captures(captures::Captures),
     Deb(deb::Deb),
+    Fleet(fleet::Fleet),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Xtask::Accept(accept) => accept.run(),
         Xtask::Captures(captures) => captures.run(),
         Xtask::Deb(deb) => deb.run(),
+        Xtask::Fleet(fleet) => fleet.run(),
     };
     result.unwrap_or_else(|error| {
         eprintln!("xtask: error: {error:#}");

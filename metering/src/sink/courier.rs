@@ -31,7 +31,7 @@ pub struct Progress {
     pub ledger_id: String,
     /// The first seq of it that the sink has not confirmed; 0 until it was asked.
     pub confirmed: u64,
-    /// Records that the ledgers have and the sink has not, but for those that it refuses; `None`: it does not answer,
+    /// Records that the ledgers have and the sink has not confirmed, but for those that it refuses; `None`: it does not answer,
     /// or was not asked yet.
     pub lag: Option<u64>,
     /// Records that it took since this process began.
@@ -49,8 +49,10 @@ struct Standing {
     mark: Option<Mark>,
     /// Records in the next batch: less after a failure, more after a success.
     batch: u32,
-    /// Records that are left.
+    /// Records that are to be sent.
     left: u64,
+    /// Records that the sink does not keep for good.
+    unconfirmed: u64,
     /// What is wrong with it, whether it is a fork, and when to look again.
     wrong: Option<(String, bool, Instant)>,
     /// It was put aside, and nothing of it is new.
@@ -64,6 +66,7 @@ impl Standing {
             mark: None,
             batch,
             left: 0,
+            unconfirmed: 0,
             wrong: None,
             done: false,
         }
@@ -107,9 +110,10 @@ impl<S: Sink> Courier<S> {
                 self.progress.fork = wrong.clone().any(|(_, fork, _)| *fork);
                 self.progress.error = wrong.next().map(|(what, ..)| what.clone());
                 let well = self.standings.values().filter(|s| s.wrong.is_none());
-                let left = well.map(|standing| standing.left).sum();
-                self.progress.lag = Some(left);
-                if left == 0 { IDLE } else { Duration::ZERO }
+                let lag = well.clone().map(|standing| standing.unconfirmed).sum();
+                self.progress.lag = Some(lag);
+                let is_idle = well.map(|standing| standing.left).all(|left| left == 0);
+                if is_idle { IDLE } else { Duration::ZERO }
             }
             Err(error) => {
                 self.progress.fork = false;
@@ -200,13 +204,19 @@ impl<S: Sink> Courier<S> {
             standing.batch = standing.batch.saturating_mul(2).min(most);
             self.progress.delivered += batch.items.len() as u64;
         }
-        if of_now {
-            self.progress.confirmed = mark.next;
+        let confirmed = self.sink.confirmed(feed.id(), &mark)?;
+        if confirmed != mark {
+            feed.holds(&confirmed)?;
         }
+        if of_now {
+            self.progress.confirmed = confirmed.next;
+        }
+        let size = feed.size()?;
         standing.mark = Some(mark);
-        standing.left = feed.size()?.saturating_sub(mark.next);
+        standing.left = size.saturating_sub(mark.next);
+        standing.unconfirmed = size.saturating_sub(confirmed.next);
         standing.wrong = None;
-        standing.done = !of_now && standing.left == 0;
+        standing.done = !of_now && standing.unconfirmed == 0;
         Ok(())
     }
 }

@@ -10,7 +10,7 @@ mod target;
 pub use target::Target;
 
 use super::{Batch, Item, Mark, Sink, SinkError, Sums, Totals};
-use std::{ops::Range, time::Duration};
+use std::{collections::BTreeMap, ops::Range, time::Duration};
 use tokio::{runtime::Runtime, time::timeout};
 use tokio_postgres::{Client, Error, GenericClient, Transaction, error::SqlState};
 
@@ -75,6 +75,43 @@ impl Postgres {
             runtime: None,
             patience,
         }
+    }
+
+    /// How far it is in every ledger that it knows.
+    ///
+    /// # Errors
+    /// [`SinkError`].
+    pub fn marks(&mut self) -> Result<BTreeMap<[u8; 16], Mark>, SinkError> {
+        self.run(async |client| {
+            let text = "SELECT ledger_id, next_seq, last_leaf FROM octroi.ledger";
+            let rows = client.query(text, &[]).await.map_err(told)?;
+            let marks = rows.iter().map(|row| {
+                let (id, leaf): (Vec<u8>, Vec<u8>) = (row.get(0), row.get(2));
+                let next = u64::try_from(row.get::<_, i64>(1)).unwrap_or_default();
+                let leaf = leaf.try_into().unwrap_or_default();
+                (id.try_into().unwrap_or_default(), Mark { next, leaf })
+            });
+            Ok(marks.collect())
+        })
+    }
+
+    /// Whether it has these records of a ledger, which are below its mark.
+    ///
+    /// # Errors
+    /// [`SinkError::Fork`]: others under their numbers, or none.
+    pub fn holds(&mut self, id: &[u8; 16], items: &[Item]) -> Result<(), SinkError> {
+        let seqs: Vec<i64> = items.iter().map(|item| item.seq as i64).collect();
+        let leaves: Vec<&[u8]> = items.iter().map(|item| &item.leaf[..]).collect();
+        self.run(async |client| {
+            let text = "SELECT min(seq) FROM unnest($2::bigint[], $3::bytea[]) AS sent (seq, leaf) WHERE NOT EXISTS \
+                        (SELECT 1 FROM octroi.record AS there WHERE ledger_id = $1 AND there.seq = sent.seq \
+                        AND there.leaf = sent.leaf)";
+            let row = client.query_one(text, &[&&id[..], &seqs, &leaves]).await;
+            match row.map_err(told)?.get::<_, Option<i64>>(0) {
+                None => Ok(()),
+                Some(seq) => Err(SinkError::Fork(format!("record {seq} is another one at the sink"))),
+            }
+        })
     }
 
     fn run<T>(

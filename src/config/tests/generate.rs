@@ -1,6 +1,6 @@
 //! Makes configurations that are legal, of all kinds there are, and never one that is not.
 
-use metering::sink::{Target, cloudevents, files, postgres};
+use metering::sink::{Target, cloudevents, files, nats, postgres};
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -115,7 +115,7 @@ pub(super) fn config(random: &mut Random) -> Config {
 fn target(random: &mut Random, number: usize) -> Target {
     let mut file = |name: &str| random.one_in(2).then(|| PathBuf::from(name));
     let (secret, ca_file) = (file("/etc/octroi/p w"), file("/etc/octroi/ca.pem"));
-    match random.below(3) {
+    match random.below(4) {
         0 => Target::Postgres(postgres::Target {
             url: "host=/run/postgresql dbname='metering and \"more\"'".into(),
             password_file: secret,
@@ -124,6 +124,24 @@ fn target(random: &mut Random, number: usize) -> Target {
         1 => Target::Files(files::Target {
             directory: format!("/a 'b/\"ü\"/{number}").into(),
         }),
+        2 => {
+            let (scheme, user) = (
+                if ca_file.is_some() { "tls" } else { "nats" },
+                if secret.is_some() && number == 0 {
+                    "octroi@"
+                } else {
+                    ""
+                },
+            );
+            Target::Nats(nats::Target {
+                url: format!("{scheme}://{user}localhost:4222, {scheme}://{user}[::1]"),
+                stream: (*random.pick(&["octroi", "a-B_9"])).into(),
+                replicas: *random.pick(&[None, Some(1), Some(3), Some(5)]),
+                token_file: secret.clone().filter(|_| user.is_empty()),
+                password_file: secret.filter(|_| !user.is_empty()),
+                ca_file,
+            })
+        }
         _ => Target::CloudEvents(cloudevents::Target {
             url: match ca_file {
                 Some(_) => "https://[2001:db8::1]:8443/api?x=%20",

@@ -11,7 +11,7 @@ fn a_sink_says_what_it_is_and_has_no_secret_in_its_address() {
 > kind = "kafka"
 > url = "host=/run/postgresql"
 c.toml:3:1: a sink has no records without a ledger; add [meter]
-c.toml:5:8: there is no sink of the kind `kafka`; write postgres or files or cloudevents
+c.toml:5:8: there is no sink of the kind `kafka`; write postgres or files or cloudevents or nats
 > [meter]
 > ledger = "/l.db"
 > [[sink]]
@@ -43,7 +43,7 @@ c.toml:12:7: `url`: it names no host; write "postgres://octroi@billing.example/m
 c.toml:3:1: [[sink]] has no `kind`; write kind = "postgres"
 c.toml:3:1: [[sink]] has no `url`; write url = "postgres://octroi@billing.example/metering"
 c.toml:3:1: a sink has no records without a ledger; add [meter]
-c.toml:4:1: unknown key `nam` in [[sink]]; did you mean `name`? The keys are name, kind, url, directory, password_file, token_file, ca_file
+c.toml:4:1: unknown key `nam` in [[sink]]; did you mean `name`? The keys are name, kind, url, stream, replicas, directory, password_file, token_file, ca_file
 "##,
     );
 }
@@ -116,6 +116,86 @@ c.toml:19:7: `url`: it has a name or a password; write a token into a file, and 
 c.toml:24:7: `url`: it is no address of a service (invalid format); write "https://billing.example/api/v1/events"
 c.toml:28:7: `url`: it is http, and `ca_file` is for https; write https
 c.toml:30:17: a sink of the kind cloudevents has no `password_file`; take it out
+"##,
+    );
+}
+
+#[test]
+fn a_sink_to_a_cluster_names_servers_that_are_trusted_and_no_secret() {
+    host(
+        r##"
+> [meter]
+> ledger = "/l.db"
+> [[sink]]
+> name = "a"
+> kind = "nats"
+> stream = "octroi.1"
+> replicas = 2
+> directory = "/d"
+> [[sink]]
+> name = "b"
+> kind = "nats"
+> url = "tls://nats.example:4222"
+> [[sink]]
+> name = "c"
+> kind = "nats"
+> url = "nats://localhost:4222, nats://nats.example:4222"
+> replicas = 7
+> [[sink]]
+> name = "d"
+> kind = "nats"
+> url = "nats://octroi:secret@localhost:4222"
+> [[sink]]
+> name = "e"
+> kind = "nats"
+> url = "nats://octroi@localhost:4222"
+> [[sink]]
+> name = "f"
+> kind = "nats"
+> url = "nats://localhost:4222"
+> ca_file = "/ca.pem"
+> [[sink]]
+> name = "g"
+> kind = "nats"
+> url = "localhost:4222"
+> [[sink]]
+> name = "h"
+> kind = "nats"
+> url = "nats://localhost:4222"
+> password_file = "/p"
+> [[sink]]
+> name = "i"
+> kind = "nats"
+> url = "nats://a@localhost:4222,nats://b@localhost:4223"
+> password_file = "/p"
+> [[sink]]
+> name = "j"
+> kind = "nats"
+> url = "nats://a@localhost:4222"
+> password_file = "/p"
+> token_file = "/t"
+> [[sink]]
+> name = "k"
+> kind = "postgres"
+> url = "host=/run/postgresql"
+> stream = "octroi"
+> replicas = 3
+c.toml:5:1: sink `a` has no `url`; write url = "tls://octroi@nats.example:4222"
+c.toml:8:10: a stream has a name of 1 to 64 letters, digits, `-` and `_`; write "octroi"
+c.toml:9:12: a stream has 1, 3 or 5 copies; write replicas = 3
+c.toml:10:13: a sink of the kind nats has no `directory`; take it out
+c.toml:14:7: `url`: it is tls; write `ca_file`, the certificates to trust, such as /etc/ssl/certs/ca-certificates.crt
+c.toml:18:7: `url`: its host is another machine; write tls and `ca_file`, so that records are not sent in clear
+c.toml:19:12: `replicas` is 7; write 1 to 5
+c.toml:23:7: `url`: it has a password; write that into a file, and the file's name as `password_file`
+c.toml:27:7: `url`: it has a user; write `password_file`, a file with the password and nothing else
+c.toml:31:7: `url`: it is nats, and `ca_file` is for tls; write tls
+c.toml:36:7: `url`: it is no address of a server (it begins neither with tls nor with nats); write "tls://octroi@nats.example:4222"
+c.toml:40:7: `url`: it has no user whose password is in `password_file`; write "tls://octroi@nats.example:4222"
+c.toml:45:7: `url`: its servers have different users; write the same for each
+c.toml:50:7: `url`: it has a user, and `token_file` is for none; take one of them out
+c.toml:57:10: a sink of the kind postgres has no `stream`; take it out
+c.toml:58:12: a sink of the kind postgres has no `replicas`; take it out
 "##,
     );
 }

@@ -174,8 +174,7 @@ fn every_command_of_the_tutorial_does_what_the_page_says() -> Result<()> {
     std::fs::remove_file(&file)?;
     let output = String::from_utf8_lossy(&output?.stdout).into_owned();
 
-    let mut done = 0;
-    for part in output.split("@@ ").skip(1) {
+    for (done, part) in output.split("@@ ").skip(1).enumerate() {
         let (head, printed) = part.split_once('\n').unwrap_or((part, ""));
         if head == "end" {
             ensure!(done == steps.len(), "{done} of {} steps", steps.len());
@@ -200,7 +199,6 @@ fn every_command_of_the_tutorial_does_what_the_page_says() -> Result<()> {
                 wanted.join("\n")
             );
         }
-        done += 1;
     }
     bail!("it did not come to its end:\n{output}")
 }

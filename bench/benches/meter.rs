@@ -44,6 +44,7 @@ impl Metered {
         let sums = || Sums {
             zones: vec![Counts::default(); 16],
             drops: vec![[0; 2]; 32],
+            evidence: vec![[0; 2]; 8],
             skbs: [0; 4],
         };
         let owners = (1..=ports).map(|incarnation| Owner {

@@ -19,7 +19,7 @@ const DATA: [&str; 8] = [
 ];
 
 /// Hosts that a file may name in a URL: where sources and the kernel's and the formats' papers are, and namespaces of XML.
-const HOSTS: [&str; 7] = [
+const HOSTS: [&str; 8] = [
     "github.com",
     "www.apache.org",
     "www.rfc-editor.org",

@@ -15,8 +15,10 @@ use crate::test;
 const LIMIT: Duration = Duration::from_mins(20);
 /// What the line of the result begins with.
 const RESULT: &str = "FLEET: ";
-const TEST: &str =
-    "three::three_hosts_a_cluster_and_a_store_agree_to_the_byte_when_each_is_killed_once";
+const TESTS: [&str; 2] = [
+    "three::three_hosts_a_cluster_and_a_store_agree_to_the_byte_when_each_is_killed_once",
+    "speed::records_per_second_to_a_cluster_and_from_it_into_a_store",
+];
 
 /// Run three hosts, a NATS cluster and a store, kill one of each, and compare ledgers and store.
 #[derive(Args)]

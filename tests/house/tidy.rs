@@ -8,10 +8,16 @@ use std::{collections::BTreeMap, fs, process::Command};
 const LINES_MAX: usize = 500;
 
 /// Files that are longer, and why that is right. One that is short, or gone, leaves the list.
-const LONGER: [(&str, &str); 1] = [(
-    "docs/METERING.md",
-    "whoever checks a bill needs this page and no other",
-)];
+const LONGER: [(&str, &str); 2] = [
+    (
+        "docs/METERING.md",
+        "whoever checks a bill needs this page and no other",
+    ),
+    (
+        "tests/acceptance.toml",
+        "a row for each clause, and a tool that reads them",
+    ),
+];
 
 /// Endings of files that nobody reads from top to bottom.
 const DATA: [&str; 8] = [

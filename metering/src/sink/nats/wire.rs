@@ -276,7 +276,7 @@ mod tests {
         assert!(with(|b| b.ledger_id = [8; 16]).contains("of another ledger"));
         assert!(with(|b| b.items.swap(0, 1)).contains("has not its place"));
         assert!(with(|b| b.from.next = 5).contains("record 3 has not its place"));
-        assert!(with(|b| b.to.next = 20).contains("has not its place"));
+        assert!(with(|b| b.to.next = 21).contains("has not its place"));
         assert!(with(|b| b.to.next = 3).contains("it goes from 3 to 3"));
         assert!(with(|b| b.to.leaf = [1; 32]).contains("is not its last leaf's"));
     }
@@ -304,7 +304,7 @@ mod tests {
             text.replace("\"version\":1", "\"version\":2"),
             text.replace("\"5\"", "5"),
             text.replace("03", "0z"),
-            text.replace("}}", "}}x"),
+            format!("{text}x"),
             text.replace("\"asks\"", "\"more\":1,\"asks\""),
         ] {
             assert!(Answer::decode(wrong.as_bytes()).is_err(), "{wrong}");

@@ -140,7 +140,6 @@ fn a_sink_to_a_cluster_names_servers_that_are_trusted_and_no_secret() {
 > name = "c"
 > kind = "nats"
 > url = "nats://localhost:4222, nats://nats.example:4222"
-> replicas = 7
 > [[sink]]
 > name = "d"
 > kind = "nats"
@@ -180,22 +179,27 @@ fn a_sink_to_a_cluster_names_servers_that_are_trusted_and_no_secret() {
 > url = "host=/run/postgresql"
 > stream = "octroi"
 > replicas = 3
+> [[sink]]
+> name = "l"
+> kind = "nats"
+> url = "nats://localhost:4222"
+> replicas = 7
 c.toml:5:1: sink `a` has no `url`; write url = "tls://octroi@nats.example:4222"
 c.toml:8:10: a stream has a name of 1 to 64 letters, digits, `-` and `_`; write "octroi"
 c.toml:9:12: a stream has 1, 3 or 5 copies; write replicas = 3
 c.toml:10:13: a sink of the kind nats has no `directory`; take it out
 c.toml:14:7: `url`: it is tls; write `ca_file`, the certificates to trust, such as /etc/ssl/certs/ca-certificates.crt
 c.toml:18:7: `url`: its host is another machine; write tls and `ca_file`, so that records are not sent in clear
-c.toml:19:12: `replicas` is 7; write 1 to 5
-c.toml:23:7: `url`: it has a password; write that into a file, and the file's name as `password_file`
-c.toml:27:7: `url`: it has a user; write `password_file`, a file with the password and nothing else
-c.toml:31:7: `url`: it is nats, and `ca_file` is for tls; write tls
-c.toml:36:7: `url`: it is no address of a server (it begins neither with tls nor with nats); write "tls://octroi@nats.example:4222"
-c.toml:40:7: `url`: it has no user whose password is in `password_file`; write "tls://octroi@nats.example:4222"
-c.toml:45:7: `url`: its servers have different users; write the same for each
-c.toml:50:7: `url`: it has a user, and `token_file` is for none; take one of them out
-c.toml:57:10: a sink of the kind postgres has no `stream`; take it out
-c.toml:58:12: a sink of the kind postgres has no `replicas`; take it out
+c.toml:22:7: `url`: it has a password; write that into a file, and the file's name as `password_file`
+c.toml:26:7: `url`: it has a user; write `password_file`, a file with the password and nothing else
+c.toml:30:7: `url`: it is nats, and `ca_file` is for tls; write tls
+c.toml:35:7: `url`: it is no address of a server (it begins neither with tls nor with nats); write "tls://octroi@nats.example:4222"
+c.toml:39:7: `url`: it has no user whose password is in `password_file`; write "tls://octroi@nats.example:4222"
+c.toml:44:7: `url`: its servers have different users; write the same for each
+c.toml:49:7: `url`: it has a user, and `token_file` is for none; take one of them out
+c.toml:56:10: a sink of the kind postgres has no `stream`; take it out
+c.toml:57:12: a sink of the kind postgres has no `replicas`; take it out
+c.toml:62:12: `replicas` is 7; write 1 to 5
 "##,
     );
 }

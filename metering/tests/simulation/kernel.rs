@@ -269,9 +269,9 @@ impl Kernel {
             more.drops[1 + dice.index(REASONS - 1)] = [dropped, dropped * 64];
             (more.skbs[2], more.skbs[3]) = (dropped, dropped * 64);
         }
-        // Of the rest nobody asked what it is.
-        if !dice.one_in(3) {
-            more.classes[dice.index(CLASSES)] = [packets, packets * frame];
+        // By the frame's length, not by the dice, whose every throw would be another one. Of the rest nobody asked.
+        if let Some(class) = more.classes.get_mut(frame as usize % (CLASSES + 4)) {
+            *class = [packets, packets * frame];
         }
         self.packets += packets;
         self.book(slot, incarnation, direction, &more, late);

@@ -150,7 +150,8 @@ mod tests {
             assert_eq!(looks_clear(&Bytes(&bytes), 0), wanted, "{bytes:02x?}");
             clear += u32::from(wanted);
         }
-        assert!((5_000..15_000).contains(&clear), "{clear}");
+        // From the nineteenth byte on, mostly.
+        assert!((10_000..19_000).contains(&clear), "{clear}");
     }
 
     #[test]
@@ -160,7 +161,7 @@ mod tests {
             b"{\"tenant\":\"a\",\"bytes\":123456,\"zone\":\"internet-fr\",\"window\":1764252000}",
             b"TWFuIGlzIGRpc3Rpbmd1aXNoZWQsIG5vdCBvbmx5IGJ5IGhpcyByZWFzb24sIGJ1dA",
             b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x03\0\x3e\0\x01\0\0\0\x50\x10\0\0\0\0\0\0\x40\0\0\0\0\0\0\0\
-              \x98\x39\0\0\0\0\0\0\0\0\0\0\x40\0\x38\0\x0d\0\x40\0",
+              \x98\x39\0\0\0\0\0\0\0\0\0\0\x40\0\x38\0\x0d\0\x40\0\x1f\0\x1e\0",
             &[0; 64],
         ];
         for bytes in clear {

@@ -184,7 +184,7 @@ pub struct Committed {
     pub anchor: Anchor,
     /// What an operator has to be told.
     pub alarms: Vec<String>,
-    /// Layer-2 bytes that no flow accounts for.
+    /// Layer-2 bytes of tenants that no flow accounts for.
     pub unattributed_bytes: u64,
 }
 
@@ -324,10 +324,9 @@ impl Ledger {
         anchor.windows = window.map_or(anchor.windows, |window| window + 1);
         let mut grown = self.grown.clone();
         let count = outcome.records.len() as u64;
-        let totals = outcome
-            .records
-            .iter()
-            .filter_map(|record| record.total.as_ref());
+        // Of an uplink nobody keeps flows: all that it carries would be told as a gap.
+        let of_tenants = outcome.records.iter().filter(|record| record.tenant != 0);
+        let totals = of_tenants.filter_map(|record| record.total.as_ref());
         let unattributed = totals.map(|total| total.unattributed.l2_bytes);
         let unattributed_bytes = unattributed.fold(0, u64::saturating_add);
         let transaction = self.db.transaction().map_err(&storage)?;

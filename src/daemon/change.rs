@@ -7,8 +7,8 @@
 //! - Without `[meter]` there is no ledger, and the daemon's log has the same line.
 
 use super::{
-    control::{Refusal, Request},
-    state::State,
+    control::Refusal,
+    state::{State, Step},
 };
 use crate::config::{self, Config};
 use jiff::Timestamp;
@@ -38,7 +38,7 @@ const NAMES_MAX: usize = 100;
 pub(super) struct Change {
     pub who: String,
     pub what: String,
-    pub request: Request,
+    pub step: Step,
 }
 
 /// What came of it.
@@ -67,19 +67,19 @@ impl From<NotEntered> for Refusal {
 pub(super) async fn make<E: From<Refusal> + From<NotEntered>>(
     state: &Rc<RefCell<State>>,
     change: Change,
-    may: impl FnOnce(&State, &Request) -> Result<(), E>,
+    may: impl FnOnce(&State, &Step) -> Result<(), E>,
 ) -> Result<Made, E> {
     let changes = state.borrow().changes();
     let _turn = changes.lock().await;
-    let Change { who, what, request } = change;
+    let Change { who, what, step } = change;
     let ledger = {
         let state = state.borrow();
-        state.check(&request)?;
-        may(&state, &request)?;
+        state.check(&step)?;
+        may(&state, &step)?;
         state.ledger()
     };
     enter(ledger.clone(), &who, what.clone()).await?;
-    let done = state.borrow_mut().answer(request);
+    let done = state.borrow_mut().change(step);
     match done {
         Ok(said) => {
             eprintln!("octroi: {who}: {what}: {said}");
@@ -139,25 +139,8 @@ pub(super) async fn enter(
     written.map_err(NotEntered)
 }
 
-/// What a request of the control socket would change, for an entry; `None`: nothing that is policy.
-///
-/// # Errors
-/// What is wrong with its text.
-pub(super) fn of_request(request: &Request, state: &State) -> Result<Option<String>, Refusal> {
-    Ok(Some(match request {
-        Request::Apply { config } => {
-            let new = config::parse(config, "config")?;
-            format!("apply {}", difference(state.file(), &new))
-        }
-        Request::PortAdd { port } => format!("port add {}", on_one_line(port)?),
-        Request::PortSet { port } => format!("port set {}", on_one_line(port)?),
-        Request::PortRemove { name } => format!("port remove {name}"),
-        Request::Status | Request::Detach | Request::Add { .. } => return Ok(None),
-    }))
-}
-
 /// A port's TOML as JSON, as the API enters it.
-fn on_one_line(port: &str) -> Result<String, Refusal> {
+pub(super) fn on_one_line(port: &str) -> Result<String, Refusal> {
     // Its mistakes are told as those of every port are.
     config::parse_port(port, "port")?;
     let table: toml::Table = toml::from_str(port).map_err(anyhow::Error::from)?;

@@ -2,9 +2,9 @@
 
 use super::{
     change::{self, Change},
-    state::State,
+    state::{State, Step},
 };
-use crate::config::Errors;
+use crate::config::{self, Errors};
 use metering::ledger::Addition;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -155,7 +155,6 @@ pub(super) async fn answer(stream: UnixStream, state: Rc<RefCell<State>>) {
         Err(Refusal::system("only root may ask the daemon"))
     };
     let result = match request {
-        Ok(Request::Add { addition }) => add(&state, &addition).await,
         Ok(request) => act(&state, request, pid).await,
         Err(refusal) => Err(refusal),
     };
@@ -170,31 +169,52 @@ async fn act(
     request: Request,
     pid: Option<i32>,
 ) -> Result<String, Refusal> {
-    let what = change::of_request(&request, &state.borrow())?;
-    let who = format!("{}, by the control socket", who(pid));
-    if let Some(what) = what {
-        let change = Change { who, what, request };
-        let made = change::make(state, change, |_, _| Ok::<(), Refusal>(())).await?;
-        return match made.waits {
-            true => Err(Refusal::waiting(made.said)),
-            false => Ok(made.said),
-        };
-    }
-    if matches!(request, Request::Detach) {
-        let changes = state.borrow().changes();
-        let _turn = changes.lock().await;
-        // Whoever takes the gate away must be able to, also with a full disk.
-        let ledger = state.borrow().ledger();
-        if let Err(error) = change::enter(ledger, &who, "detach".into()).await {
-            eprintln!("octroi: warning: detached without an entry: {error}");
+    let (what, step) = match request {
+        Request::Status => return state.borrow_mut().status(),
+        Request::Add { addition } => return add(state, &addition).await,
+        Request::Detach => return detach(state, &who(pid)).await,
+        Request::Apply { config } => {
+            let new = config::parse(&config, "config")?;
+            let difference = change::difference(state.borrow().file(), &new);
+            (format!("apply {difference}"), Step::Apply(new.into()))
         }
-        return state.borrow_mut().answer(request);
+        Request::PortAdd { port } => (
+            format!("port add {}", change::on_one_line(&port)?),
+            Step::PortAdd(port),
+        ),
+        Request::PortSet { port } => (
+            format!("port set {}", change::on_one_line(&port)?),
+            Step::PortSet(port),
+        ),
+        Request::PortRemove { name } => (format!("port remove {name}"), Step::PortRemove(name)),
+    };
+    let who = who(pid);
+    let change = Change { who, what, step };
+    let made = change::make(state, change, |_, _| Ok::<(), Refusal>(())).await?;
+    match made.waits {
+        true => Err(Refusal::waiting(made.said)),
+        false => Ok(made.said),
     }
-    state.borrow_mut().answer(request)
+}
+
+/// Whoever takes the gate away must be able to, also with a full disk.
+async fn detach(state: &Rc<RefCell<State>>, who: &str) -> Result<String, Refusal> {
+    let changes = state.borrow().changes();
+    let _turn = changes.lock().await;
+    let ledger = state.borrow().ledger();
+    if let Err(error) = change::enter(ledger, who, "detach".into()).await {
+        eprintln!("octroi: warning: detached without an entry: {error}");
+    }
+    state.borrow_mut().detach()
 }
 
 /// Root, and who logged in before that: sudo does not change it.
 fn who(pid: Option<i32>) -> String {
+    let uid = uid(pid);
+    format!("{uid}, by the control socket")
+}
+
+fn uid(pid: Option<i32>) -> String {
     let login = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/loginuid")).ok());
     match login.and_then(|login| login.trim().parse::<u32>().ok()) {
         Some(login) if login != u32::MAX => format!("uid 0, logged in as uid {login}"),

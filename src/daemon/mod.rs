@@ -26,7 +26,7 @@ pub use translate::{plan, policy};
 use crate::config;
 use anyhow::{Context as _, Result, bail};
 use dataplane::{netlink::Monitor, pins::Pins};
-use state::State;
+use state::{State, Step};
 use std::{
     cell::RefCell,
     fs::{self, File},
@@ -147,9 +147,7 @@ async fn reload_file(state: Rc<RefCell<State>>) {
             let change = change::Change {
                 who: "SIGHUP".into(),
                 what: format!("apply {}: {what}", path.display()),
-                request: control::Request::Apply {
-                    config: file.to_toml(),
-                },
+                step: Step::Apply(file.into()),
             };
             change::make(&state, change, |_, _| Ok(())).await.map(drop)
         }

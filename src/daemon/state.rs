@@ -1,13 +1,8 @@
 //! What the daemon knows: the file's configuration, the ports that hooks added, and the gate.
 
-use super::{
-    control::{Refusal, Request},
-    hooks::read_dynamic,
-    meter::Meter,
-    translate,
-};
+use super::{control::Refusal, hooks::read_dynamic, meter::Meter, translate};
 use crate::{
-    config::{self, Config, Port},
+    config::{Config, Port},
     status,
 };
 use anyhow::{Context as _, Result};
@@ -24,6 +19,19 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{Mutex, Notify};
+
+/// A change of policy. A configuration is read once, by whoever asks: of thousands of ports that takes as long as
+/// putting it in force.
+pub enum Step {
+    /// A configuration takes the place of the one before.
+    Apply(Box<Config>),
+    /// TOML of a port that is added.
+    PortAdd(String),
+    /// TOML of a port as it is to be.
+    PortSet(String),
+    /// Name of a port that goes.
+    PortRemove(String),
+}
 
 /// The daemon's state.
 pub struct State {
@@ -219,67 +227,74 @@ impl State {
         Ok(format!("revision {revision} in force"))
     }
 
-    /// Answers one request of the control socket.
+    /// Makes a change.
     ///
     /// # Errors
     /// Why it was refused; nothing has changed then.
-    pub fn answer(&mut self, request: Request) -> Result<String, Refusal> {
-        match request {
-            Request::Status => {
-                Ok(serde_json::to_string(&self.report()?).map_err(anyhow::Error::from)?)
-            }
-            Request::Apply { config } => self.apply(config::parse(&config, "config")?),
-            Request::PortAdd { port } => {
+    pub fn change(&mut self, step: Step) -> Result<String, Refusal> {
+        match step {
+            Step::Apply(file) => self.apply(*file),
+            Step::PortAdd(port) => {
                 let (dynamic, name) = self.with_added(&port)?;
                 self.change_ports(dynamic)?;
                 self.blessed(&name)
             }
-            Request::PortSet { port } => {
+            Step::PortSet(port) => {
                 let (dynamic, name) = self.with_set(&port)?;
                 self.change_ports(dynamic)?;
                 self.blessed(&name)
             }
-            Request::PortRemove { name } => {
+            Step::PortRemove(name) => {
                 let revision = self.change_ports(self.without(&name)?)?;
                 Ok(format!("port {name} removed in revision {revision}"))
-            }
-            Request::Add { .. } => Err(Refusal::system("a record waits for the ledger")),
-            Request::Detach => {
-                // What was counted is written while the registers are still there; nothing more is.
-                if let Some(gate) = &mut self.gate {
-                    gate.retire_all().map_err(anyhow::Error::from)?;
-                }
-                if let Some(meter) = &mut self.meter {
-                    meter.end();
-                }
-                self.farewell();
-                if let Some(gate) = self.gate.take() {
-                    gate.detach().map_err(anyhow::Error::from)?;
-                }
-                Ok("detached".into())
             }
         }
     }
 
-    /// Would [`State::answer`] refuse a change, as far as the configuration can tell?
+    /// Takes everything out of the kernel.
+    ///
+    /// # Errors
+    /// What the system refused.
+    pub fn detach(&mut self) -> Result<String, Refusal> {
+        // What was counted is written while the registers are still there; nothing more is.
+        if let Some(gate) = &mut self.gate {
+            gate.retire_all().map_err(anyhow::Error::from)?;
+        }
+        if let Some(meter) = &mut self.meter {
+            meter.end();
+        }
+        self.farewell();
+        if let Some(gate) = self.gate.take() {
+            gate.detach().map_err(anyhow::Error::from)?;
+        }
+        Ok("detached".into())
+    }
+
+    /// Would [`State::change`] refuse, as far as the configuration can tell?
     ///
     /// # Errors
     /// Its refusal.
-    pub fn check(&self, request: &Request) -> Result<(), Refusal> {
-        let dynamic = match request {
-            Request::Apply { config } => {
-                let file = config::parse(config, "config")?;
-                self.fixed(&file)?;
-                self.effective(&file, &self.dynamic)?;
+    pub fn check(&self, step: &Step) -> Result<(), Refusal> {
+        let dynamic = match step {
+            Step::Apply(file) => {
+                self.fixed(file)?;
+                self.effective(file, &self.dynamic)?;
                 return Ok(());
             }
-            Request::PortAdd { port } => self.with_added(port)?.0,
-            Request::PortSet { port } => self.with_set(port)?.0,
-            Request::PortRemove { name } => self.without(name)?,
-            Request::Status | Request::Detach | Request::Add { .. } => return Ok(()),
+            Step::PortAdd(port) => self.with_added(port)?.0,
+            Step::PortSet(port) => self.with_set(port)?.0,
+            Step::PortRemove(name) => self.without(name)?,
         };
         self.effective(&self.file, &dynamic)?;
         Ok(())
+    }
+
+    /// [`State::report`], as the control socket says it.
+    ///
+    /// # Errors
+    /// As that.
+    pub fn status(&mut self) -> Result<String, Refusal> {
+        Ok(serde_json::to_string(&self.report()?).map_err(anyhow::Error::from)?)
     }
 
     /// What `status` says.

@@ -9,8 +9,8 @@ use crate::{
     config::{self, Config},
     daemon::{
         change::{self, Change, Made, NotEntered, difference, tables},
-        control::{Refusal, Request},
-        state::State,
+        control::Refusal,
+        state::{State, Step},
     },
 };
 use hyper::StatusCode;
@@ -30,7 +30,7 @@ pub async fn add(
     let change = Change {
         who: who(peer, role),
         what: format!("port add {body}"),
-        request: Request::PortAdd { port: text },
+        step: Step::PortAdd(text),
     };
     let done = made(shared, Wanted { change, role }).await?;
     let status = if new {
@@ -61,7 +61,7 @@ pub async fn set(
     let change = Change {
         who: who(peer, role),
         what: format!("port set {body}"),
-        request: Request::PortSet { port: text },
+        step: Step::PortSet(text),
     };
     let done = made(shared, Wanted { change, role }).await?;
     port_answer(shared, name, done, StatusCode::OK)
@@ -78,7 +78,7 @@ pub async fn remove(
     let change = Change {
         who: who(peer, role),
         what: format!("port remove {name}"),
-        request: Request::PortRemove { name: name.into() },
+        step: Step::PortRemove(name.into()),
     };
     let done = made(shared, Wanted { change, role }).await?;
     Ok(ok(StatusCode::OK, &json!({ "done": done.said })))
@@ -102,9 +102,7 @@ pub async fn apply(
     let change = Change {
         who: who(peer, role),
         what,
-        request: Request::Apply {
-            config: toml.to_owned(),
-        },
+        step: Step::Apply(new.into()),
     };
     let done = made(shared, Wanted { change, role }).await?;
     Ok(ok(StatusCode::OK, &json!({ "done": done.said })))
@@ -164,12 +162,11 @@ struct Wanted {
 async fn made(shared: &Rc<Shared>, wanted: Wanted) -> Result<Made, Problem> {
     let state = Rc::clone(&shared.state);
     let Wanted { change, role } = wanted;
-    let may = move |state: &State, request: &Request| {
-        if let Request::Apply { config } = request {
-            let new = config::parse(config, "toml").map_err(Refusal::from)?;
-            if let Some(section) = not_policy(state.file(), &new) {
-                answer::may_only(role, Role::Admin, &format!("a change of {section}"))?;
-            }
+    let may = move |state: &State, step: &Step| {
+        if let Step::Apply(new) = step
+            && let Some(section) = not_policy(state.file(), new)
+        {
+            answer::may_only(role, Role::Admin, &format!("a change of {section}"))?;
         }
         Ok(())
     };

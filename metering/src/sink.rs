@@ -22,6 +22,7 @@ mod sums;
 mod testing;
 mod text;
 mod trust;
+mod wait;
 mod windows;
 
 pub use backoff::Backoff;
@@ -32,7 +33,6 @@ pub use windows::Windows;
 
 use crate::ledger::LedgerError;
 use std::{ops::Range, path::Path};
-use tokio::runtime::{Builder, Runtime};
 
 /// Where a sink stands in a ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,17 +151,6 @@ impl<S: Sink + ?Sized> Sink for Box<S> {
 
     fn batch_max(&self) -> u32 {
         (**self).batch_max()
-    }
-}
-
-/// What a sink waits for its server with: a runtime of its own on its own thread, kept from one time to the next.
-fn runtime(kept: Option<Runtime>) -> Result<Runtime, SinkError> {
-    match kept {
-        Some(runtime) => Ok(runtime),
-        None => Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| SinkError::Unavailable(format!("no runtime: {error}"))),
     }
 }
 

@@ -15,10 +15,9 @@ pub use cursor::file as cursor_file;
 pub use event::{CONTENT_TYPE, TYPE};
 pub use target::Target;
 
-use super::{Batch, Mark, Sink, SinkError, Totals, Windows, trust, windows};
+use super::{Batch, Mark, Sink, SinkError, Totals, Windows, trust, wait::Wait, windows};
 use cursor::Cursor;
 use std::{ops::Range, path::PathBuf, time::Duration};
-use tokio::runtime::Runtime;
 
 /// Connecting, sending and the answer together take less, or nobody is there behind the socket.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,8 +28,7 @@ const EVENTS_MAX: u32 = 500;
 pub struct CloudEvents {
     target: Target,
     cursor: PathBuf,
-    patience: Duration,
-    runtime: Option<Runtime>,
+    wait: Wait,
 }
 
 impl CloudEvents {
@@ -46,8 +44,7 @@ impl CloudEvents {
         Self {
             target,
             cursor,
-            patience,
-            runtime: None,
+            wait: Wait::new(patience),
         }
     }
 
@@ -58,17 +55,9 @@ impl CloudEvents {
         };
         let token = self.target.token_file.as_deref().map(trust::secret);
         let token = token.transpose()?;
-        let runtime = super::runtime(self.runtime.take())?;
         let answer = http::post(&self.target, body, token.as_deref());
-        let answer = runtime.block_on(async { tokio::time::timeout(self.patience, answer).await });
-        self.runtime = Some(runtime);
-        answer.unwrap_or_else(|_| {
-            Err(SinkError::Unavailable(format!(
-                "{} did not answer within {} ms",
-                self.target.url,
-                self.patience.as_millis()
-            )))
-        })
+        let late = format!("{} did not answer", self.target.url);
+        self.wait.wait(&late, answer)
     }
 }
 

@@ -15,7 +15,10 @@ mod wire;
 pub use intake::{Done, Intake};
 pub use target::Target;
 
-use super::{Batch, Mark, Sink, SinkError, Totals};
+use super::{
+    Batch, Mark, Sink, SinkError, Totals,
+    wait::{Connection, away},
+};
 use crate::note::hex;
 use async_nats::{
     Client,
@@ -27,7 +30,7 @@ use std::{
     time::{Duration, Instant},
 };
 use streams::Streams;
-use tokio::{runtime::Runtime, sync::watch, time::timeout};
+use tokio::sync::watch;
 use wire::{Answer, Sent};
 
 /// Connecting and what is asked together take less, or nobody is there behind the socket.
@@ -37,21 +40,6 @@ const LOOK: Duration = Duration::from_secs(1);
 /// In one message: 400 records of the longest kind and a head are less than 1 MiB, a server's `max_payload` when
 /// nobody set it.
 const RECORDS_MAX: u32 = 400;
-
-/// An error with what is behind it: those of the crate say little by themselves.
-fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        source = inner.source();
-    }
-    text
-}
 
 /// What a client and its streams are, once they are known.
 struct Open {
@@ -91,28 +79,23 @@ impl Open {
     async fn answer(&self, id: &[u8; 16], answer: &Answer) -> Result<(), SinkError> {
         let payload = answer.encode().map_err(SinkError::Refused)?;
         let subject = self.streams.target.answer_subject(id);
-        let away = |error: &dyn std::error::Error| SinkError::Unavailable(told(error));
         let sent = self.context.publish(subject, payload.into()).await;
         let acknowledged = sent.map_err(|error| away(&error))?.await;
         acknowledged.map(drop).map_err(|error| away(&error))
     }
 }
 
-/// A connection, made anew after whatever failed, and a runtime to wait with.
+/// A cluster, connected or not.
 struct Line {
     target: Target,
-    open: Option<Open>,
-    runtime: Option<Runtime>,
-    patience: Duration,
+    connection: Connection<Open>,
 }
 
 impl Line {
     fn new(target: Target, patience: Duration) -> Self {
         Self {
             target,
-            open: None,
-            runtime: None,
-            patience,
+            connection: Connection::new(patience),
         }
     }
 
@@ -120,29 +103,13 @@ impl Line {
         &mut self,
         work: impl AsyncFnOnce(&Open) -> Result<T, SinkError>,
     ) -> Result<T, SinkError> {
-        let runtime = super::runtime(self.runtime.take())?;
-        let known = self.open.take();
-        let all = async {
-            let open = match known {
-                Some(open) => open,
-                None => Open::new(&self.target).await?,
-            };
-            let done = unless_broken(open.is_broken.clone(), work(&open)).await;
-            Ok((open, done))
-        };
-        let ended = runtime.block_on(async { timeout(self.patience, all).await });
-        self.runtime = Some(runtime);
-        let (open, done) = ended.unwrap_or_else(|_| {
-            Err(SinkError::Unavailable(format!(
-                "no answer within {} ms",
-                self.patience.as_millis()
-            )))
-        })?;
-        // After anything unexpected the state of the connection is a guess.
-        if !matches!(done, Err(SinkError::Unavailable(_))) {
-            self.open = Some(open);
-        }
-        done
+        let open = Open::new(&self.target);
+        self.connection.ask(
+            "no answer",
+            |_| true,
+            open,
+            async |open| unless_broken(open.is_broken.clone(), work(open)).await,
+        )
     }
 }
 
@@ -322,7 +289,6 @@ async fn publish(
         .message_id(name)
         .expected_stream(stream)
         .expected_last_subject_sequence(tail.sequence);
-    let away = |error: &dyn std::error::Error| SinkError::Unavailable(told(error));
     let acknowledged = open.context.send_publish(subject, message).await;
     let acknowledged = acknowledged.map_err(|error| away(&error))?.await;
     let ack = acknowledged.map_err(|error| match error.kind() {

@@ -9,9 +9,11 @@ mod target;
 
 pub use target::Target;
 
-use super::{Batch, Item, Mark, Sink, SinkError, Sums, Totals};
+use super::{
+    Batch, Item, Mark, Sink, SinkError, Sums, Totals,
+    wait::{Connection, whole},
+};
 use std::{collections::BTreeMap, ops::Range, time::Duration};
-use tokio::{runtime::Runtime, time::timeout};
 use tokio_postgres::{Client, Error, GenericClient, Transaction, error::SqlState};
 
 /// The tables; the version that [`VERSION`] says.
@@ -26,18 +28,9 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// Connecting and what is asked together take less, or nobody is there behind the socket.
 const PATIENCE: Duration = Duration::from_secs(45);
 
-/// Whether it is worth trying again, and what to tell. An error of the crate says little by itself.
+/// Whether it is worth trying again, and what to tell.
 fn told(error: Error) -> SinkError {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(inner) = source {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text.push_str(": ");
-            text.push_str(&inner_text);
-        }
-        source = inner.source();
-    }
+    let text = whole(&error);
     // Classes that no later try makes good: rights, names, types, contents.
     let refused = error.code().is_some_and(|state| {
         ["22", "23", "28", "3D", "3F", "42"]
@@ -54,9 +47,7 @@ fn told(error: Error) -> SinkError {
 /// A database, connected or not.
 pub struct Postgres {
     target: Target,
-    client: Option<Client>,
-    runtime: Option<Runtime>,
-    patience: Duration,
+    connection: Connection<Client>,
 }
 
 impl Postgres {
@@ -71,9 +62,7 @@ impl Postgres {
     pub fn with_patience(target: Target, patience: Duration) -> Self {
         Self {
             target,
-            client: None,
-            runtime: None,
-            patience,
+            connection: Connection::new(patience),
         }
     }
 
@@ -118,31 +107,14 @@ impl Postgres {
         &mut self,
         work: impl AsyncFnOnce(&mut Client) -> Result<T, SinkError>,
     ) -> Result<T, SinkError> {
-        let runtime = super::runtime(self.runtime.take())?;
-        let known = self.client.take().filter(|client| !client.is_closed());
         // A server that takes the connection and then says nothing is stopped by nothing else: the kernel sees
         // bytes acknowledged, and `statement_timeout` is the server's own.
-        let all = async {
-            let mut client = match known {
-                Some(client) => client,
-                None => open(&self.target).await?,
-            };
-            let done = work(&mut client).await;
-            Ok((client, done))
-        };
-        let ended = runtime.block_on(async { timeout(self.patience, all).await });
-        self.runtime = Some(runtime);
-        let (client, done) = ended.unwrap_or_else(|_| {
-            Err(SinkError::Unavailable(format!(
-                "it took the connection and did not answer within {} ms",
-                self.patience.as_millis()
-            )))
-        })?;
-        // After anything unexpected the state of the connection is a guess.
-        if !matches!(done, Err(SinkError::Unavailable(_))) {
-            self.client = Some(client);
-        }
-        done
+        self.connection.ask(
+            "it took the connection and did not answer",
+            |client| !client.is_closed(),
+            open(&self.target),
+            work,
+        )
     }
 }
 

@@ -9,7 +9,7 @@
 //!
 //! What it is not: it keeps nothing. All that it knows is in the database and in the stream.
 
-use super::{Line, Open, PATIENCE, Sent, Target, told, wire::Answer};
+use super::{Line, Open, PATIENCE, Sent, Target, away, wire::Answer};
 use crate::sink::{Batch, Mark, Sink as _, SinkError, postgres::Postgres};
 use async_nats::jetstream::{
     AckKind, Message,
@@ -232,7 +232,7 @@ impl Intake {
                 ended.map_err(|error| SinkError::Unavailable(error.to_string()))?;
             }
             let flushed = open.client.flush().await;
-            flushed.map_err(|error| SinkError::Unavailable(told(&error)))
+            flushed.map_err(|error| away(&error))
         })
     }
 
@@ -376,7 +376,6 @@ async fn fetch(open: &Open, name: &str, patience: Duration) -> Result<Vec<Messag
         max_ack_pending: ON_THE_WAY_MAX,
         ..pull::Config::default()
     };
-    let away = |error: &dyn std::error::Error| SinkError::Unavailable(told(error));
     let consumer: PullConsumer = open
         .streams
         .records

@@ -1,7 +1,7 @@
 //! The two streams of a fleet: of records, and of what the store answers.
 
 use super::{
-    Target, told,
+    Target, away,
     wire::{Answer, Sent},
 };
 use crate::sink::{Mark, SinkError, text::unhex_exact};
@@ -56,7 +56,6 @@ impl Streams {
 
     /// What the store said last of every ledger.
     pub async fn answers(&self) -> Result<Vec<([u8; 16], Answer)>, SinkError> {
-        let away = |error: &dyn std::error::Error| SinkError::Unavailable(told(error));
         let all = format!("{}.ack.*", self.target.stream);
         let mut subjects = self
             .answers
@@ -143,7 +142,7 @@ async fn open(context: &Context, target: &Target, wanted: Config) -> Result<Stre
     let is_missing = matches!(error.kind(), GetStreamErrorKind::JetStream(error)
         if error.error_code() == ErrorCode::STREAM_NOT_FOUND);
     if !is_missing {
-        return Err(SinkError::Unavailable(told(&error)));
+        return Err(away(&error));
     }
     if target.replicas.is_none() {
         return Err(SinkError::Refused(format!(
@@ -152,7 +151,7 @@ async fn open(context: &Context, target: &Target, wanted: Config) -> Result<Stre
         )));
     }
     let made = context.create_stream(wanted).await;
-    made.map_err(|error| SinkError::Unavailable(told(&error)))
+    made.map_err(|error| away(&error))
 }
 
 /// What a stream must be so that what it acknowledged is there until it is taken.
@@ -197,7 +196,7 @@ async fn last(stream: &Stream, subject: &str) -> Result<Option<StreamMessage>, S
     match stream.get_last_raw_message_by_subject(subject).await {
         Ok(message) => Ok(Some(message)),
         Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
-        Err(error) => Err(SinkError::Unavailable(told(&error))),
+        Err(error) => Err(away(&error)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     note::hex,
-    sink::{SinkError, trust},
+    sink::{SinkError, trust, wait::whole},
 };
 use async_nats::{
     Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr,
@@ -195,7 +195,7 @@ impl Target {
                 .tls_client_config(trust::tls(path)?);
         }
         let client = options.connect(servers).await.map_err(|error| {
-            let told = super::told(&error);
+            let told = whole(&error);
             match error.kind() {
                 ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
                     SinkError::Refused(told)

@@ -18,13 +18,12 @@ use octroi::{
     lab::{
         Namespace, Site, TenantSpec,
         site::{REMOTE, UPLINK, ipv4},
-        traffic::{self, Sink},
+        traffic::{self, Sink, set_option},
     },
 };
 use std::{
     io::Write as _,
     net::{SocketAddr, TcpStream, UdpSocket},
-    os::fd::AsRawFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -197,25 +196,6 @@ impl Drop for Senders {
     }
 }
 
-fn set<T>(socket: &impl AsRawFd, level: i32, option: i32, value: T) -> Result<()> {
-    // SAFETY: the value lives through the call, and the length is its own.
-    let failed = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            size_of::<T>() as libc::socklen_t,
-        )
-    };
-    ensure!(
-        failed == 0,
-        "setsockopt: {}",
-        std::io::Error::last_os_error()
-    );
-    Ok(())
-}
-
 /// What is unsent at the end is given up, so that it is not the next case's.
 fn tcp(to: SocketAddr, go_on: &dyn Fn() -> bool) -> Result<()> {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(20))?;
@@ -224,7 +204,7 @@ fn tcp(to: SocketAddr, go_on: &dyn Fn() -> bool) -> Result<()> {
         l_onoff: 1,
         l_linger: 0,
     };
-    set(&stream, libc::SOL_SOCKET, libc::SO_LINGER, linger)?;
+    set_option(&stream, libc::SOL_SOCKET, libc::SO_LINGER, linger)?;
     let buffer = vec![0x5A; 128 << 10];
     while go_on() {
         match stream.write(&buffer) {
@@ -247,7 +227,7 @@ fn udp(to: SocketAddr, bytes_per_second: f64, go_on: &dyn Fn() -> bool) -> Resul
     let socket = UdpSocket::bind(("0.0.0.0", 0))?;
     socket.connect(to)?;
     if segments > 1 {
-        set(&socket, libc::SOL_UDP, UDP_SEGMENT, DATAGRAM as libc::c_int)?;
+        set_option(&socket, libc::SOL_UDP, UDP_SEGMENT, DATAGRAM as libc::c_int)?;
     }
     let buffer = vec![0xA5; DATAGRAM * segments];
     let (begun, mut sent) = (Instant::now(), 0.0);

@@ -15,8 +15,8 @@ use dataplane::{
 use dataplane_common::abi::Register;
 use octroi::lab::{
     Site,
-    site::{INSIDE, REMOTE, ipv4, ipv6},
-    traffic::{self, Datagrams, inside},
+    site::{INSIDE, REMOTE, ipv4},
+    traffic::{Mixed, inside, mixed},
 };
 use std::{
     collections::BTreeMap,
@@ -219,26 +219,12 @@ impl Senders {
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         for namespace in &site.tenants {
-            let (namespace, stop) = (namespace.open()?, stop.clone());
-            threads.push(inside(namespace, move || {
-                let limit = Instant::now() + Duration::from_secs(900);
-                while !stop.load(Relaxed) && Instant::now() < limit {
-                    for (to, size, segment) in [
-                        (ipv4(REMOTE), 40, None),
-                        (ipv6(REMOTE), 14_000, Some(1_400)),
-                        (ipv4(1), 700, None),
-                    ] {
-                        let how = Datagrams {
-                            size,
-                            segment,
-                            gap: Duration::from_micros(100),
-                        };
-                        let until = Instant::now() + Duration::from_millis(10);
-                        traffic::udp_send((to.parse()?, 7), how, until)?;
-                    }
-                }
-                Ok(())
-            }));
+            let how = Mixed {
+                gap: Duration::from_micros(100),
+                turn: Duration::from_millis(10),
+                limit: Duration::from_secs(900),
+            };
+            threads.push(mixed(namespace, how, &stop)?);
         }
         Ok(Self { stop, threads })
     }

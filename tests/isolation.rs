@@ -21,7 +21,6 @@ use octroi::{
 };
 use std::{
     net::UdpSocket,
-    os::fd::AsRawFd as _,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -114,18 +113,7 @@ fn receive(
     Ok(traffic::inside(namespace.open()?, move || {
         let socket = UdpSocket::bind(("0.0.0.0", port))?;
         let size: libc::c_int = 64 << 20;
-        // SAFETY: the value is an int and lives through the call.
-        let failed = unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_RCVBUFFORCE,
-                (&raw const size).cast(),
-                size_of_val(&size) as libc::socklen_t,
-            )
-        };
-        let error = std::io::Error::last_os_error();
-        ensure!(failed == 0, "SO_RCVBUFFORCE: {error}");
+        traffic::set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, size)?;
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
         let mut came = Bins::default();
         let mut buffer = [0; PAYLOAD];

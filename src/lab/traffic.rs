@@ -1,14 +1,20 @@
 //! Real traffic: TCP and UDP through sockets, bounded in bytes and time.
 
-use super::namespace::{Namespace, enter};
+use super::{
+    namespace::{Namespace, enter},
+    site::{REMOTE, ipv4, ipv6},
+};
 use anyhow::{Context as _, Result};
 use std::{
     fs::File,
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::AsRawFd as _,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    thread,
+    os::fd::AsRawFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -154,22 +160,36 @@ pub fn udp_send(to: (IpAddr, u16), how: Datagrams, until: Instant) -> Result<u64
 /// When the kernel has no `UDP_SEGMENT`.
 pub fn udp_segment(socket: &UdpSocket, segment: u16) -> Result<()> {
     const UDP_SEGMENT: libc::c_int = 103;
-    let value = libc::c_int::from(segment);
-    // SAFETY: the value is an int and lives through the call.
+    set_option(
+        socket,
+        libc::SOL_UDP,
+        UDP_SEGMENT,
+        libc::c_int::from(segment),
+    )
+}
+
+/// Sets an option of a socket; `value` is of the option's own type.
+///
+/// # Errors
+/// What the kernel says.
+pub fn set_option<T: Copy>(
+    socket: &impl AsRawFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: T,
+) -> Result<()> {
+    // SAFETY: the value lives through the call, and the length is its own.
     let failed = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::SOL_UDP,
-            UDP_SEGMENT,
+            level,
+            option,
             (&raw const value).cast(),
-            size_of_val(&value) as libc::socklen_t,
+            size_of::<T>() as libc::socklen_t,
         )
     };
-    anyhow::ensure!(
-        failed == 0,
-        "UDP_SEGMENT: {}",
-        std::io::Error::last_os_error()
-    );
+    let error = std::io::Error::last_os_error();
+    anyhow::ensure!(failed == 0, "setsockopt {option}: {error}");
     Ok(())
 }
 
@@ -198,18 +218,7 @@ impl UdpSink {
     pub fn start(namespace: &Namespace, port: u16) -> Result<Self> {
         let room_bytes: libc::c_int = 32 << 20;
         let socket = udp_sink(namespace, port)?;
-        // SAFETY: the value is an int and lives through the call.
-        let failed = unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_RCVBUFFORCE,
-                (&raw const room_bytes).cast(),
-                size_of_val(&room_bytes) as libc::socklen_t,
-            )
-        };
-        let error = std::io::Error::last_os_error();
-        anyhow::ensure!(failed == 0, "SO_RCVBUFFORCE: {error}");
+        set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, room_bytes)?;
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
         let mut sink = Self {
             stop: std::sync::Arc::default(),
@@ -283,4 +292,43 @@ pub fn round_trips(to: (IpAddr, u16), until: Instant) -> Result<hdrhistogram::Hi
         thread::sleep(Duration::from_millis(1));
     }
     Ok(histogram)
+}
+
+/// What [`mixed`] sends until it is told to stop.
+#[derive(Clone, Copy, Debug)]
+pub struct Mixed {
+    /// Between two datagrams.
+    pub gap: Duration,
+    /// In a row of one kind.
+    pub turn: Duration,
+    /// In all, whoever tells it to stop.
+    pub limit: Duration,
+}
+
+/// Datagrams of a tenant in turns: small ones and GSO of 14,000 bytes over IPv6 to the remote end, and others to the
+/// first tenant.
+///
+/// # Errors
+/// When the namespace cannot be opened.
+pub fn mixed(
+    from: &Namespace,
+    how: Mixed,
+    stop: &Arc<AtomicBool>,
+) -> Result<JoinHandle<Result<()>>> {
+    let (from, stop) = (from.open()?, stop.clone());
+    Ok(inside(from, move || {
+        let limit = Instant::now() + how.limit;
+        while !stop.load(Relaxed) && Instant::now() < limit {
+            for (to, size, segment) in [
+                (ipv4(REMOTE), 40, None),
+                (ipv6(REMOTE), 14_000, Some(1_400)),
+                (ipv4(1), 700, None),
+            ] {
+                let gap = how.gap;
+                let datagrams = Datagrams { size, segment, gap };
+                udp_send((to.parse()?, 7), datagrams, Instant::now() + how.turn)?;
+            }
+        }
+        Ok(())
+    }))
 }

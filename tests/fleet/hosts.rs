@@ -12,18 +12,15 @@ use octroi::{
     daemon::{MeterStatus, SinkStatus},
     lab::{
         Site, TenantSpec,
-        site::{INSIDE, REMOTE, ipv4, ipv6},
-        traffic::{self, Datagrams, inside},
+        site::INSIDE,
+        traffic::{Mixed, mixed},
     },
 };
 use std::{
     collections::BTreeMap,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::AtomicBool},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -92,26 +89,12 @@ impl Host {
     pub fn traffic(&self, stop: &Arc<AtomicBool>) -> Result<Vec<JoinHandle<Result<()>>>> {
         let mut threads = Vec::new();
         for namespace in &self.site.tenants {
-            let (namespace, stop) = (namespace.open()?, stop.clone());
-            threads.push(inside(namespace, move || {
-                let limit = Instant::now() + Duration::from_secs(300);
-                while !stop.load(Relaxed) && Instant::now() < limit {
-                    for (to, size, segment) in [
-                        (ipv4(REMOTE), 40, None),
-                        (ipv6(REMOTE), 14_000, Some(1_400)),
-                        (ipv4(1), 700, None),
-                    ] {
-                        let how = Datagrams {
-                            size,
-                            segment,
-                            gap: Duration::from_millis(1),
-                        };
-                        let until = Instant::now() + Duration::from_millis(20);
-                        traffic::udp_send((to.parse()?, 7), how, until)?;
-                    }
-                }
-                Ok(())
-            }));
+            let how = Mixed {
+                gap: Duration::from_millis(1),
+                turn: Duration::from_millis(20),
+                limit: Duration::from_secs(300),
+            };
+            threads.push(mixed(namespace, how, stop)?);
         }
         Ok(threads)
     }

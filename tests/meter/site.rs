@@ -7,8 +7,8 @@ use octroi::{
     daemon::MeterStatus,
     lab::{
         Site, TenantSpec, command,
-        site::{INSIDE, REMOTE, ipv4, ipv6},
-        traffic::{self, Datagrams, inside},
+        site::INSIDE,
+        traffic::{Mixed, mixed},
     },
 };
 use std::{
@@ -156,26 +156,12 @@ impl Traffic {
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         for namespace in site.tenants.iter().take(SENDERS) {
-            let (namespace, stop) = (namespace.open()?, stop.clone());
-            threads.push(inside(namespace, move || {
-                let limit = Instant::now() + Duration::from_secs(1_500);
-                while !stop.load(Relaxed) && Instant::now() < limit {
-                    for (to, size, segment) in [
-                        (ipv4(REMOTE), 40, None),
-                        (ipv6(REMOTE), 14_000, Some(1_400)),
-                        (ipv4(1), 700, None),
-                    ] {
-                        let how = Datagrams {
-                            size,
-                            segment,
-                            gap: Duration::from_micros(200),
-                        };
-                        let until = Instant::now() + Duration::from_millis(10);
-                        traffic::udp_send((to.parse()?, 7), how, until)?;
-                    }
-                }
-                Ok(())
-            }));
+            let how = Mixed {
+                gap: Duration::from_micros(200),
+                turn: Duration::from_millis(10),
+                limit: Duration::from_secs(1_500),
+            };
+            threads.push(mixed(namespace, how, &stop)?);
         }
         Ok(Self { stop, threads })
     }

@@ -1,16 +1,16 @@
 //! Who sends and who receives: one thread for all flows of a side, so that the scheduler of a small machine is
 //! not what is measured.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use hdrhistogram::Histogram;
 use octroi::lab::{
     Namespace,
-    traffic::{self, UdpSink},
+    traffic::{self, UdpSink, set_option},
 };
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::AsRawFd,
+    os::fd::AsRawFd as _,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -113,9 +113,9 @@ impl Bulk {
                     l_onoff: 1,
                     l_linger: 0,
                 };
-                set(&stream, libc::SOL_SOCKET, libc::SO_LINGER, linger)?;
-                set(&stream, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT)?;
-                set(&stream, libc::IPPROTO_TCP, libc::TCP_CONGESTION, *b"cubic")?;
+                set_option(&stream, libc::SOL_SOCKET, libc::SO_LINGER, linger)?;
+                set_option(&stream, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT)?;
+                set_option(&stream, libc::IPPROTO_TCP, libc::TCP_CONGESTION, *b"cubic")?;
                 Ok(stream)
             };
             let streams = (0..flows).map(|_| connect()).collect::<Result<Vec<_>>>()?;
@@ -387,7 +387,7 @@ impl Blast {
             let socket = UdpSocket::bind(("0.0.0.0", 0))?;
             socket.connect(to)?;
             // A queue on the way holds a sender up whose buffer is smaller: a flooder has the larger one.
-            set(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, 64 << 20)?;
+            set_option(&socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, 64 << 20)?;
             if self.at_once > 1 {
                 traffic::udp_segment(&socket, self.payload as u16)?;
             }
@@ -435,20 +435,4 @@ impl Blasting {
 pub fn frame_bytes(sink: &UdpSink) -> u64 {
     let (datagrams, payload) = sink.received();
     payload + datagrams * UDP_HEADERS as u64
-}
-
-fn set<T>(socket: &impl AsRawFd, level: i32, option: i32, value: T) -> Result<()> {
-    // SAFETY: the value lives through the call, and the length is its own.
-    let failed = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            size_of::<T>() as libc::socklen_t,
-        )
-    };
-    let error = std::io::Error::last_os_error();
-    ensure!(failed == 0, "setsockopt {option}: {error}");
-    Ok(())
 }

@@ -3,11 +3,14 @@
 //!
 //! `OCTROI_REGENERATE=1` writes the pictures of `docs/images/` anew.
 
+#[path = "browser/chromium.rs"]
+mod chromium;
 #[path = "../metering/tests/month/site.rs"]
 #[allow(dead_code, reason = "written for metering/tests/month.rs")]
 mod site;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use chromium::{bright, chromium};
 use serde_json::{Value, json};
 use site::{CORRECTED, File, month};
 use std::{
@@ -33,16 +36,6 @@ impl Drop for Dir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
-}
-
-/// The browser; `OCTROI_CHROMIUM`, or what the system calls it.
-fn chromium() -> Option<PathBuf> {
-    let named = env::var_os("OCTROI_CHROMIUM").map(PathBuf::from);
-    let paths = env::var_os("PATH").unwrap_or_default();
-    let in_path = env::split_paths(&paths).flat_map(|path| {
-        ["chromium", "chromium-browser", "google-chrome"].map(|name| path.join(name))
-    });
-    named.into_iter().chain(in_path).find(|path| path.is_file())
 }
 
 fn octroi(arguments: &[&str]) -> Result<String> {
@@ -113,20 +106,6 @@ fn look(chromium: &Path, wanted: &Value) -> Result<BTreeMap<String, Value>> {
     found.collect()
 }
 
-/// The brightness of `rgb(…)`, 0 to 255 of its parts together.
-fn bright(colour: &Value) -> Result<u32> {
-    let text = colour.as_str().unwrap_or_default();
-    let parts = text
-        .trim_start_matches("rgb(")
-        .trim_end_matches(')')
-        .split(", ");
-    let parts: Vec<u32> = parts
-        .map(str::parse)
-        .collect::<Result<_, _>>()
-        .context(text.to_owned())?;
-    Ok(parts.iter().sum::<u32>() / 3)
-}
-
 fn holds(found: &Value, sums: &BTreeMap<String, i128>) -> Result<()> {
     ensure!(
         found["asked"] == 1 && found["requests"] == json!([]),
@@ -159,7 +138,10 @@ fn holds(found: &Value, sums: &BTreeMap<String, i128>) -> Result<()> {
         "the charts say {shown:?}, and usage {expected:?}"
     );
     for (scheme, dark) in [("light", false), ("dark", true), ("print", false)] {
-        let [page, ink] = [bright(&found[scheme][0])?, bright(&found[scheme][1])?];
+        let [page, ink] = [
+            bright(&found[scheme][0])? / 3,
+            bright(&found[scheme][1])? / 3,
+        ];
         ensure!(
             (page < ink) == dark && page.abs_diff(ink) > 150,
             "{scheme}: {}",

@@ -5,6 +5,8 @@
 
 #[path = "page/browser.rs"]
 mod browser;
+#[path = "browser/chromium.rs"]
+mod chromium;
 #[path = "api/client.rs"]
 #[allow(dead_code, reason = "the page has its own way to ask")]
 mod client;

@@ -106,6 +106,28 @@ impl Place {
         self.serve_saying(program, args, protocol, port, "")
     }
 
+    /// OpenSSL's server of the remote end, with a key and a certificate; `line` as of [`Place::serve_saying`].
+    pub fn openssl(
+        &self,
+        (protocol, port): (&str, u16),
+        (key, certificate): &(String, String),
+        options: &[&str],
+        line: &'static str,
+    ) -> Result<Running> {
+        let accept = port.to_string();
+        let certified = [
+            "s_server",
+            "-accept",
+            &accept,
+            "-key",
+            key,
+            "-cert",
+            certificate,
+        ];
+        let args = [&certified[..], options].concat();
+        self.serve_saying("openssl", &args, protocol, port, line)
+    }
+
     /// What a server of that port has printed.
     pub fn printed(&self, port: u16) -> String {
         let bytes = std::fs::read(self.log(port)).unwrap_or_default();

@@ -37,21 +37,10 @@ pub fn hellos_pass(place: &mut Place) -> Result<()> {
     if !has("encryption_ends: hellos", &["openssl"]) {
         return Ok(());
     }
-    let (key, certificate) = place.certificate()?;
+    let credentials = place.certificate()?;
     let serve = |place: &Place, port: u16, options: &[&str]| {
-        let port_text = port.to_string();
-        let mut args = vec![
-            "s_server",
-            "-www",
-            "-accept",
-            &port_text,
-            "-key",
-            &key,
-            "-cert",
-            &certificate,
-        ];
-        args.extend(options);
-        place.serve("openssl", &args, "t", port)
+        let options = [&["-www"], options].concat();
+        place.openssl(("t", port), &credentials, &options, "")
     };
     // The server has no group that the client sends a key for.
     let _retry = serve(place, 4_460, &["-groups", "P-384"])?;
@@ -91,19 +80,8 @@ pub fn hellos_pass(place: &mut Place) -> Result<()> {
     let file = file.display().to_string();
     let early = ["-tls1_3", "-sess_in", &session, "-early_data", &file];
     for (tenant, port) in [(NONE, 4_462), (ALL, 4_463)] {
-        let text = port.to_string();
-        let args = [
-            "s_server",
-            "-early_data",
-            "-tls1_3",
-            "-accept",
-            &text,
-            "-key",
-            &key,
-            "-cert",
-            &certificate,
-        ];
-        let _server = place.serve_saying("openssl", &args, "t", port, "good day")?;
+        let options = ["-early_data", "-tls1_3"];
+        let _server = place.openssl(("t", port), &credentials, &options, "good day")?;
         let said = s_client(place, tenant, port, &["-tls1_3", "-sess_out", &session])?;
         ensure!(said.contains("good day"), "no session:\n{said}");
         let arrives = || -> Result<bool> {
@@ -128,9 +106,10 @@ pub fn curl_passes(place: &mut Place) -> Result<()> {
     let file = place.site.directory().join("bulk");
     let bulk = noise(8_000_000);
     std::fs::write(&file, &bulk)?;
+    let directory = place.site.directory().display().to_string();
     let args = [
-        "-C",
-        &place.site.directory().display().to_string(),
+        "--chdir",
+        &directory,
         "openssl",
         "s_server",
         "-HTTP",
@@ -141,10 +120,7 @@ pub fn curl_passes(place: &mut Place) -> Result<()> {
         &key,
         "-cert",
         &certificate,
-    ]
-    .map(str::to_owned);
-    let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
-    args[0] = "--chdir";
+    ];
     let _server = place.serve("env", &args, "t", 4_470)?;
     for version in ["--tls-max=1.2", "--tlsv1.3"] {
         place.passes(ALL, &format!("curl {version}"), ("E3", 20_000), || {

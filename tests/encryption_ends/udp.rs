@@ -83,21 +83,10 @@ pub fn dtls_passes(place: &mut Place) -> Result<()> {
     }
     const SERVER: &str = "from the gate of the city";
     const CLIENT: &str = "to the gate of the city";
-    let (key, certificate) = place.certificate()?;
+    let credentials = place.certificate()?;
     let serve = |place: &Place, port: u16, options: &[&str]| {
-        let port_text = port.to_string();
-        let mut args = vec![
-            "s_server",
-            "-quiet",
-            "-accept",
-            &port_text,
-            "-key",
-            &key,
-            "-cert",
-            &certificate,
-        ];
-        args.extend(options);
-        place.serve_saying("openssl", &args, "u", port, SERVER)
+        let options = [&["-quiet"], options].concat();
+        place.openssl(("u", port), &credentials, &options, SERVER)
     };
     let ask = |place: &Place, tenant: usize, port: u16, options: &[&str]| {
         let to = format!("{}:{port}", ipv4(REMOTE));

@@ -4,7 +4,10 @@ use super::{
     compare::{same_numbers, statements},
     site::{PAGE, Served},
 };
-use crate::support::{alone, can_run};
+use crate::{
+    chromium::{bright, chromium},
+    support::{alone, can_run},
+};
 use anyhow::{Context as _, Result, bail, ensure};
 use octroi::lab::{
     ends,
@@ -27,16 +30,6 @@ const NAME: &str = "what_is_seen_in_chromium_is_what_octroi_says";
 const PICTURE_MAX: u64 = 150_000;
 const RULE: &str =
     "\n[[encryption]]\ntenant = \"alice\"\nmode = \"observe\"\nprofile = \"anssi-2026\"\n";
-
-/// The browser; `OCTROI_CHROMIUM`, or what the system calls it.
-fn chromium() -> Option<PathBuf> {
-    let named = env::var_os("OCTROI_CHROMIUM").map(PathBuf::from);
-    let paths = env::var_os("PATH").unwrap_or_default();
-    let in_path = env::split_paths(&paths).flat_map(|path| {
-        ["chromium", "chromium-browser", "google-chrome"].map(|name| path.join(name))
-    });
-    named.into_iter().chain(in_path).find(|path| path.is_file())
-}
 
 /// axe-core: `OCTROI_AXE`, or where npm puts it in the build's directory.
 fn axe() -> Option<PathBuf> {
@@ -206,20 +199,6 @@ fn used(found: &Value) -> Result<()> {
         found["usable"].as_array().map_or(0, Vec::len)
     );
     Ok(())
-}
-
-/// The brightness of `rgb(…)`.
-fn bright(colour: &Value) -> Result<u32> {
-    let text = colour.as_str().unwrap_or_default();
-    let parts = text
-        .trim_start_matches("rgb(")
-        .trim_end_matches(')')
-        .split(", ");
-    let parts: Vec<u32> = parts
-        .map(str::parse)
-        .collect::<Result<_, _>>()
-        .context(text.to_owned())?;
-    Ok(parts.iter().sum())
 }
 
 /// It asks nobody but its daemon, breaks none of its own rules, and no other site gets anything of it.

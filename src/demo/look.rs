@@ -221,7 +221,7 @@ pub fn places(options: &Options, taken: &Taken) -> Vec<(&'static str, String)> {
         None => "--hold SECONDS keeps the daemon and its page for a browser".to_owned(),
     };
     let sink = format!(
-        "{} bytes in {} records, {} closed files",
+        "{} bytes of ports and uplinks in {} records, {} closed files",
         taken.l2_bytes, taken.records, taken.files
     );
     vec![

@@ -24,6 +24,7 @@ mod flows;
 mod forget;
 pub(crate) mod head;
 mod issue;
+mod journal;
 mod keep;
 pub mod keys;
 mod look;

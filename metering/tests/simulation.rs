@@ -27,6 +27,7 @@ mod steps;
 #[path = "simulation/world.rs"]
 mod world;
 
+use disk::Trouble;
 use kernel::Mutation;
 use std::{
     collections::BTreeMap,
@@ -99,6 +100,25 @@ fn every_seed_conserves_every_byte() {
             );
         }
     }
+}
+
+#[test]
+fn three_faults_in_a_row_lose_nothing_that_was_committed() {
+    let (mut cases, mut failed) = (0, Vec::new());
+    for second in [Trouble::Glitch, Trouble::Broken, Trouble::Full] {
+        for seed in 0..by_level(2, 6, 100) {
+            for at in 0.. {
+                cases += 1;
+                match steps::three_faults(seed, second, at) {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(why) => failed.push(format!("{second:?}, seed {seed}, at {at}: {why}")),
+                }
+            }
+        }
+    }
+    println!("CASES: simulation, a sync fails, an opening is stopped, the power goes: {cases}");
+    assert!(failed.is_empty(), "{}: {}", failed.len(), failed.join("\n"));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The tables, and how a file is opened.
 
-use super::LedgerError;
+use super::{LedgerError, journal};
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 
@@ -77,13 +77,13 @@ pub(super) fn open(path: &Path, create: bool) -> Result<Connection, LedgerError>
             _ => storage(error),
         })?;
     // Only a ledger's journal is changed: the file may be somebody else's.
-    let journal = || {
+    let keep_journal = || {
         db.pragma_update(None, "journal_mode", "WAL")
             .and_then(|()| db.pragma_update(None, "synchronous", "FULL"))
             .map_err(&storage)
     };
     if create {
-        journal()?;
+        keep_journal()?;
         let make = format!(
             "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION}; \
              PRAGMA user_version = {FORMAT}; COMMIT;"
@@ -114,12 +114,13 @@ pub(super) fn open(path: &Path, create: bool) -> Result<Connection, LedgerError>
             what: format!("it has {length} bytes instead of {whole}"),
         });
     }
-    journal()?;
-    // After a sync that failed, the page cache may hold commits that the disk will never get, and a later
-    // sync says nothing of them: everything behind them would be lost with the power. So what is in the
-    // journal is written anew, into the file. Somebody who reads may put it off, which is no error.
-    db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-        .map_err(&storage)?;
+    keep_journal()?;
+    // What is in the journal goes into the file, once it is durable. Somebody who writes or reads may put
+    // it off, which is no error.
+    if journal::write_anew(&db).map_err(&storage)? {
+        db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .map_err(&storage)?;
+    }
     Ok(db)
 }
 

@@ -54,7 +54,44 @@ type Copy = (PathBuf, Anchor);
 
 /// Runs a seed; the error is what the auditor found.
 pub fn run(seed: u64, mutation: Option<Mutation>) -> Result<Told, String> {
-    let ended = catch_unwind(AssertUnwindSafe(|| live(seed, mutation)));
+    judged(|| live(seed, mutation))
+}
+
+/// A host whose journal could not be synced, whose disk fails again from the `at`th operation on of whatever
+/// the daemon does next (it opens the ledger, and moves what the journal says into it), and whose power
+/// then goes. Was there an operation with that number?
+pub fn three_faults(seed: u64, second: Trouble, at: u64) -> Result<bool, String> {
+    judged(|| {
+        let mut world = World::new(seed, None);
+        for _ in 0..3 {
+            window(&mut world);
+        }
+        disk::break_it(0, Trouble::Unsynced);
+        window(&mut world);
+        world.repair();
+        disk::break_it(at, second);
+        window(&mut world);
+        let reached = disk::has_failed();
+        world.power_cut();
+        world.start();
+        end(&mut world);
+        reached
+    })
+}
+
+/// A window passes, and is written if the disk can.
+fn window(world: &mut World) {
+    world.clock.pass(2 * SECOND_NS);
+    world.kernel.traffic(&world.clock, &mut world.dice, false);
+    if let Some(daemon) = &mut world.daemon {
+        daemon.pace.want();
+    }
+    let done = world.turn().and_then(|()| world.settle());
+    assert!(done.is_ok(), "nobody kills it");
+}
+
+fn judged<T>(live: impl FnOnce() -> T) -> Result<T, String> {
+    let ended = catch_unwind(AssertUnwindSafe(live));
     disk::forget();
     ended.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
@@ -139,12 +176,7 @@ fn end(world: &mut World) {
     world.kill_in = None;
     world.repair();
     for _ in 0..3 {
-        world.clock.pass(2 * SECOND_NS);
-        if let Some(daemon) = &mut world.daemon {
-            daemon.pace.want();
-        }
-        let done = world.turn().and_then(|()| world.settle());
-        assert!(done.is_ok(), "nobody kills it any more");
+        window(world);
     }
     world.audit();
     world.auditor.reckon();

@@ -20,6 +20,8 @@ mod ledgers;
 mod page;
 #[path = "fleet/speed.rs"]
 mod speed;
+#[path = "fleet/stated.rs"]
+mod stated;
 #[path = "fleet/statement.rs"]
 mod statement;
 #[path = "fleet/stored.rs"]

@@ -41,7 +41,8 @@ pub struct Options {
 /// # Errors
 /// When a ledger cannot be read, or what it says does not add up.
 pub fn show(options: &Options) -> Result<()> {
-    let opened = options.ledgers.open()?;
+    let mut opened = options.ledgers.open()?;
+    opened.only(opened.tenant(&options.tenant)?)?;
     let tenant = Some(options.tenant.as_str());
     let by = By::default();
     let query = options.wanted.query(&opened, tenant, Step::Whole, by)?;

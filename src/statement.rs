@@ -62,7 +62,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Numbers it and writes its hash into the ledger: the month is over, and this is what is told.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "store")]
     issue: bool,
     /// Issues it though something is missing, which is named in it.
     #[arg(long, requires = "issue")]
@@ -98,8 +98,9 @@ struct Reckoned {
 
 impl Reckoned {
     fn new(options: &Options) -> Result<Self> {
-        let opened = options.ledgers.open()?;
+        let mut opened = options.ledgers.open()?;
         let tenant = opened.tenant(&options.tenant)?;
+        opened.only(tenant)?;
         Self::of(opened, tenant, options.month)
     }
 
@@ -223,9 +224,11 @@ impl Reckoned {
             statement: told,
         };
         let first = self.opened.sources.first();
-        let path = first
-            .map(|first| first.reader.path().to_owned())
-            .unwrap_or_default();
+        let path = first.and_then(|first| first.reader.path());
+        let path = path.context(
+            "a statement is issued by the host whose ledger keeps its hash: write --ledger, without --store",
+        )?;
+        let path = path.to_owned();
         let seq = correct::add(&options.run_dir, &path, &Addition::Issue(issue))?;
         eprintln!("octroi: statement {number} version {version} is record {seq}");
         Ok(statement)

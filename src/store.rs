@@ -71,6 +71,11 @@ pub(crate) struct Database {
 impl Database {
     /// The sink that it is; `option`: which option has its address.
     pub fn open(self, option: &str) -> Result<Postgres> {
+        Ok(Postgres::new(self.target(option)?))
+    }
+
+    /// Where it is.
+    pub fn target(self, option: &str) -> Result<postgres::Target> {
         let target = postgres::Target {
             url: self.address,
             password_file: self.password_file,
@@ -79,7 +84,7 @@ impl Database {
         target
             .check()
             .map_err(|wrong| anyhow::anyhow!("{option}: {wrong}"))?;
-        Ok(Postgres::new(target))
+        Ok(target)
     }
 }
 

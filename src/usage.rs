@@ -6,11 +6,15 @@ mod peaks;
 use crate::{
     config::{self, BillingZone, Config, Meter},
     period::{self, Moment, Month, Step},
+    store::Database,
 };
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use jiff::{Timestamp, tz::TimeZone};
-use metering::usage::{self, By, Query, SLOT_NS, Source};
+use metering::{
+    sink::postgres::Books,
+    usage::{self, By, Query, SLOT_NS, Source},
+};
 pub use output::{class_name, reason_name};
 use peaks::Peaks;
 use std::path::PathBuf;
@@ -21,6 +25,15 @@ pub struct Ledgers {
     /// A ledger's file; several for a tenant on several hosts.
     #[arg(long, value_name = "FILE", default_value = Meter::LEDGER)]
     ledger: Vec<PathBuf>,
+    /// Instead of ledgers, what the store of a fleet has of them: a PostgreSQL database, postgres://octroi@billing.example/metering.
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "ledger")]
+    store: Option<String>,
+    /// A file with the password of the store's user and nothing else.
+    #[arg(long, value_name = "FILE", requires = "store")]
+    store_password_file: Option<PathBuf>,
+    /// Certificates, PEM, that the store's must descend from.
+    #[arg(long, value_name = "FILE", requires = "store")]
+    store_ca_file: Option<PathBuf>,
     /// Takes the ledger, the time zone and the names of this configuration.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -44,6 +57,8 @@ pub struct Opened {
     pub zone: TimeZone,
     /// Hosts that must have records.
     pub hosts: Vec<String>,
+    /// Where the ledgers are read, if not from their files.
+    pub store: Option<Books>,
 }
 
 impl Ledgers {
@@ -51,6 +66,9 @@ impl Ledgers {
     pub(crate) fn of(ledger: PathBuf, config: Option<PathBuf>) -> Self {
         Self {
             ledger: vec![ledger],
+            store: None,
+            store_password_file: None,
+            store_ca_file: None,
             config,
             timezone: None,
             host: Vec::new(),
@@ -63,25 +81,18 @@ impl Ledgers {
     /// When one cannot be read, or is there twice.
     pub fn open(&self) -> Result<Opened> {
         let config = self.config.as_deref().map(config::load).transpose()?;
-        let mut paths = self.ledger.clone();
-        // The configuration's, unless others were named.
-        if paths == [PathBuf::from(Meter::LEDGER)]
-            && let Some(config) = &config
-        {
-            let meter = config.meter.as_ref();
-            paths = vec![
-                meter
-                    .context("there is no [meter]; write --ledger")?
-                    .ledger
-                    .clone(),
-            ];
-        }
         let of_config = config
             .as_ref()
             .map(|config| config.billing.timezone.clone());
         let named = self.timezone.clone().or(of_config).unwrap_or_default();
+        let store = self.store()?;
+        let sources = match &store {
+            Some(books) => Source::of(books.ledgers(None).context("--store")?)?,
+            None => Source::open(&self.paths(config.as_ref())?)?,
+        };
         Ok(Opened {
-            sources: Source::open(&paths)?,
+            sources,
+            store,
             config,
             zone_name: named.to_string(),
             zone: named.get(),
@@ -90,7 +101,52 @@ impl Ledgers {
     }
 }
 
+impl Ledgers {
+    /// The files: those of the configuration, unless others were named.
+    fn paths(&self, config: Option<&Config>) -> Result<Vec<PathBuf>> {
+        let is_named = self.ledger != [PathBuf::from(Meter::LEDGER)];
+        let Some(config) = config.filter(|_| !is_named) else {
+            return Ok(self.ledger.clone());
+        };
+        let meter = config.meter.as_ref();
+        let meter = meter.context("there is no [meter]; write --ledger")?;
+        Ok(vec![meter.ledger.clone()])
+    }
+
+    fn store(&self) -> Result<Option<Books>> {
+        let Some(address) = &self.store else {
+            return Ok(None);
+        };
+        let database = Database {
+            address: address.clone(),
+            password_file: self.store_password_file.clone(),
+            ca_file: self.store_ca_file.clone(),
+        };
+        Ok(Some(Books::new(database.target("--store")?)))
+    }
+}
+
 impl Opened {
+    /// Of a store, leaves the ledgers that have something of this tenant, and the hosts that should.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or has nothing of this tenant.
+    pub fn only(&mut self, tenant: u32) -> Result<()> {
+        let Some(store) = &self.store else {
+            return Ok(());
+        };
+        self.sources = Source::of(store.ledgers(Some(tenant)).context("--store")?)?;
+        self.hosts
+            .extend(store.expected(tenant).context("--store")?);
+        self.hosts.sort();
+        self.hosts.dedup();
+        ensure!(
+            !self.sources.is_empty(),
+            "--store: it has no record of tenant {tenant}"
+        );
+        Ok(())
+    }
+
     /// A tenant by its number or, with a configuration, by its name.
     ///
     /// # Errors
@@ -299,7 +355,10 @@ pub struct Options {
 /// # Errors
 /// When a ledger cannot be read, or does not add up.
 pub fn show(options: &Options) -> Result<()> {
-    let opened = options.ledgers.open()?;
+    let mut opened = options.ledgers.open()?;
+    if let Some(tenant) = &options.tenant {
+        opened.only(opened.tenant(tenant)?)?;
+    }
     let has = |part: Part| options.by.contains(&part);
     let by = By {
         port: has(Part::Port),

@@ -81,6 +81,7 @@ fn batch(from: Mark, seq: u64) -> Batch {
             record,
             canonical,
         }],
+        totals: Some(Vec::new()),
         head: None,
     }
 }

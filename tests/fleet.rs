@@ -14,10 +14,18 @@ mod cluster;
 mod database;
 #[path = "fleet/hosts.rs"]
 mod hosts;
+#[path = "fleet/ledgers.rs"]
+mod ledgers;
 #[path = "fleet/page.rs"]
 mod page;
 #[path = "fleet/speed.rs"]
 mod speed;
+#[path = "fleet/stated.rs"]
+mod stated;
+#[path = "fleet/statement.rs"]
+mod statement;
+#[path = "fleet/stored.rs"]
+mod stored;
 #[path = "fleet/story.rs"]
 mod story;
 mod support;

@@ -14,16 +14,18 @@ mod chain;
 mod explain;
 mod percentile;
 mod read;
+mod records;
 mod report;
 mod span;
 
 pub use explain::{Explained, Part};
 pub use percentile::{P95, Slots, bits_per_second, p95, rank};
 pub use read::{Source, explain, open_end, read};
+pub use records::Records;
 pub use report::{Drops, Group, Kept, Late, Missing, Percentile, Report, Row, Spread};
 pub use span::Span;
 
-use crate::{ledger::LedgerError, record::Record, window::Counts};
+use crate::{ledger::LedgerError, record::Record, sink::SinkError, window::Counts};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Length of a slot, ns: five minutes, aligned to UTC.
@@ -39,6 +41,9 @@ pub enum UsageError {
     /// A ledger cannot be read.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// A store cannot be read.
+    #[error("the store: {0}")]
+    Store(#[from] SinkError),
     /// A record cannot be read, or is not what its place says.
     #[error("{ledger}: record {seq}: {what}; the ledger was changed by somebody else")]
     Record {

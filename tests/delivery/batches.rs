@@ -42,6 +42,7 @@ pub fn correction(ledger_id: [u8; 16], seq: u64) -> Batch {
             record,
             canonical,
         }],
+        totals: Some(Vec::new()),
         head: None,
     }
 }

@@ -92,6 +92,7 @@ impl Story {
             from,
             to: self.mark(past),
             items: self.items[from.next as usize..past as usize].to_vec(),
+            totals: None,
             head: None,
         }
     }

@@ -6,6 +6,7 @@ use crate::{
     database::Database,
     hosts::{self, Host, Store},
     ready,
+    stated::{self, Stated},
     support::{alone, can_run, octroi},
     way::Broken,
 };
@@ -27,6 +28,8 @@ struct Report {
     missing_records: u64,
     duplicate_records: u64,
     forks: u64,
+    /// From the store, from the ledgers and in Python: the same bytes.
+    statements: Stated,
     hosts: usize,
     ledger_records: u64,
     ledger_bytes: u64,
@@ -102,6 +105,7 @@ fn three_hosts_a_cluster_and_a_store_agree_to_the_byte_when_each_is_killed_once(
         }
         std::thread::sleep(Duration::from_millis(200));
     };
+    let stated = stated::check(&mut hosts, &cluster, &database)?;
     store.kill()?;
     let forks = database.ask("SELECT count(*) FROM octroi.fork")?;
     let info = cluster.order("$JS.API.STREAM.INFO.octroi", "")?;
@@ -114,6 +118,7 @@ fn three_hosts_a_cluster_and_a_store_agree_to_the_byte_when_each_is_killed_once(
         missing_records: compared.missing,
         duplicate_records: compared.duplicates,
         forks: forks.parse()?,
+        statements: stated,
         hosts: hosts.len(),
         ledger_records: compared.records,
         ledger_bytes: compared.bytes,

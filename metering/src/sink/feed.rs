@@ -41,6 +41,12 @@ impl Item {
         }
     }
 
+    /// Is it a window's `*`, which says in total what its zones say one by one?
+    #[must_use]
+    pub fn is_total(&self) -> bool {
+        self.record.kind == Kind::Meter && self.record.zone.is_none()
+    }
+
     /// The zone's number; −1: none.
     #[must_use]
     pub fn zone(&self) -> i64 {
@@ -62,6 +68,9 @@ pub struct Batch {
     /// What of it is for a sink that bills (M-12.5), and what says what happened to the ledger. Records that are
     /// erased are left out.
     pub items: Vec<Item>,
+    /// The windows' `*` records between the two marks, for a store that tells by them which windows it has. They bill
+    /// nothing: beside their zones they would be billed twice. `None`: whoever sent the batch does not send them.
+    pub totals: Option<Vec<Item>>,
     /// The signed head that covers the batch, if there is one by now.
     pub head: Option<String>,
 }
@@ -172,7 +181,7 @@ impl Feed {
             next: last.seq + 1,
             leaf: last.hash,
         };
-        let mut items = Vec::with_capacity(leaves.len());
+        let (mut items, mut totals) = (Vec::with_capacity(leaves.len()), Vec::new());
         for (expected, leaf) in (from.next..).zip(leaves) {
             if leaf.seq != expected {
                 return Err(SinkError::Refused(format!(
@@ -180,7 +189,10 @@ impl Feed {
                     self.name()
                 )));
             }
-            items.extend(self.item(leaf)?);
+            match self.item(leaf)? {
+                Some(total) if total.is_total() => totals.push(total),
+                item => items.extend(item),
+            }
         }
         Ok(Some(Batch {
             ledger_id: self.id,
@@ -188,12 +200,12 @@ impl Feed {
             from,
             to,
             items,
+            totals: Some(totals),
             head: self.reader.head(to.next)?,
         }))
     }
 
-    /// A record that a sink gets; `None`: it is pruned or erased, or a total, which beside its zones would be billed
-    /// twice (M-12.5).
+    /// A record that a sink gets; `None`: it is pruned or erased.
     fn item(&self, leaf: Leaf) -> Result<Option<Item>, SinkError> {
         let Leaf {
             seq,
@@ -215,8 +227,7 @@ impl Feed {
                 self.name()
             ))
         })?;
-        let is_offered = record.kind != Kind::Meter || record.zone.is_some();
-        Ok(is_offered.then_some(Item {
+        Ok(Some(Item {
             seq,
             leaf: hash,
             record,
@@ -243,7 +254,7 @@ impl Feed {
                         Some(range) if range.end == seq => range.end = seq + 1,
                         _ => gone.push(seq..seq + 1),
                     }
-                } else if let Some(item) = self.item(leaf)? {
+                } else if let Some(item) = self.item(leaf)?.filter(|item| !item.is_total()) {
                     totals.add(&item);
                 }
             }

@@ -5,28 +5,29 @@
 //! ledger's row is locked while a batch goes in: two daemons with one ledger take turns, and the second finds a mark
 //! that is not where its batch begins.
 
+mod books;
+mod put;
+mod tables;
 mod target;
 
+pub use books::Books;
 pub use target::Target;
 
 use super::{
     Batch, Item, Mark, Sink, SinkError, Sums, Totals,
-    wait::{Connection, whole},
+    wait::{Connection, Wait, whole},
 };
-use std::{collections::BTreeMap, ops::Range, time::Duration};
-use tokio_postgres::{Client, Error, GenericClient, Transaction, error::SqlState};
+use std::{cell::Cell, collections::BTreeMap, ops::Range, time::Duration};
+use tokio_postgres::{Client, Error, GenericClient};
 
-/// The tables; the version that [`VERSION`] says.
-const SCHEMA: &str = include_str!("schema.sql");
-/// What makes them of those of version 1.
-const FROM_1: &str = include_str!("schema_from_1.sql");
-const VERSION: i32 = 2;
-/// Names the lock under which tables are made: "octroi" in ASCII.
-const SCHEMA_LOCK: i64 = 0x6F63_7472_6F69;
 /// A statement takes less, or the database is not well.
 const ANSWER: Duration = Duration::from_secs(30);
 /// Connecting and what is asked together take less, or nobody is there behind the socket.
 const PATIENCE: Duration = Duration::from_secs(45);
+/// Tables of an earlier octroi are brought up within this: an index over a year of records is made meanwhile.
+const BRINGING_UP: Duration = Duration::from_hours(2);
+/// What is said of a server that takes a connection and then nothing.
+const LATE: &str = "it took the connection and did not answer";
 
 /// Whether it is worth trying again, and what to tell.
 fn told(error: Error) -> SinkError {
@@ -84,22 +85,34 @@ impl Postgres {
         })
     }
 
-    /// Whether it has these records of a ledger, which are below its mark.
+    /// Whether it has these records and totals of a ledger, which are below its mark.
     ///
     /// # Errors
     /// [`SinkError::Fork`]: others under their numbers, or none.
-    pub fn holds(&mut self, id: &[u8; 16], items: &[Item]) -> Result<(), SinkError> {
-        let seqs: Vec<i64> = items.iter().map(|item| item.seq as i64).collect();
-        let leaves: Vec<&[u8]> = items.iter().map(|item| &item.leaf[..]).collect();
+    pub fn holds(
+        &mut self,
+        id: &[u8; 16],
+        items: &[Item],
+        totals: &[Item],
+    ) -> Result<(), SinkError> {
+        // Of records that came without their totals, none is to be found.
+        let known = "AND sent.seq >= (SELECT totals_from FROM octroi.ledger WHERE ledger_id = $1)";
         self.run(async |client| {
-            let text = "SELECT min(seq) FROM unnest($2::bigint[], $3::bytea[]) AS sent (seq, leaf) WHERE NOT EXISTS \
-                        (SELECT 1 FROM octroi.record AS there WHERE ledger_id = $1 AND there.seq = sent.seq \
-                        AND there.leaf = sent.leaf)";
-            let row = client.query_one(text, &[&&id[..], &seqs, &leaves]).await;
-            match row.map_err(told)?.get::<_, Option<i64>>(0) {
-                None => Ok(()),
-                Some(seq) => Err(SinkError::Fork(format!("record {seq} is another one at the sink"))),
+            for (sent, table, known) in [(items, "record", ""), (totals, "total", known)] {
+                let seqs: Vec<i64> = sent.iter().map(|item| item.seq as i64).collect();
+                let leaves: Vec<&[u8]> = sent.iter().map(|item| &item.leaf[..]).collect();
+                let text = format!(
+                    "SELECT min(seq) FROM unnest($2::bigint[], $3::bytea[]) AS sent (seq, leaf) WHERE NOT EXISTS \
+                     (SELECT 1 FROM octroi.{table} AS there WHERE ledger_id = $1 AND there.seq = sent.seq \
+                     AND there.leaf = sent.leaf) {known}"
+                );
+                let row = client.query_one(&text, &[&&id[..], &seqs, &leaves]).await;
+                if let Some(seq) = row.map_err(told)?.get::<_, Option<i64>>(0) {
+                    let what = format!("record {seq} is another one at the sink");
+                    return Err(SinkError::Fork(what));
+                }
             }
+            Ok(())
         })
     }
 
@@ -107,51 +120,35 @@ impl Postgres {
         &mut self,
         work: impl AsyncFnOnce(&mut Client) -> Result<T, SinkError>,
     ) -> Result<T, SinkError> {
+        self.bring_up()?;
+        self.ask(&Cell::new(false), work)
+    }
+
+    /// Connects, if need be, and brings tables of an earlier octroi up. That takes as long as it takes: a patience that
+    /// ends in the middle of it would end there at each try.
+    fn bring_up(&mut self) -> Result<(), SinkError> {
+        let is_old = Cell::new(false);
+        let opened = self.ask(&is_old, async |_| Ok(()));
+        if !is_old.get() {
+            return opened;
+        }
+        let bring_up = tables::bring_up(&self.target);
+        Wait::new(BRINGING_UP).wait("its tables were not brought up", bring_up)
+    }
+
+    fn ask<T>(
+        &mut self,
+        is_old: &Cell<bool>,
+        work: impl AsyncFnOnce(&mut Client) -> Result<T, SinkError>,
+    ) -> Result<T, SinkError> {
         // A server that takes the connection and then says nothing is stopped by nothing else: the kernel sees
         // bytes acknowledged, and `statement_timeout` is the server's own.
         self.connection.ask(
-            "it took the connection and did not answer",
+            LATE,
             |client| !client.is_closed(),
-            open(&self.target),
+            tables::open(&self.target, is_old),
             work,
         )
-    }
-}
-
-async fn open(target: &Target) -> Result<Client, SinkError> {
-    let mut client = target.connect(ANSWER).await?;
-    let timeout = format!("SET statement_timeout = {}", ANSWER.as_millis());
-    client.batch_execute(&timeout).await.map_err(told)?;
-    let transaction = client.transaction().await.map_err(told)?;
-    transaction
-        .execute("SELECT pg_advisory_xact_lock($1)", &[&SCHEMA_LOCK])
-        .await
-        .map_err(told)?;
-    let known: bool = transaction
-        .query_one("SELECT to_regclass('octroi.about') IS NOT NULL", &[])
-        .await
-        .map_err(told)?
-        .get(0);
-    if !known {
-        transaction.batch_execute(SCHEMA).await.map_err(told)?;
-    }
-    let version = "SELECT max(version) FROM octroi.about";
-    let mut version: i32 = transaction
-        .query_one(version, &[])
-        .await
-        .map_err(told)?
-        .get(0);
-    if version == 1 {
-        transaction.batch_execute(FROM_1).await.map_err(told)?;
-        version = 2;
-    }
-    transaction.commit().await.map_err(told)?;
-    if version == VERSION {
-        Ok(client)
-    } else {
-        Err(SinkError::Refused(format!(
-            "its schema has version {version}, and this octroi knows {VERSION}; update the older one"
-        )))
     }
 }
 
@@ -188,7 +185,7 @@ impl Sink for Postgres {
     fn deliver(&mut self, batch: &Batch) -> Result<Mark, SinkError> {
         self.run(async |client| {
             let mut transaction = client.transaction().await.map_err(told)?;
-            match put(&mut transaction, batch).await {
+            match put::put(&mut transaction, batch).await {
                 Ok(()) => transaction.commit().await.map_err(told).map(|()| batch.to),
                 Err(error) => {
                     drop(transaction.rollback().await);
@@ -250,106 +247,5 @@ impl Sink for Postgres {
              filled up by itself; `octroi reconcile` says what is there"
                 .into(),
         ))
-    }
-}
-
-async fn put(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(), SinkError> {
-    let id = &batch.ledger_id[..];
-    let begin = "INSERT INTO octroi.ledger (ledger_id, host, next_seq, last_leaf) \
-                 VALUES ($1, $2, 0, $3) ON CONFLICT DO NOTHING";
-    transaction
-        .execute(begin, &[&id, &batch.host, &&[0_u8; 32][..]])
-        .await
-        .map_err(told)?;
-    let there = mark(transaction, &batch.ledger_id, &batch.host, "FOR UPDATE").await?;
-    if there != Some(batch.from) {
-        // Somebody else with this ledger was faster, or the database was put back: the next try asks first.
-        return Err(SinkError::Unavailable(
-            "the sink moved meanwhile; asking it again".into(),
-        ));
-    }
-    if !batch.items.is_empty() {
-        insert(transaction, batch).await?;
-    }
-    let moved = "UPDATE octroi.ledger SET next_seq = $2, last_leaf = $3, \
-                 head = coalesce($4, head), moved = now() WHERE ledger_id = $1";
-    let next = i64::try_from(batch.to.next).unwrap_or(i64::MAX);
-    transaction
-        .execute(moved, &[&id, &next, &&batch.to.leaf[..], &batch.head])
-        .await
-        .map_err(told)?;
-    Ok(())
-}
-
-async fn insert(transaction: &mut Transaction<'_>, batch: &Batch) -> Result<(), SinkError> {
-    let items = &batch.items;
-    fn column<'a, T>(items: &'a [Item], of: impl Fn(&'a Item) -> T) -> Vec<T> {
-        items.iter().map(of).collect()
-    }
-    let seqs = column(items, |item| item.seq as i64);
-    let leaves = column(items, |item| &item.leaf[..]);
-    let kinds = column(items, |item| item.record.kind as i16);
-    let hosts = column(items, |item| item.record.host.as_str());
-    let boots = column(items, |item| &item.record.boot_id[..]);
-    let generations = column(items, |item| &item.record.map_generation[..]);
-    let ports = column(items, |item| item.record.port_uid.as_str());
-    let incarnations = column(items, |item| item.record.incarnation.to_string());
-    let tenants = column(items, |item| i64::from(item.record.tenant));
-    let directions = column(items, |item| i16::from(item.record.direction));
-    let zones = column(items, Item::zone);
-    let windows = column(items, |item| item.record.window_id.to_string());
-    let starts = column(items, |item| item.record.window_start);
-    let ends = column(items, |item| item.record.window_end);
-    let flags = column(items, |item| i64::from(item.record.flags.0));
-    // Decimal digits: u64 fits neither bigint nor a double.
-    let billed = column(items, |item| {
-        item.billed().unwrap_or_default().map(|sum| sum.to_string())
-    });
-    let sum = |at: usize| -> Vec<&str> { billed.iter().map(|sums| sums[at].as_str()).collect() };
-    let (packets, l2_bytes, l3_bytes) = (sum(0), sum(1), sum(2));
-    let canonicals = column(items, |item| &item.canonical[..]);
-    let text = "INSERT INTO octroi.record (ledger_id, seq, leaf, kind, host, boot_id, map_generation, port_uid, \
-        incarnation, tenant, direction, zone, window_id, window_start, window_end, flags, packets, l2_bytes, \
-        l3_bytes, canonical) SELECT $1, * FROM unnest($2::bigint[], $3::bytea[], $4::smallint[], $5::text[], \
-        $6::bytea[], $7::bytea[], $8::text[], $9::text[]::numeric[], $10::bigint[], $11::smallint[], \
-        $12::bigint[], $13::text[]::numeric[], $14::bigint[], $15::bigint[], $16::bigint[], \
-        $17::text[]::numeric[], $18::text[]::numeric[], $19::text[]::numeric[], $20::bytea[])";
-    let done = transaction
-        .execute(
-            text,
-            &[
-                &&batch.ledger_id[..],
-                &seqs,
-                &leaves,
-                &kinds,
-                &hosts,
-                &boots,
-                &generations,
-                &ports,
-                &incarnations,
-                &tenants,
-                &directions,
-                &zones,
-                &windows,
-                &starts,
-                &ends,
-                &flags,
-                &packets,
-                &l2_bytes,
-                &l3_bytes,
-                &canonicals,
-            ],
-        )
-        .await;
-    match done {
-        Ok(_) => Ok(()),
-        Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
-            let detail = error.as_db_error().and_then(|error| error.detail());
-            Err(SinkError::Fork(format!(
-                "the sink has a record of the same window already: {}",
-                detail.unwrap_or("it does not say which")
-            )))
-        }
-        Err(error) => Err(told(error)),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Batch, Item, Mark, Totals};
 use crate::{
-    record::{Correction, Flags, Kind, Reading, Record, leaf_hash},
+    record::{Correction, Flags, Kind, Reading, Record, Total, leaf_hash},
     window::Counts,
 };
 use std::{
@@ -46,7 +46,8 @@ impl Story {
                 port_uid: format!("=port \"{}\"", seq % 2),
                 tenant: (seq % 5) as u32,
                 direction: (seq % 2) as u8,
-                zone: Some((seq % 4) as u32),
+                zone: Self::is_offered(seq).then_some((seq % 4) as u32),
+                total: (!Self::is_offered(seq)).then(Total::default),
                 window_id: self.window + seq / 4,
                 window_first: self.window + seq / 4,
                 window_start: 1_795_000_000_000_000_000 + seq as i64,
@@ -109,12 +110,14 @@ impl Story {
 
     pub fn batch(&self, from: u64, past: u64) -> Batch {
         let offered = (from..past).filter(|seq| Self::is_offered(*seq));
+        let totals = (from..past).filter(|seq| !Self::is_offered(*seq));
         Batch {
             ledger_id: self.id,
             host: self.host.into(),
             from: self.mark(from),
             to: self.mark(past),
             items: offered.map(|seq| self.item(seq)).collect(),
+            totals: Some(totals.map(|seq| self.item(seq)).collect()),
             head: None,
         }
     }

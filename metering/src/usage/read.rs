@@ -1,6 +1,6 @@
 //! Usage from ledgers.
 
-use super::{Explained, Query, Report, Usage, UsageError, explain::Explain};
+use super::{Explained, Query, Records, Report, Usage, UsageError, explain::Explain};
 use crate::{
     ledger::{Reader, Row},
     record::{Flags, Kind, Record},
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 /// A ledger, and up to which record it is read.
 pub struct Source {
     /// The ledger.
-    pub reader: Reader,
+    pub reader: Box<dyn Records>,
     /// So many records of it.
     pub size: u64,
 }
@@ -21,13 +21,22 @@ impl Source {
     /// # Errors
     /// Any [`UsageError`].
     pub fn open(paths: &[PathBuf]) -> Result<Vec<Self>, UsageError> {
-        let mut sources = Vec::new();
+        let mut readers: Vec<Box<dyn Records>> = Vec::new();
         for path in paths {
-            let reader = Reader::open(path)?;
-            let first = reader.record(0)?.and_then(Result::ok);
-            let begun = first.map_or(i64::MAX, |first| first.window_start);
+            readers.push(Box::new(Reader::open(path)?));
+        }
+        Self::of(readers)
+    }
+
+    /// Ledgers as they are now, the oldest first.
+    ///
+    /// # Errors
+    /// Any [`UsageError`].
+    pub fn of(readers: Vec<Box<dyn Records>>) -> Result<Vec<Self>, UsageError> {
+        let mut sources = Vec::new();
+        for reader in readers {
             let size = reader.size()?;
-            sources.push((begun, reader.id()?, Self { reader, size }));
+            sources.push((reader.begun()?, reader.id()?, Self { reader, size }));
         }
         sources.sort_by_key(|(begun, id, _)| (*begun, *id));
         for pair in sources.windows(2) {
@@ -42,10 +51,10 @@ impl Source {
         Ok(sources.into_iter().map(|(_, _, source)| source).collect())
     }
 
-    /// Its file, to be shown.
+    /// Its file, or whose ledger it is, to be shown.
     #[must_use]
     pub fn name(&self) -> String {
-        self.reader.path().display().to_string()
+        self.reader.name()
     }
 
     fn record(&self, row: Row) -> Result<Record, UsageError> {
@@ -63,10 +72,11 @@ impl Source {
         mut each: impl FnMut(&Record, Option<i64>) -> Result<(), UsageError>,
     ) -> Result<(), UsageError> {
         let period = query.period();
-        self.reader.usage(query.tenant, period, self.size, |row| {
+        let reader = &self.reader;
+        reader.usage(query.tenant, period, self.size, &mut |row| {
             let record = self.record(row)?;
             let open = if record.flags.has(Flags::LATE) && record.kind != Kind::Correction {
-                self.reader.label_end(Some(record.tenant), record.seq)?
+                reader.label_end(Some(record.tenant), record.seq)?
             } else {
                 None
             };

@@ -334,6 +334,7 @@ pub async fn usage(shared: &Shared, query: &Query) -> Result<Value, Problem> {
             zone_name: config.billing.timezone.to_string(),
             zone: config.billing.timezone.get(),
             hosts: Vec::new(),
+            store: None,
             config: Some(config),
         };
         let items = usage::objects(&opened, &wanted).map_err(failed)?;

@@ -28,6 +28,7 @@ fn opened(path: PathBuf, config: Config) -> Result<Opened, Problem> {
         zone_name: config.billing.timezone.to_string(),
         zone: config.billing.timezone.get(),
         hosts: Vec::new(),
+        store: None,
         config: Some(config),
     })
 }

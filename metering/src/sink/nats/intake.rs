@@ -10,7 +10,7 @@
 //! What it is not: it keeps nothing. All that it knows is in the database and in the stream.
 
 use super::{Line, Open, PATIENCE, Sent, Target, away, wire::Answer};
-use crate::sink::{Batch, Mark, Sink as _, SinkError, postgres::Postgres};
+use crate::sink::{Batch, Item, Mark, Sink as _, SinkError, postgres::Postgres};
 use async_nats::jetstream::{
     AckKind, Message,
     consumer::{AckPolicy, PullConsumer, pull},
@@ -320,10 +320,12 @@ impl Intake {
 
     /// Brings in what of a batch is not there, and compares what is. Returns how many records were new.
     fn bring(&mut self, batch: &Batch, mark: Mark) -> Result<u64, SinkError> {
-        let known = batch.items.partition_point(|item| item.seq < mark.next);
-        let (there, new) = batch.items.split_at(known);
-        if !there.is_empty() {
-            self.to.holds(&batch.ledger_id, there)?;
+        let split = |items: &[Item]| items.partition_point(|item| item.seq < mark.next);
+        let (there, new) = batch.items.split_at(split(&batch.items));
+        let totals = batch.totals.as_deref().unwrap_or_default();
+        let (totals_there, new_totals) = totals.split_at(split(totals));
+        if !there.is_empty() || !totals_there.is_empty() {
+            self.to.holds(&batch.ledger_id, there, totals_there)?;
         }
         let same = |at: &Mark| at.next != mark.next || at.leaf == mark.leaf;
         if !same(&batch.from) || !same(&batch.to) {
@@ -338,10 +340,11 @@ impl Intake {
         let rest = Batch {
             from: mark,
             items: new.to_vec(),
+            totals: batch.totals.as_ref().map(|_| new_totals.to_vec()),
             ..batch.clone()
         };
         self.to.deliver(&rest)?;
-        Ok(new.len() as u64)
+        Ok((new.len() + new_totals.len()) as u64)
     }
 
     /// Keeps an alarm, and remembers that this ledger waits for somebody.

@@ -11,8 +11,10 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Of a batch and of an answer.
+/// Of an answer.
 const VERSION: u32 = 1;
+/// Of a batch, with the windows' `*` among its records.
+const VERSION_WITH_TOTALS: u32 = 2;
 /// Longest first line, bytes: a head has a few hundred.
 const LINE_MOST: usize = 16 << 10;
 
@@ -57,6 +59,17 @@ struct Line {
     head: Option<String>,
 }
 
+impl Line {
+    /// Are windows' `*` among its records?
+    fn has_totals(&self) -> Result<bool, String> {
+        match self.version {
+            VERSION => Ok(false),
+            VERSION_WITH_TOTALS => Ok(true),
+            version => Err(format!("it has version {version}")),
+        }
+    }
+}
+
 /// A batch as a message has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sent {
@@ -67,19 +80,25 @@ pub(super) struct Sent {
 
 impl Sent {
     pub fn encode(batch: &Batch, answers: u64) -> Result<Vec<u8>, String> {
+        let totals = batch.totals.as_deref().unwrap_or_default();
+        let mut records: Vec<&Item> = batch.items.iter().chain(totals).collect();
+        records.sort_by_key(|item| item.seq);
         let line = Line {
-            version: VERSION,
+            version: match batch.totals {
+                None => VERSION,
+                Some(_) => VERSION_WITH_TOTALS,
+            },
             host: batch.host.clone(),
             ledger_id: hex(&batch.ledger_id),
             from: At::of(&batch.from),
             to: At::of(&batch.to),
-            records: u32::try_from(batch.items.len()).map_err(|error| error.to_string())?,
+            records: u32::try_from(records.len()).map_err(|error| error.to_string())?,
             answers,
             head: batch.head.clone(),
         };
         let mut bytes = serde_json::to_vec(&line).map_err(|error| error.to_string())?;
         bytes.push(b'\n');
-        for item in &batch.items {
+        for item in records {
             let length = u16::try_from(item.canonical.len()).map_err(|error| error.to_string())?;
             bytes.extend(length.to_be_bytes());
             bytes.extend(&item.canonical);
@@ -94,16 +113,14 @@ impl Sent {
         let end = end.ok_or("it has no first line")?;
         let line: Line =
             serde_json::from_slice(&bytes[..end]).map_err(|error| error.to_string())?;
-        if line.version != VERSION {
-            return Err(format!("it has version {}", line.version));
-        }
+        let has_totals = line.has_totals()?;
         let ledger_id = unhex_exact(&line.ledger_id).ok_or("its ledger's id is none")?;
         let from = line.from.mark().ok_or("a leaf is none")?;
         let to = line.to.mark().ok_or("a leaf is none")?;
         if to.next <= from.next {
             return Err(format!("it goes from {} to {}", from.next, to.next));
         }
-        let (mut items, mut rest) = (Vec::new(), &bytes[end + 1..]);
+        let (mut items, mut totals, mut rest) = (Vec::new(), Vec::new(), &bytes[end + 1..]);
         let mut next = from.next;
         while !rest.is_empty() {
             let item = item(&mut rest, &ledger_id)?;
@@ -114,12 +131,21 @@ impl Sent {
                 return Err(format!("record {} is not its last leaf's", item.seq));
             }
             next = item.seq + 1;
-            items.push(item);
+            if !item.is_total() {
+                items.push(item);
+            } else if has_totals {
+                totals.push(item);
+            } else {
+                return Err(format!(
+                    "record {} is a total, which version 1 has not",
+                    item.seq
+                ));
+            }
         }
-        if items.len() != line.records as usize {
+        let records = items.len() + totals.len();
+        if records != line.records as usize {
             return Err(format!(
-                "it has {} records and speaks of {}",
-                items.len(),
+                "it has {records} records and speaks of {}",
                 line.records
             ));
         }
@@ -130,6 +156,7 @@ impl Sent {
                 from,
                 to,
                 items,
+                totals: has_totals.then_some(totals),
                 head: line.head,
             },
             answers: line.answers,
@@ -141,9 +168,7 @@ impl Sent {
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let line: Line = serde_json::from_slice(&bytes[..end.unwrap_or(bytes.len())])
             .map_err(|error| error.to_string())?;
-        if line.version != VERSION {
-            return Err(format!("it has version {}", line.version));
-        }
+        line.has_totals()?;
         let to = line.to.mark().ok_or("a leaf is none")?;
         Ok((to, line.answers))
     }
@@ -237,11 +262,11 @@ mod tests {
             } else {
                 ""
             };
-            let records = batch.items.len();
+            let records = past - from;
             assert_eq!(
                 text,
                 format!(
-                    "{{\"version\":1,\"host\":\"host\",\"ledger_id\":\"{id}\",\"from\":{{\"seq\":\"{from}\",\"leaf\":\"{leaf}\"}},\
+                    "{{\"version\":2,\"host\":\"host\",\"ledger_id\":\"{id}\",\"from\":{{\"seq\":\"{from}\",\"leaf\":\"{leaf}\"}},\
                      \"to\":{{\"seq\":\"{past}\",\"leaf\":\"{to}\"}},\"records\":{records},\"answers\":\"{past}\"{head}}}"
                 )
             );
@@ -274,11 +299,27 @@ mod tests {
             Sent::decode(&Sent::encode(&batch, 0).unwrap()).expect_err("it is wrong")
         };
         assert!(with(|b| b.ledger_id = [8; 16]).contains("of another ledger"));
-        assert!(with(|b| b.items.swap(0, 1)).contains("has not its place"));
+        assert!(with(|b| b.items.push(b.items[0].clone())).contains("has not its place"));
         assert!(with(|b| b.from.next = 5).contains("record 3 has not its place"));
         assert!(with(|b| b.to.next = 21).contains("has not its place"));
         assert!(with(|b| b.to.next = 3).contains("it goes from 3 to 3"));
         assert!(with(|b| b.to.leaf = [1; 32]).contains("is not its last leaf's"));
+    }
+
+    /// What a host of an earlier octroi sends, and what no octroi does.
+    #[test]
+    fn a_batch_of_version_1_has_no_totals() {
+        let mut batch = Story::new(9, 40).batch(3, 30);
+        batch.totals = None;
+        let bytes = Sent::encode(&batch, 0).unwrap();
+        assert!(bytes.starts_with(b"{\"version\":1,"));
+        assert_eq!(Sent::decode(&bytes).map(|sent| sent.batch), Ok(batch));
+        let mut wrong = Sent::encode(&Story::new(9, 40).batch(3, 30), 0).unwrap();
+        wrong[11] = b'1';
+        let error = Sent::decode(&wrong).expect_err("a total in version 1");
+        assert!(error.contains("record 5 is a total"), "{error}");
+        wrong[11] = b'3';
+        assert_eq!(Sent::decode(&wrong), Err("it has version 3".into()));
     }
 
     #[test]

@@ -9,6 +9,8 @@
 //! `ISOLATION: what …`
 
 mod support;
+#[path = "isolation/tenants.rs"]
+mod tenants;
 
 use anyhow::{Result, ensure};
 use octroi::{

@@ -10,6 +10,8 @@ mod kernel;
 mod oracle;
 #[path = "loaded/place.rs"]
 mod place;
+#[path = "loaded/thin.rs"]
+mod thin;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};

@@ -6,7 +6,7 @@ use crate::{
     packet::{self, Linear, meta},
     port::{self, Source},
     spoof::Lists,
-    verdict, zone,
+    thin, verdict, zone,
 };
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use core::arch::asm;
@@ -163,9 +163,13 @@ fn stages<const DIRECTION: u32, const APART: bool>(
     }
     flow::note::<DIRECTION, APART>(packet, port, book.slot);
     let zone = zone::of::<DIRECTION>(book.epoch, packet, intra_host);
-    verdict::note_urgent(ctx, packet.finds_neighbours());
-    let departure_ns = match limiter::take(port, book.slot, DIRECTION, booked) {
-        Ok(departure_ns) => departure_ns,
+    thin::begin(ctx, packet.finds_neighbours());
+    thin::look::<DIRECTION, APART>(ctx, packet, port, book.slot, booked);
+    let departure_ns = match limiter::take(port, book.slot, DIRECTION, booked, thin::fat(ctx)) {
+        Ok(departure_ns) => {
+            thin::accepted::<DIRECTION>(ctx, port, book.slot, booked, departure_ns);
+            departure_ns
+        }
         Err(reason) => {
             flow::refused(zone, booked, book, port, reason);
             return Err(reason);

@@ -63,7 +63,7 @@ pub fn judge(skb: *mut __sk_buff) -> i32 {
     };
     // SAFETY: this CPU's own copy.
     let held = unsafe { &*held };
-    if held.shares != 0 && held_share() != 0 {
+    if held.shares != 0 && held_share(skb) != 0 {
         return verdict::DROP;
     }
     if held.encryption == 0 {
@@ -80,11 +80,11 @@ pub fn judge(skb: *mut __sk_buff) -> i32 {
 /// Takes the packet from its tenant's share of the uplink. 1: it may not have it, and is booked as dropped.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn held_share() -> u64 {
+pub extern "C" fn held_share(skb: *mut __sk_buff) -> u64 {
     let Some((admitted, book, wire, len)) = take() else {
         return 1;
     };
-    match share::take(admitted.port, &book, admitted.zone, &wire) {
+    match share::take(skb, admitted.port, &book, admitted.zone, &wire) {
         Ok(()) => 0,
         Err(reason) => {
             flow::refused(admitted.zone, &wire, &book, admitted.port, reason);

@@ -51,19 +51,26 @@ impl Now for Kernel {
 }
 
 /// Takes `wire` from both limits of a direction, or from none. Returns when the packet may leave, in
-/// CLOCK_MONOTONIC ns; 0: at once.
+/// CLOCK_MONOTONIC ns; 0: at once. What is `fat` is refused earlier than what is not.
 ///
 /// # Errors
 /// The ceiling that it is over.
 #[inline(always)]
-pub fn take(port: &PortPolicy, slot: u32, direction: u32, wire: &Wire) -> Result<u64, DropReason> {
+pub fn take(
+    port: &PortPolicy,
+    slot: u32,
+    direction: u32,
+    wire: &Wire,
+    fat: bool,
+) -> Result<u64, DropReason> {
     let [bytes, packets] = &port.limits[(direction & 1) as usize];
     let sizes = maps::sizes();
     let by_packets = port.has(PortPolicy::limited(direction, 1));
     if by_packets {
         let clock = maps::CLOCKS.get_ptr_mut(sizes.clock(slot, direction, 1));
         let clock = Shared(clock.ok_or(DropReason::Internal)?);
-        match packets.take(&clock, &Kernel, wire.packets) {
+        let horizon = packets.horizon_of(fat);
+        match packets.take_within(&clock, &Kernel, wire.packets, horizon) {
             Decision::Pass { .. } => {}
             Decision::Over => return Err(DropReason::CeilingPackets),
             Decision::Contended => return Err(DropReason::LimiterContended),
@@ -74,7 +81,8 @@ pub fn take(port: &PortPolicy, slot: u32, direction: u32, wire: &Wire) -> Result
     }
     let clock = maps::CLOCKS.get_ptr_mut(sizes.clock(slot, direction, 0));
     let clock = Shared(clock.ok_or(DropReason::Internal)?);
-    let refused = match bytes.take(&clock, &Kernel, wire.l2_bytes) {
+    let horizon = bytes.horizon_of(fat);
+    let refused = match bytes.take_within(&clock, &Kernel, wire.l2_bytes, horizon) {
         Decision::Pass { backlog: 0, .. } => return Ok(0),
         Decision::Pass { backlog, at_ns } => return Ok(at_ns + bytes.delay_ns(backlog)),
         Decision::Over => DropReason::CeilingBytes,

@@ -1,5 +1,5 @@
 //! The gate: entry points only. A packet's way is the order of the modules:
-//! [`parse`] â [`port`] â [`spoof`] â [`zone`] â [`limiter`] â [`share`] â [`encryption`] â [`account`] â
+//! [`parse`] → [`port`] → [`spoof`] → [`zone`] → [`thin`] → [`limiter`] → [`share`] → [`encryption`] → [`account`] →
 //! [`verdict`].
 //!
 //! Every decision lives in `dataplane_common`, which also runs on the host; what stands here is the
@@ -27,6 +27,7 @@ mod packet;
 mod port;
 mod share;
 mod spoof;
+mod thin;
 mod verdict;
 mod zone;
 

@@ -110,6 +110,14 @@ pub static ANCHOR: Array<Anchor, 1> = Array::new();
 #[btf_map]
 pub static SLOTS: Array<Slot, 1> = Array::new();
 
+/// By slot and direction, row and cell: until when the flows that hash there are fat. Of the programs alone: not pinned.
+#[btf_map]
+pub static THIN: Array<u32, 1> = Array::new();
+
+/// By slot and direction: what all thin flows together have used of their half. Of the programs alone: not pinned.
+#[btf_map]
+pub static THIN_TOGETHER: Array<u64, 1> = Array::new();
+
 /// The packet that this CPU is at: see `flow::note`. Of the programs alone: not pinned.
 #[btf_map]
 pub static FLOW_NOTED: PerCpuArray<crate::flow::Noted, 1> = PerCpuArray::new();
@@ -171,6 +179,18 @@ constants! {
     SKB_INNER_TRANSPORT: u32;
     /// Offset of `gso_type` in `struct skb_shared_info`.
     SHINFO_GSO_TYPE: u32;
+    /// Cells in a row of [`THIN`], a power of two.
+    THIN_CELLS: u32;
+    /// Keys of `dataplane_common::thin::hash`, random: nobody may choose flows that hit another one's clocks.
+    THIN_KEY_0: u64;
+    /// Likewise.
+    THIN_KEY_1: u64;
+    /// Likewise.
+    THIN_KEY_2: u64;
+    /// Likewise.
+    THIN_KEY_3: u64;
+    /// Likewise.
+    THIN_KEY_4: u64;
     /// Tests only: iterations between reading the epoch and booking, so that a cut without its
     /// barrier is caught. 0 in service, where the verifier removes the loop.
     TEST_LINGER: u32;
@@ -189,6 +209,24 @@ pub fn sizes() -> Sizes {
 #[inline(always)]
 pub fn flow_places() -> u32 {
     FLOWS_MAX.load()
+}
+
+/// Cells in a row of [`THIN`].
+#[inline(always)]
+pub fn thin_cells() -> u32 {
+    THIN_CELLS.load()
+}
+
+/// Keys of `dataplane_common::thin::hash`.
+#[inline(always)]
+pub fn thin_keys() -> [u64; 5] {
+    [
+        THIN_KEY_0.load(),
+        THIN_KEY_1.load(),
+        THIN_KEY_2.load(),
+        THIN_KEY_3.load(),
+        THIN_KEY_4.load(),
+    ]
 }
 
 /// Offsets into the kernel's structures.

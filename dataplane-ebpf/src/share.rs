@@ -3,13 +3,13 @@
 use crate::{
     account::Book,
     limiter::{self, Shared},
-    maps,
+    maps, thin,
 };
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_ns, programs::TcContext};
 use core::ptr::{addr_of, addr_of_mut};
 use dataplane_common::{
     abi::{
-        PortPolicy,
+        DIRECTIONS, PortPolicy,
         share::{
             ShareLine, SharePace, SharePolicy, UPLINKS_MAX, UplinkShare, share_clocks_index,
             share_index, uplink_index, uplink_share_index,
@@ -140,7 +140,13 @@ impl Link for Uplink {
 /// [`DropReason::ShareExceeded`], [`DropReason::UplinkFull`], [`DropReason::CeilingBytes`] of the tenant,
 /// [`DropReason::LimiterContended`].
 #[inline(always)]
-pub fn take(port: &PortPolicy, book: &Book, zone: u32, wire: &Wire) -> Result<(), DropReason> {
+pub fn take(
+    skb: *mut __sk_buff,
+    port: &PortPolicy,
+    book: &Book,
+    zone: u32,
+    wire: &Wire,
+) -> Result<(), DropReason> {
     if port.share == 0 || zone == zone::INTRA_HOST {
         return Ok(());
     }
@@ -148,8 +154,21 @@ pub fn take(port: &PortPolicy, book: &Book, zone: u32, wire: &Wire) -> Result<()
     let set = book.epoch.policy_set() as u64;
     let whose = account << 2 | set << 1 | book.direction as u64;
     let now_ns = share_renew(whose);
-    let refused = match share_take(whose, wire.packets, wire.l2_bytes, now_ns) {
-        PASSED => return Ok(()),
+    let pace = share_pace(whose);
+    let which = book.slot * DIRECTIONS + book.direction;
+    let looked = thin::look_for_share(skb, which, wire, pace);
+    let class = if thin::fat(&TcContext::new(skb)) {
+        FAT
+    } else {
+        0
+    };
+    let refused = match share_take(whose | class, wire.packets, wire.l2_bytes, now_ns) {
+        PASSED => {
+            if looked {
+                thin::shared(skb, which, wire, pace);
+            }
+            return Ok(());
+        }
         SHARE => DropReason::ShareExceeded,
         LINK => DropReason::UplinkFull,
         CEILING => DropReason::CeilingBytes,
@@ -167,11 +186,39 @@ const CEILING: u64 = 3;
 const CONTENDED: u64 = 4;
 const MISSING: u64 = 5;
 
+/// In the word of [`policy`]: the packet's flow is fat.
+const FAT: u64 = 1 << 63;
+
+/// ns that a byte takes at what the tenant has at least, times 2^20: its guarantee, else its ceiling, else an eighth of
+/// the link. What is thin is told by it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn share_pace(whose: u64) -> u64 {
+    let Some((policy, index)) = policy(whose) else {
+        return 0;
+    };
+    if policy.guarantee.limited() {
+        return policy.guarantee.ns_per_unit;
+    }
+    if policy.ceiling.limited() {
+        return policy.ceiling.ns_per_unit;
+    }
+    let rate = match maps::UPLINKS.get(index) {
+        Some(uplink) => uplink.rate,
+        None => 0,
+    };
+    // 2^78 / rate.
+    match (1_u64 << 63).checked_div(rate) {
+        Some(quotient) => quotient << 18,
+        None => 0,
+    }
+}
+
 /// An account, set of policy and direction, in one word.
 #[inline(always)]
 fn policy(whose: u64) -> Option<(&'static SharePolicy, u32)> {
     let (account, set, direction) = (
-        (whose >> 2) as u32,
+        (whose >> 2) as u32 & 0xFFFF,
         (whose >> 1) as u32 & 1,
         whose as u32 & 1,
     );
@@ -217,7 +264,7 @@ extern "C" fn share_take(whose: u64, packets: u64, l2_bytes: u64, now_ns: u64) -
         return PASSED;
     }
     let uplink = maps::UPLINKS.get(index);
-    let clocks = share_clocks_index((whose >> 2) as u32, whose as u32 & 1);
+    let clocks = share_clocks_index((whose >> 2) as u32 & 0xFFFF, whose as u32 & 1);
     let clocks = maps::SHARE_CLOCKS.get_ptr_mut(clocks);
     let (Some(uplink), Some(link), Some(clocks)) = (uplink, link(policy, whose), clocks) else {
         return MISSING;
@@ -231,11 +278,12 @@ extern "C" fn share_take(whose: u64, packets: u64, l2_bytes: u64, now_ns: u64) -
             limited: Shared(addr_of_mut!((*clocks).limited)),
         }
     };
-    match share::take(
+    match share::take_of(
         (policy, &clocks),
         (uplink, &link),
         now_ns,
         (packets, l2_bytes),
+        whose & FAT != 0,
     ) {
         Ok(_) => PASSED,
         Err(Refused::Share) => SHARE,

@@ -1,5 +1,6 @@
 //! What becomes of a packet that passes: the shape of its port's limit.
 
+use crate::thin;
 use aya_ebpf::{
     helpers::{bpf_redirect, bpf_skb_set_tstamp},
     programs::TcContext,
@@ -19,20 +20,6 @@ const NO_TIME: u32 = 0;
 /// `BPF_SKB_CLOCK_MONOTONIC`.
 const DELIVERY_MONO: u32 = 1;
 
-/// Notes whether a packet goes ahead of what is queued, for [`pass`]. In the skb's scratch words, not
-/// in a variable: the verifier would walk the stages in between once for each answer.
-#[inline(always)]
-pub fn note_urgent(ctx: &TcContext, urgent: bool) {
-    // SAFETY: the context is the program's own; these words are for its programs.
-    unsafe { (*ctx.skb.skb).cb[0] = urgent as u32 };
-}
-
-#[inline(always)]
-fn urgent(ctx: &TcContext) -> bool {
-    // SAFETY: as above.
-    unsafe { (*ctx.skb.skb).cb[0] != 0 }
-}
-
 /// Hands the packet to the shape that its port has in this direction. `departure_ns`: when it may
 /// leave in its turn, CLOCK_MONOTONIC; 0: at once.
 #[inline(always)]
@@ -42,7 +29,7 @@ pub fn pass<const DIRECTION: u32>(ctx: &TcContext, port: &PortPolicy, departure_
     }
     match port.shape[(DIRECTION & 1) as usize] {
         shape::EDT => {
-            if departure_ns != 0 && !urgent(ctx) {
+            if departure_ns != 0 && !thin::first(ctx) {
                 // Kept across bridge and route, where a plain timestamp is cleared.
                 // SAFETY: the context is the program's own.
                 unsafe { bpf_skb_set_tstamp(ctx.skb.skb, departure_ns, DELIVERY_MONO) };
@@ -51,7 +38,7 @@ pub fn pass<const DIRECTION: u32>(ctx: &TcContext, port: &PortPolicy, departure_
         }
         shape::HTB => {
             // What is not bulk goes to HTB's default class, the first.
-            let class = if urgent(ctx) { 0 } else { shape::HTB_LEAF };
+            let class = if thin::first(ctx) { 0 } else { shape::HTB_LEAF };
             // SAFETY: the context is the program's own; tc programs may write its priority.
             unsafe { (*ctx.skb.skb).priority = class };
             if DIRECTION == TO_TENANT || port.ifb_ifindex == 0 {

@@ -10,9 +10,14 @@ use dataplane_common::{
     encryption::{CLASSES, WAYS, exempt},
     reason::REASONS_MAX,
 };
+use std::io;
 
 /// The ELF that `build.rs` made.
 pub static OBJECT: &[u8] = include_bytes_aligned!(env!("OCTROI_BPF_OBJECT"));
+
+/// Most memory for the clocks that tell thin flows from fat ones: 1,024 in a row for the ports of a configuration that
+/// names no number.
+const THIN_BYTES: u64 = 36 << 20;
 
 /// Everything about the gate that is fixed when its maps are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +77,18 @@ impl Plan {
     pub const fn with_bench_picks(mut self, picks: u32) -> Self {
         self.bench_picks = picks;
         self
+    }
+
+    /// Clocks in a row for the flows of one limit, a power of two: as many as fit in [`THIN_BYTES`].
+    ///
+    /// Of 128 fat flows, 1,024 clocks take a thin one's place in both rows once in 73 draws of the hash.
+    pub(crate) const fn thin_cells(&self) -> u32 {
+        let rows = self.sizes.slots as u64 * DIRECTIONS as u64 * 2;
+        let mut cells = 1_024;
+        while cells > 16 && rows * cells as u64 * size_of::<u32>() as u64 > THIN_BYTES {
+            cells /= 2;
+        }
+        cells
     }
 
     /// Entries by map.
@@ -160,7 +177,31 @@ impl Plan {
             .collect();
         let drops = u64::from(self.sizes.slots * DIRECTIONS) * REASONS_MAX as u64;
         all.push(("BASE_DROPS", drops * size_of::<Drops>() as u64));
+        let limits = u64::from(self.sizes.slots * DIRECTIONS);
+        let clocks = 2 * u64::from(self.thin_cells()) * size_of::<u32>() as u64;
+        all.push(("THIN", limits * (clocks + size_of::<u64>() as u64)));
         all
+    }
+}
+
+/// The programs' constants that nobody may guess: `dataplane_common::thin::hash`.
+const THIN_KEYS: [&str; 5] = [
+    "THIN_KEY_0",
+    "THIN_KEY_1",
+    "THIN_KEY_2",
+    "THIN_KEY_3",
+    "THIN_KEY_4",
+];
+
+/// From the kernel's random number generator.
+fn random() -> io::Result<[u64; THIN_KEYS.len()]> {
+    let mut keys = [0; THIN_KEYS.len()];
+    // SAFETY: the buffer is as long as said. So few bytes come whole (getrandom(2)).
+    let got = unsafe { libc::getrandom(keys.as_mut_ptr().cast(), size_of_val(&keys), 0) };
+    if got == size_of_val(&keys) as isize {
+        Ok(keys)
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 
@@ -179,10 +220,14 @@ pub fn load(plan: &Plan, pins: Option<&Pins>) -> Result<Ebpf> {
     let reasons = plan.sizes.slots * DIRECTIONS * REASONS_MAX as u32;
     loader.map_max_entries("BASE_DROPS", reasons);
     loader.map_max_entries("BENCH_PICKS", plan.bench_picks);
+    let limits = plan.sizes.slots * DIRECTIONS;
+    loader.map_max_entries("THIN", limits * 2 * plan.thin_cells());
+    loader.map_max_entries("THIN_TOGETHER", limits);
     let constants = [
         ("SLOTS_MAX", plan.sizes.slots),
         ("ZONES_MAX", plan.sizes.zones),
         ("FLOWS_MAX", plan.flows),
+        ("THIN_CELLS", plan.thin_cells()),
         ("SKB_HEAD", offsets.head),
         ("SKB_DATA", offsets.data),
         ("SKB_END", offsets.end),
@@ -192,6 +237,12 @@ pub fn load(plan: &Plan, pins: Option<&Pins>) -> Result<Ebpf> {
     ];
     for (name, value) in &constants {
         loader.override_global(name, value, true);
+    }
+    let keys = random().map_err(|error| Error::Load {
+        reason: format!("getrandom: {error}"),
+    })?;
+    for (name, key) in THIN_KEYS.iter().zip(&keys) {
+        loader.override_global(*name, key, true);
     }
     if let Some(pins) = pins {
         pins.check(plan)?;

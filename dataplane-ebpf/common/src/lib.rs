@@ -8,7 +8,7 @@
 //! - No panic on any input: an impossible packet is a [`reason::DropReason`].
 //!
 //! The modules stand in the order of a packet's way: [`parse`] → [`antispoof`] → [`zone`] →
-//! [`wire`] â [`limiter`] â [`share`] â [`encryption`] â [`flow`]; [`abi`] is the memory that the kernel and the
+//! [`wire`] → [`thin`] → [`limiter`] → [`share`] → [`encryption`] → [`flow`]; [`abi`] is the memory that the kernel and the
 //! daemon both map.
 #![cfg_attr(not(feature = "std"), no_std)]
 
@@ -24,6 +24,7 @@ pub mod limiter;
 pub mod parse;
 pub mod reason;
 pub mod share;
+pub mod thin;
 #[cfg(feature = "std")]
 pub mod units;
 pub mod wire;

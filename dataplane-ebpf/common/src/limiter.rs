@@ -127,9 +127,38 @@ impl LimitPolicy {
             .wrapping_add(scale(now_ns - self.origin_ns, self.rate))
     }
 
+    /// The backlog within which a packet of a fat flow is accepted: an eighth less, so that a thin one
+    /// ([`crate::thin`]) is refused last.
+    #[inline(always)]
+    pub const fn horizon_fat(&self) -> u64 {
+        self.horizon - self.horizon / 8
+    }
+
+    /// The backlog within which a packet is accepted.
+    #[inline(always)]
+    pub const fn horizon_of(&self, fat: bool) -> u64 {
+        if fat {
+            self.horizon_fat()
+        } else {
+            self.horizon
+        }
+    }
+
     /// Decides on a packet of `units`, and books it on `clock` when it is accepted.
     #[inline(always)]
     pub fn take<C: Clock, N: Now>(&self, clock: &C, now: &N, units: u64) -> Decision {
+        self.take_within(clock, now, units, self.horizon)
+    }
+
+    /// The same with another horizon, up to [`LimitPolicy::horizon`].
+    #[inline(always)]
+    pub fn take_within<C: Clock, N: Now>(
+        &self,
+        clock: &C,
+        now: &N,
+        units: u64,
+        horizon: u64,
+    ) -> Decision {
         let mut exact = self.slack == 0;
         let mut at_ns = if exact {
             now.exact_ns()
@@ -141,7 +170,7 @@ impl LimitPolicy {
         let mut tries = 0;
         while tries < C::TRIES {
             let mut backlog = ahead(seen, line);
-            if backlog > self.horizon {
+            if backlog > horizon {
                 if exact {
                     return Decision::Over;
                 }
@@ -149,7 +178,7 @@ impl LimitPolicy {
                 at_ns = now.exact_ns();
                 line = self.line(at_ns);
                 backlog = ahead(seen, line);
-                if backlog > self.horizon {
+                if backlog > horizon {
                     return Decision::Over;
                 }
             }
@@ -161,7 +190,8 @@ impl LimitPolicy {
             seen = was;
             tries += 1;
         }
-        self.add(clock, seen, line, at_ns, units)
+        let at = (line, at_ns);
+        Self::add(clock, seen, at, units, horizon)
     }
 
     /// Books a packet after other CPUs have raised the clock under every try: an addition cannot
@@ -169,13 +199,19 @@ impl LimitPolicy {
     /// add meanwhile. Units that went past the horizon all the same stay on the clock, though their
     /// packet is dropped: taking them back would break the bound of whoever has seen them.
     #[inline(always)]
-    fn add<C: Clock>(&self, clock: &C, seen: u64, line: u64, at_ns: u64, units: u64) -> Decision {
-        let room = seen.wrapping_sub(line) <= self.horizon / 2;
+    fn add<C: Clock>(
+        clock: &C,
+        seen: u64,
+        (line, at_ns): (u64, u64),
+        units: u64,
+        horizon: u64,
+    ) -> Decision {
+        let room = seen.wrapping_sub(line) <= horizon / 2;
         if !room {
             return Decision::Contended;
         }
         let backlog = ahead(clock.fetch_add(units), line);
-        if backlog > self.horizon {
+        if backlog > horizon {
             return Decision::Contended;
         }
         Decision::Pass { backlog, at_ns }

@@ -181,9 +181,33 @@ pub fn take<C: Clock, L: Link>(
     now_ns: u64,
     (packets, l2_bytes): (u64, u64),
 ) -> Result<Paid, Refused> {
+    take_of(
+        (policy, clocks),
+        (uplink, link),
+        now_ns,
+        (packets, l2_bytes),
+        false,
+    )
+}
+
+/// The same for a packet of a flow that may be fat ([`crate::thin`]): that one is refused earlier, by an eighth of each
+/// horizon but the guarantee's, which refuses nobody.
+///
+/// # Errors
+/// As [`take`].
+#[inline(always)]
+pub fn take_of<C: Clock, L: Link>(
+    (policy, clocks): (&SharePolicy, &Clocks<C>),
+    (uplink, link): (&UplinkPolicy, &L),
+    now_ns: u64,
+    (packets, l2_bytes): (u64, u64),
+    fat: bool,
+) -> Result<Paid, Refused> {
     let (period, pace) = in_force(link);
     if policy.ceiling.limited() {
-        match policy.ceiling.take(&clocks.ceiling, &At(now_ns), l2_bytes) {
+        let horizon = policy.ceiling.horizon_of(fat);
+        let (clock, now) = (&clocks.ceiling, At(now_ns));
+        match policy.ceiling.take_within(clock, &now, l2_bytes, horizon) {
             Decision::Pass { .. } => {}
             Decision::Over => return Err(Refused::Ceiling),
             Decision::Contended => return Err(Refused::Contended),
@@ -197,8 +221,8 @@ pub fn take<C: Clock, L: Link>(
             return Ok(Paid::Guarantee);
         }
     }
-    let borrowed = match borrow(policy, clocks, &pace, now_ns, bytes) {
-        Ok(()) => from_link(uplink, link, &pace, now_ns, bytes),
+    let borrowed = match borrow(policy, clocks, &pace, now_ns, (bytes, fat)) {
+        Ok(()) => from_link(uplink, link, &pace, now_ns, (bytes, fat)),
         Err(refused) => {
             if refused == Refused::Share {
                 mark(policy, clocks, link, period);
@@ -212,6 +236,12 @@ pub fn take<C: Clock, L: Link>(
     borrowed.map(|()| Paid::Borrowed)
 }
 
+/// A horizon, of which a fat packet has an eighth less.
+#[inline(always)]
+const fn less(horizon: u64, fat: bool) -> u64 {
+    if fat { horizon - horizon / 8 } else { horizon }
+}
+
 /// Books `bytes` on the tenant's share of what is left.
 #[inline(always)]
 fn borrow<C: Clock>(
@@ -219,11 +249,11 @@ fn borrow<C: Clock>(
     clocks: &Clocks<C>,
     pace: &SharePace,
     now_ns: u64,
-    bytes: u64,
+    (bytes, fat): (u64, bool),
 ) -> Result<(), Refused> {
     let weight = policy.weight as u64;
     let reached = pace.integral_at(now_ns).0.wrapping_mul(weight);
-    let horizon = pace.reach.wrapping_mul(weight);
+    let horizon = less(pace.reach.wrapping_mul(weight), fat);
     let units = bytes << UNIT_SHIFT;
     let clock = &clocks.borrowed;
     let mut seen = clock.load();
@@ -259,7 +289,7 @@ fn from_link<L: Link>(
     link: &L,
     pace: &SharePace,
     now_ns: u64,
-    bytes: u64,
+    (bytes, fat): (u64, bool),
 ) -> Result<(), Refused> {
     let elapsed = now_ns.saturating_sub(pace.origin_ns);
     let carried = pace.carried.wrapping_add(uplink.carries(elapsed));
@@ -267,7 +297,7 @@ fn from_link<L: Link>(
         .guaranteed()
         .load()
         .wrapping_add(link.borrowed().load());
-    if ahead(passed, carried) > uplink.stop {
+    if ahead(passed, carried) > less(uplink.stop, fat) {
         link.refused().fetch_add(bytes);
         return Err(Refused::Link);
     }

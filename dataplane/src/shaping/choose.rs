@@ -238,7 +238,7 @@ impl Shaper {
         self.ensure(device, queue)?;
         Ok((
             vec![(device.index, queue)],
-            format!("queue on {}", device.name),
+            format!("queue on {}, thin flows first", device.name),
         ))
     }
 
@@ -273,7 +273,10 @@ impl Shaper {
             let up = Rtnl::open().and_then(|mut rtnl| rtnl.set_up(ifb.index));
             up.map_err(|refusal| format!("{}: {refusal}", ifb.name))?;
         }
-        Ok((vec![(ifb.index, queue)], format!("queue on {}", ifb.name)))
+        Ok((
+            vec![(ifb.index, queue)],
+            format!("queue on {}, thin flows first", ifb.name),
+        ))
     }
 
     /// fq on every uplink: departure times are set when a packet comes, and kept where it leaves.
@@ -290,6 +293,9 @@ impl Shaper {
             queues.push((uplink.index, Queue::Fq));
             names.push(name.as_str());
         }
-        Ok((queues, format!("queue on {}", names.join(", "))))
+        Ok((
+            queues,
+            format!("queue on {}, thin flows first", names.join(", ")),
+        ))
     }
 }

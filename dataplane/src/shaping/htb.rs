@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 6f63: htb ── 6f63:1  the ceiling ─┬─ 6f63:10  bulk     second, bfifo
-//!                                   └─ 6f63:20  control  first,  bfifo
+//!                                   └─ 6f63:20  thin     first,  bfifo
 //! ```
 //! The limiter decides what enters; HTB only spreads it over time, so that TCP meets a queue and not
 //! a wall. So the queue must never be the one that drops: what it drops is billed already.
@@ -12,6 +12,8 @@
 //!   by the difference, and with an empty queue the limiter is a policer again.
 //! - It may catch up after it was late ([`Pace::catch_up_us`]): tokens that do not fit are lost, and
 //!   make the queue longer for good.
+//! - What is thin goes first while it stays within its class's own rate. It does: the programs call less than that thin
+//!   ([`THIN_PARTS`]). A class that borrows is served after every class that need not, whatever their order.
 //! - A leaf holds four times what the limiter lets in at once ([`Pace::leaf_bytes`]).
 
 use super::rtnl::{Attributes, ROOT, Result, Rtnl};
@@ -23,13 +25,17 @@ pub(crate) const HANDLE: u32 = HTB_LEAF & 0xFFFF_0000;
 
 const CEILING: u32 = HANDLE | 0x1;
 const BULK: u32 = HTB_LEAF;
-const CONTROL: u32 = HANDLE | 0x20;
+const THIN: u32 = HANDLE | 0x20;
 /// Handles of the leaves' qdiscs: only distinct.
 const BULK_FIFO: u32 = HANDLE + 0x1_0000;
-const CONTROL_FIFO: u32 = HANDLE + 0x2_0000;
+const THIN_FIFO: u32 = HANDLE + 0x2_0000;
 
 /// The largest skb that a limiter may accept beyond its burst, bytes on the wire: `GSO_MAX_SIZE`.
 const SKB_BYTES_MAX: u64 = 512 << 10;
+
+/// Eighths of the ceiling that the class for thin flows has of its own: half of it is what thin flows have at most
+/// (`dataplane_common::thin`), and an eighth is for what finds neighbours, which nothing bounds but the limiter.
+const THIN_PARTS: u64 = 5;
 
 /// Timers and softirqs of a busy host are late by milliseconds.
 const CATCH_UP_US_MIN: u64 = 10_000;
@@ -89,9 +95,7 @@ impl Pace {
 pub(crate) fn make(rtnl: &mut Rtnl, ifindex: u32, pace: Pace) -> Result<()> {
     // struct tc_htb_glob: version, r2q, default class, debug, direct packets. Whatever the program
     // did not classify goes first: nothing that is not limited may wait behind what is.
-    let globals = [3, 10, CONTROL & 0xFFFF, 0, 0]
-        .map(u32::to_ne_bytes)
-        .concat();
+    let globals = [3, 10, THIN & 0xFFFF, 0, 0].map(u32::to_ne_bytes).concat();
     let options = Attributes::default().put(HTB_INIT, &globals);
     rtnl.qdisc(ifindex, ROOT, HANDLE, "htb", options.bytes())?;
     set(rtnl, ifindex, pace)
@@ -101,16 +105,16 @@ pub(crate) fn make(rtnl: &mut Rtnl, ifindex: u32, pace: Pace) -> Result<()> {
 /// FIFO keeps what it holds.
 pub(crate) fn set(rtnl: &mut Rtnl, ifindex: u32, pace: Pace) -> Result<()> {
     let rate = pace.rate;
-    let control = (rate / 8).max(1);
-    let bulk = (rate - control).max(1);
+    let thin = (rate / 8 * THIN_PARTS).max(1);
+    let bulk = rate.saturating_sub(thin).max(1);
     for (parent, class, order, own) in [
         (HANDLE, CEILING, 0, rate),
         (CEILING, BULK, 1, bulk),
-        (CEILING, CONTROL, 0, control),
+        (CEILING, THIN, 0, thin),
     ] {
         rtnl.class(ifindex, parent, class, "htb", &options(pace, own, order))?;
     }
-    for (leaf, fifo) in [(BULK, BULK_FIFO), (CONTROL, CONTROL_FIFO)] {
+    for (leaf, fifo) in [(BULK, BULK_FIFO), (THIN, THIN_FIFO)] {
         // struct tc_fifo_qopt
         rtnl.qdisc(ifindex, leaf, fifo, "bfifo", &pace.leaf_bytes.to_ne_bytes())?;
     }

@@ -124,13 +124,25 @@ impl Journal {
     /// Checks both bounds for a limit that `cpus` shared. `phantoms`: units that were booked and
     /// taken back, or booked and not delivered.
     pub fn check(&self, asked: &Asked, cpus: u64, phantoms: u64) -> Result<(), String> {
+        self.check_classes(asked, cpus, phantoms, 0)
+    }
+
+    /// The same where fat packets are refused at a backlog that is smaller by `between`: that may be missing when a thin
+    /// one was refused before a fat one.
+    pub fn check_classes(
+        &self,
+        asked: &Asked,
+        cpus: u64,
+        phantoms: u64,
+        between: u64,
+    ) -> Result<(), String> {
         self.check_revised(
             asked.rate.period_ns,
             |time_ns| asked.allowance(time_ns),
             |largest| {
                 (
                     asked.burst + largest + phantoms,
-                    largest + phantoms,
+                    largest + phantoms + between,
                     cpus * largest,
                 )
             },

@@ -79,7 +79,14 @@ impl Search<'_> {
             rate: RATE,
             burst: BURST,
         };
-        if let Err(error) = world.journal.check(&asked, cpus, world.phantoms) {
+        let mut jobs = self.jobs.iter().flat_map(|jobs| jobs.iter());
+        let between = if jobs.any(|job| matches!(job, Job::SendFat(_))) {
+            self.policy.horizon - self.policy.horizon_fat()
+        } else {
+            0
+        };
+        let journal = &world.journal;
+        if let Err(error) = journal.check_classes(&asked, cpus, world.phantoms, between) {
             panic!("{error}\n{world:?}");
         }
     }
@@ -94,6 +101,7 @@ fn all_orders<const TRIES: u32>(jobs: &[&[Job]], found: &mut Found) {
         for clock in [
             line - 1_000,
             line + policy.horizon - 100,
+            line + policy.horizon_fat() + 1,
             line + policy.horizon,
             line + policy.horizon + 1,
         ] {
@@ -171,4 +179,20 @@ fn a_packet_that_is_given_back_counts_for_its_own_cpu_alone() {
         "CASES: limiter orders of steps, all tried: {}",
         found.orders
     );
+}
+
+#[test]
+fn thin_and_fat_packets_keep_the_same_bounds() {
+    const FAT: Job = Job::SendFat(70);
+    const THIN: Job = Job::Send(20);
+    let mut found = Found::default();
+    all_orders::<8>(&[&[FAT], &[THIN], &[FAT]], &mut found);
+    all_orders::<8>(&[&[FAT, THIN], &[THIN, FAT]], &mut found);
+    all_orders::<1>(&[&[FAT], &[THIN], &[FAT]], &mut found);
+    println!("{found:?}");
+    println!(
+        "CASES: limiter orders of steps, all tried: {}",
+        found.orders
+    );
+    assert!(found.passed > 0 && found.refused > 0);
 }

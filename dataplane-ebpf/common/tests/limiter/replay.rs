@@ -71,13 +71,14 @@ impl<const TRIES: u32> Now for &Playback<'_, TRIES> {
     }
 }
 
-fn next<const TRIES: u32>(policy: &LimitPolicy, units: u64, answers: &[u64]) -> Next {
+fn next<const TRIES: u32>(policy: &LimitPolicy, job: Job, answers: &[u64]) -> Next {
     let playback = Playback::<TRIES> {
         answers,
         used: Cell::new(0),
         open: Cell::new(None),
     };
-    let decision = policy.take(&&playback, &&playback, units);
+    let horizon = policy.horizon_of(matches!(job, Job::SendFat(_)));
+    let decision = policy.take_within(&&playback, &&playback, job.units(), horizon);
     playback.open.get().map_or(Next::Done(decision), Next::Step)
 }
 
@@ -85,13 +86,15 @@ fn next<const TRIES: u32>(policy: &LimitPolicy, units: u64, answers: &[u64]) -> 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Job {
     Send(u64),
+    /// The same for a packet of a fat flow, which is refused earlier.
+    SendFat(u64),
     /// Another limit refuses the packet after this one has accepted it.
     SendAndGiveBack(u64),
 }
 
 impl Job {
     fn units(self) -> u64 {
-        let (Self::Send(units) | Self::SendAndGiveBack(units)) = self;
+        let (Self::Send(units) | Self::SendFat(units) | Self::SendAndGiveBack(units)) = self;
         units
     }
 }
@@ -170,12 +173,12 @@ impl<const TRIES: u32> World<TRIES> {
             cpu.job = None;
             return false;
         }
-        let Next::Step(step) = next::<TRIES>(&cpu.policy, units, &cpu.answers) else {
+        let Next::Step(step) = next::<TRIES>(&cpu.policy, job, &cpu.answers) else {
             unreachable!("a job that is done is taken away at once")
         };
         let answer = self.answer(cpu, job, step, lag_ns);
         cpu.answers.push(answer);
-        if let Next::Done(decision) = next::<TRIES>(&cpu.policy, units, &cpu.answers) {
+        if let Next::Done(decision) = next::<TRIES>(&cpu.policy, job, &cpu.answers) {
             self.decided(cpu, job, step, decision);
         }
         step == Step::Coarse

@@ -19,6 +19,8 @@ struct Case {
     slack_ns: u64,
     cpus: usize,
     largest: u64,
+    /// Half the packets are of fat flows.
+    fat: bool,
     /// Time between two steps is drawn up to this.
     step_ns: u64,
     start_ns: u64,
@@ -56,14 +58,16 @@ fn cases() -> impl Strategy<Value = Case> {
         0..4_u32,
         0..5 * YEAR_NS,
         any::<u64>(),
+        any::<bool>(),
     );
     (limit, load).prop_map(
-        |((rate, burst, slack_ns), (cpus, largest, pace, start_ns, seed))| Case {
+        |((rate, burst, slack_ns), (cpus, largest, pace, start_ns, seed, fat))| Case {
             rate,
             burst,
             slack_ns,
             cpus,
             largest,
+            fat,
             // From far above the rate to about at it: a packet takes four steps.
             step_ns: packet_ns(rate, largest) / 10_u64.pow(pace),
             // The coarse clock may lag from the beginning.
@@ -101,7 +105,16 @@ fn run<const TRIES: u32>(case: &Case, steps: u32) -> Result<(), String> {
         world.now_ns += gap_ns(&mut draw, case);
         let cpu = &mut cpus[draw.up_to(case.cpus as u64 - 1) as usize];
         if cpu.idle() {
-            cpu.begin(&policy, Job::Send(1 + draw.up_to(case.largest - 1)));
+            let units = 1 + draw.up_to(case.largest - 1);
+            let fat = case.fat && draw.once_in(2);
+            cpu.begin(
+                &policy,
+                if fat {
+                    Job::SendFat(units)
+                } else {
+                    Job::Send(units)
+                },
+            );
         }
         let lag_ns = draw.up_to(case.slack_ns);
         world.step(cpu, lag_ns);
@@ -110,9 +123,14 @@ fn run<const TRIES: u32>(case: &Case, steps: u32) -> Result<(), String> {
         rate: case.rate,
         burst: case.burst,
     };
+    let between = if case.fat {
+        policy.horizon - policy.horizon_fat()
+    } else {
+        0
+    };
     world
         .journal
-        .check(&asked, case.cpus as u64, world.phantoms)
+        .check_classes(&asked, case.cpus as u64, world.phantoms, between)
 }
 
 #[test]

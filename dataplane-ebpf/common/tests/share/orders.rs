@@ -142,7 +142,8 @@ fn offer(
         limited: seen(limited),
     };
     share::renew(uplink, cpu, now_ns);
-    share::take((tenant.1, &clocks), (uplink, cpu), now_ns, (1, BYTES)).is_ok()
+    let fat = now_ns % 2 == 0;
+    share::take_of((tenant.1, &clocks), (uplink, cpu), now_ns, (1, BYTES), fat).is_ok()
 }
 
 fn policies(now_ns: u64) -> [SharePolicy; 2] {

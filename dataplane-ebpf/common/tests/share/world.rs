@@ -168,11 +168,14 @@ impl World {
             limited,
         };
         share::renew(&self.uplink, &&self.words, self.now_ns);
-        let decided = share::take(
+        // Half of the packets are of fat flows: what is promised of tenants does not depend on it.
+        let fat = self.draw.once_in(2);
+        let decided = share::take_of(
             (&tenant.policy, &clocks),
             (&self.uplink, &&self.words),
             self.now_ns,
             (1, bytes),
+            fat,
         );
         tenant.offered += bytes;
         if decided.is_ok() {

@@ -1,0 +1,209 @@
+//! Is the packet's flow thin? The maps; the law is `dataplane_common::thin`.
+//!
+//! What was found waits in the skb's scratch words, not in variables: the verifier would walk all that follows once for
+//! each answer.
+
+use crate::{limiter::Shared, maps};
+use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_coarse_ns, programs::TcContext};
+use dataplane_common::{
+    abi::{DIRECTIONS, PortPolicy},
+    parse::Packet,
+    thin::{Cells, Limit, Place},
+    wire::Wire,
+};
+
+/// In the first scratch word: goes ahead of what is queued, because nothing else passes without it.
+const URGENT: u32 = 1;
+/// Likewise: because its flow is thin.
+const THIN: u32 = 2;
+/// The flow's clocks were found: the second word has their place.
+const FOUND: u32 = 4;
+
+/// The clocks of one direction of a port.
+struct Rows(u32);
+
+impl Rows {
+    #[inline(always)]
+    fn at(&self, row: u32, cell: u32) -> Option<*mut u32> {
+        let cells = maps::thin_cells();
+        maps::THIN.get_ptr_mut((self.0 * 2 + row) * cells + cell)
+    }
+}
+
+impl Cells for Rows {
+    #[inline(always)]
+    fn load(&self, row: u32, cell: u32) -> u32 {
+        match self.at(row, cell) {
+            // SAFETY: elements live as long as the map; the word is aligned and stored whole.
+            Some(clock) => unsafe { clock.read_volatile() },
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn store(&self, row: u32, cell: u32, to: u32) {
+        if let Some(clock) = self.at(row, cell) {
+            // SAFETY: as above.
+            unsafe { clock.write_volatile(to) };
+        }
+    }
+}
+
+/// Begins anew for a packet: urgent or not, nothing is known of its flow.
+#[inline(always)]
+pub fn begin(ctx: &TcContext, urgent: bool) {
+    // SAFETY: the context is the program's own; these words are for its programs.
+    unsafe { (*ctx.skb.skb).cb[0] = urgent as u32 };
+}
+
+/// True for what goes ahead of bulk, and is refused after it.
+#[inline(always)]
+pub fn first(ctx: &TcContext) -> bool {
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).cb[0] & (URGENT | THIN) != 0 }
+}
+
+/// True for a packet whose flow was looked for and is not thin.
+#[inline(always)]
+pub fn fat(ctx: &TcContext) -> bool {
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).cb[0] & (FOUND | THIN | URGENT) == FOUND }
+}
+
+/// Asks whether the packet's flow is thin, on a port with a ceiling. `APART`: see [`crate::packet::parsed`].
+#[inline(always)]
+pub fn look<const DIRECTION: u32, const APART: bool>(
+    ctx: &TcContext,
+    packet: &Packet,
+    port: &PortPolicy,
+    slot: u32,
+    wire: &Wire,
+) {
+    let limited = port.has(PortPolicy::limited(DIRECTION, 0));
+    if !limited && port.share == 0 {
+        return;
+    }
+    let hash = if APART {
+        thin_hash(packet)
+    } else {
+        dataplane_common::thin::hash(packet, &maps::thin_keys())
+    };
+    if !limited {
+        // Whether its tenant's share or ceiling asks is not known yet: `look_for_share`.
+        // SAFETY: as above.
+        unsafe {
+            (*ctx.skb.skb).cb[2] = hash as u32;
+            (*ctx.skb.skb).cb[3] = (hash >> 32) as u32;
+        }
+        return;
+    }
+    let pace = port.limits[(DIRECTION & 1) as usize][0].ns_per_unit;
+    thin_look(
+        ctx.skb.skb,
+        hash,
+        slot * DIRECTIONS + DIRECTION,
+        wire.l2_bytes,
+        pace,
+    );
+}
+
+/// [`dataplane_common::thin::hash`], in a function of its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn thin_hash(packet: *const Packet) -> u64 {
+    // SAFETY: `look` gives its own. To the verifier a pointer may be null.
+    match unsafe { packet.as_ref() } {
+        Some(packet) => dataplane_common::thin::hash(packet, &maps::thin_keys()),
+        None => 0,
+    }
+}
+
+#[inline(always)]
+fn limit(pace: u64) -> Limit {
+    // SAFETY: takes no argument.
+    Limit::new(unsafe { bpf_ktime_get_coarse_ns() }, pace)
+}
+
+/// Asks the same of a packet that no port's ceiling asked for, at its tenant's `pace`. True when it was asked now: then
+/// [`shared`] is to be told that the packet was accepted.
+#[inline(always)]
+pub fn look_for_share(skb: *mut __sk_buff, which: u32, wire: &Wire, pace: u64) -> bool {
+    // SAFETY: as above.
+    let (found, low, high) = unsafe { ((*skb).cb[0], (*skb).cb[2], (*skb).cb[3]) };
+    if found & FOUND != 0 {
+        return false;
+    }
+    let hash = (high as u64) << 32 | low as u64;
+    thin_look(skb, hash, which, wire.l2_bytes, pace);
+    true
+}
+
+/// Holds the flow of a fat packet that its share let through. Nothing of a share's waits: for as long as the packet
+/// takes at the tenant's pace.
+#[inline(always)]
+pub fn shared(skb: *mut __sk_buff, which: u32, wire: &Wire, pace: u64) {
+    let ctx = TcContext::new(skb);
+    if fat(&ctx) {
+        // SAFETY: as above.
+        let place = unsafe { (*skb).cb[1] };
+        thin_hold((which as u64) << 32 | place as u64, wire.l2_bytes, pace, 0);
+    }
+}
+
+/// Notes in the skb what is found. `which`: slot and direction.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn thin_look(
+    skb: *mut __sk_buff,
+    hash: u64,
+    which: u32,
+    l2_bytes: u64,
+    pace: u64,
+) -> u64 {
+    let Some(together) = maps::THIN_TOGETHER.get_ptr_mut(which) else {
+        return 0;
+    };
+    let limit = limit(pace);
+    let place = Place::of(hash, maps::thin_keys()[0], limit.now_ns, maps::thin_cells());
+    let thin = limit.thin(&Rows(which), &Shared(together), place, l2_bytes);
+    // SAFETY: the context is the program's own; these words are for its programs.
+    unsafe {
+        (*skb).cb[1] = place.packed();
+        (*skb).cb[0] = (*skb).cb[0] & URGENT | FOUND | if thin { THIN } else { 0 };
+    }
+    1
+}
+
+/// Holds the flow of a fat packet that was accepted, and leaves at `departure_ns`; 0: now.
+#[inline(always)]
+pub fn accepted<const DIRECTION: u32>(
+    ctx: &TcContext,
+    port: &PortPolicy,
+    slot: u32,
+    wire: &Wire,
+    departure_ns: u64,
+) {
+    // SAFETY: as above.
+    let (found, place) = unsafe { ((*ctx.skb.skb).cb[0], (*ctx.skb.skb).cb[1]) };
+    if found & (FOUND | THIN | URGENT) != FOUND {
+        return;
+    }
+    let pace = port.limits[(DIRECTION & 1) as usize][0].ns_per_unit;
+    let which = (slot * DIRECTIONS + DIRECTION) as u64;
+    thin_hold(
+        which << 32 | place as u64,
+        wire.l2_bytes,
+        pace,
+        departure_ns,
+    );
+}
+
+/// `whose`: slot and direction, and the place of its clocks.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn thin_hold(whose: u64, l2_bytes: u64, pace: u64, departure_ns: u64) -> u64 {
+    let rows = Rows((whose >> 32) as u32);
+    let place = Place::unpacked(whose as u32);
+    limit(pace).hold(&rows, place, l2_bytes, departure_ns);
+    1
+}

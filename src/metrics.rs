@@ -380,6 +380,7 @@ mod tests {
             zones: (0_u32..).zip(BUILT_IN_ZONES.map(String::from)).collect(),
             tenants: BTreeMap::new(),
             meter: Some(meter),
+            confined: None,
             sinks: vec![SinkStatus {
                 name: "billing".into(),
                 progress: Progress {

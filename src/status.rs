@@ -3,10 +3,11 @@
 use crate::{
     config::{self, BUILT_IN_ZONES, Config},
     daemon::{self, control},
+    loader,
 };
 use anyhow::Result;
 use dataplane::{
-    gate::{Gate, PortState, PortStatus},
+    gate::{PortState, PortStatus},
     host,
     pins::Pins,
     registers::Direction,
@@ -31,6 +32,9 @@ pub struct Report {
     pub tenants: BTreeMap<u32, String>,
     /// The meter; `None`: no daemon runs, or it keeps no records.
     pub meter: Option<daemon::MeterStatus>,
+    /// What holds the meter's process; `None`: no daemon runs.
+    #[serde(default)]
+    pub confined: Option<daemon::Confined>,
     /// Where records go.
     #[serde(default)]
     pub sinks: Vec<daemon::SinkStatus>,
@@ -43,7 +47,7 @@ impl Report {
     ///
     /// # Errors
     /// When the maps cannot be read.
-    pub fn of(gate: &Gate, config: &Config) -> dataplane::Result<Self> {
+    pub fn of(gate: &loader::Gate, config: &Config) -> Result<Self, loader::Error> {
         let epoch = gate.epoch()?;
         let built_in = (0u32..).zip(BUILT_IN_ZONES.map(String::from));
         let configured = config
@@ -62,6 +66,7 @@ impl Report {
                 .map(|tenant| (tenant.id.0, tenant.name.as_str().to_owned()))
                 .collect(),
             meter: None,
+            confined: None,
             sinks: Vec::new(),
             ports: gate.ports()?,
         })
@@ -81,6 +86,7 @@ impl Report {
             zones: (0u32..).zip(BUILT_IN_ZONES.map(String::from)).collect(),
             tenants: BTreeMap::new(),
             meter: None,
+            confined: None,
             sinks: Vec::new(),
             ports,
         })

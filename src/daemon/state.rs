@@ -1,15 +1,13 @@
 //! What the daemon knows: the file's configuration, the ports that hooks added, and the gate.
 
-use super::{control::Refusal, hooks::read_dynamic, meter::Meter, translate};
+use super::{confine::Confined, control::Refusal, hooks::read_dynamic, meter::Meter, translate};
 use crate::{
     config::{Config, Port},
+    loader::Gate,
     status,
 };
 use anyhow::{Context as _, Result};
-use dataplane::{
-    gate::{Event, Gate, PortState, PortStatus},
-    pins::Pins,
-};
+use dataplane::gate::{Event, PortState, PortStatus};
 use metering::ledger::Addition;
 use std::{
     collections::HashSet,
@@ -38,6 +36,7 @@ pub struct State {
     /// `None` after `detach`.
     gate: Option<Gate>,
     meter: Option<Meter>,
+    confined: Confined,
     /// As in the file.
     pub(super) file: Config,
     pub(super) path: PathBuf,
@@ -52,20 +51,17 @@ pub struct State {
 }
 
 impl State {
-    /// Opens or adopts the gate and puts the configuration in force.
+    /// Puts the configuration in force on a gate that the loader has opened or adopted.
     ///
     /// # Errors
     /// What the system refused; what was enforced before stays enforced.
-    pub fn start(file: Config, path: &Path) -> Result<Self> {
+    pub fn start(file: Config, path: &Path, mut gate: Gate, confined: Confined) -> Result<Self> {
         let dynamic = read_dynamic(&file);
-        let mut gate = Gate::open(translate::plan(&file), Pins::new(&file.host.pin_dir))?;
-        if gate.adopted() {
-            eprintln!("octroi: adopted what an earlier run left");
-        }
         let meter = Meter::start(&file, &mut gate)?;
         let mut state = Self {
             gate: Some(gate),
             meter,
+            confined,
             file,
             path: path.into(),
             dynamic,
@@ -83,7 +79,7 @@ impl State {
     }
 
     pub(super) fn enforce(&mut self, config: &Config) -> Result<u32> {
-        let (revision, events) = self.gate()?.apply(translate::policy(config))?;
+        let (revision, events) = self.gate()?.apply(config)?;
         self.tell(events);
         if let Some(meter) = &mut self.meter {
             meter.configure(config);
@@ -107,6 +103,22 @@ impl State {
         self.meter
             .as_ref()
             .map_or(Duration::from_secs(3_600), Meter::wait)
+    }
+
+    /// The service manager is told that all is in force.
+    ///
+    /// # Errors
+    /// When the loader is gone.
+    pub fn ready(&self) -> Result<()> {
+        match &self.gate {
+            Some(gate) => Ok(gate.ready()?),
+            None => Ok(()),
+        }
+    }
+
+    /// And that the daemon ends. A loader that is gone need not be told.
+    pub fn stopping(&self) {
+        let _ = self.gate.as_ref().map(Gate::stopping);
     }
 
     /// Woken whenever the ledger has done something. Without a meter nothing wakes it.
@@ -215,6 +227,12 @@ impl State {
                 "[api] socket and page are fixed while the daemon runs; leave them as they are, or start the daemon again",
             ));
         }
+        if let Some(path) = self.confined.outside(file) {
+            return Err(Refusal::config(format!(
+                "{}: the daemon writes where it could when it started, and nowhere else; start it again with this file",
+                path.display()
+            )));
+        }
         Ok(())
     }
 
@@ -304,6 +322,7 @@ impl State {
     pub fn report(&mut self) -> Result<status::Report, Refusal> {
         let names = self.file.clone();
         let mut report = status::Report::of(self.gate()?, &names)?;
+        report.confined = Some(self.confined.clone());
         report.meter = self.meter.as_ref().map(|meter| meter.status().clone());
         report.sinks = self.meter.as_ref().map(Meter::sinks).unwrap_or_default();
         Ok(report)

@@ -9,17 +9,31 @@ use crate::{
     reconcile, records, sinks, statement, status, store, top, usage,
 };
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use dataplane::object;
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::LazyLock,
 };
 
 /// The gate for a cloud host's tenants: limits, checks and counts every byte in the kernel.
 #[derive(Debug, Parser)]
-#[command(name = "octroi", version)]
+#[command(name = "octroi", version, long_version = version())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
+}
+
+/// What `--version` says: of the program, and of what it loads into the kernel.
+fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        format!(
+            "{}\nBPF object sha256:{}",
+            env!("CARGO_PKG_VERSION"),
+            object::OBJECT_SHA256
+        )
+    });
+    &VERSION
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,7 +8,7 @@ use crate::{
 use anyhow::Result;
 use dataplane::{
     gate::{PortState, PortStatus},
-    host,
+    host, object,
     pins::Pins,
     registers::Direction,
 };
@@ -22,6 +22,9 @@ pub struct Report {
     pub daemon: bool,
     /// How programs are attached.
     pub mechanism: String,
+    /// SHA-256 of the BPF object that the daemon loads; empty: no daemon runs.
+    #[serde(default)]
+    pub bpf_sha256: String,
     /// Policy revision in force.
     pub revision: u32,
     /// Open window.
@@ -57,6 +60,7 @@ impl Report {
         Ok(Self {
             daemon: true,
             mechanism: gate.mechanism().name().into(),
+            bpf_sha256: object::OBJECT_SHA256.into(),
             revision: epoch.revision(),
             window: epoch.window(),
             zones: built_in.chain(configured).collect(),
@@ -81,6 +85,7 @@ impl Report {
         Ok(Self {
             daemon: false,
             mechanism: dataplane::attach::mechanism().name().into(),
+            bpf_sha256: String::new(),
             revision: epoch.revision(),
             window: epoch.window(),
             zones: (0u32..).zip(BUILT_IN_ZONES.map(String::from)).collect(),
@@ -159,6 +164,9 @@ fn table(report: &Report) -> String {
         "TO TENANT, BYTES",
         "DROPS"
     );
+    if let Some(confined) = &report.confined {
+        text.insert_str(0, &confined_line(confined));
+    }
     if let Some(meter) = &report.meter {
         text.insert_str(0, &audit_lines(&meter.audit));
     }
@@ -204,6 +212,15 @@ fn table(report: &Report) -> String {
         }
     }
     text
+}
+
+/// What an operator would miss: the rest is as `docs/SECURITY.md` says.
+fn confined_line(confined: &daemon::Confined) -> String {
+    if confined.landlock == 0 {
+        "no Landlock: the meter may write whatever root may\n".into()
+    } else {
+        String::new()
+    }
 }
 
 /// What the audit found, if it found something.

@@ -27,7 +27,7 @@ pub use translate::{plan, policy};
 
 use crate::{config, loader};
 use anyhow::{Context as _, Result, bail};
-use dataplane::{netlink::Monitor, pins::Pins};
+use dataplane::{netlink::Monitor, object, pins::Pins};
 use state::{State, Step};
 use std::{
     cell::RefCell,
@@ -130,6 +130,10 @@ async fn serve(state: State, run_dir: &Path) -> Result<()> {
         if state.borrow().detached() {
             break;
         }
+        let first = state.borrow_mut().is_to_enter_the_start();
+        if first {
+            tokio::task::spawn_local(enter_start(Rc::clone(&state)));
+        }
     }
     state.borrow().stopping();
     state.borrow_mut().farewell();
@@ -140,6 +144,22 @@ async fn serve(state: State, run_dir: &Path) -> Result<()> {
         eprintln!("octroi: stopped; what was attached goes on enforcing and counting");
     }
     Ok(())
+}
+
+/// Which program wrote the records from here on, and which programs it loaded.
+async fn enter_start(state: Rc<RefCell<State>>) {
+    let (ledger, revision) = {
+        let state = state.borrow();
+        (state.ledger(), state.revision())
+    };
+    let who = concat!("octroi ", env!("CARGO_PKG_VERSION"));
+    let what = format!(
+        "start: BPF object sha256:{}, revision {revision}",
+        object::OBJECT_SHA256
+    );
+    if let Err(error) = change::enter(ledger, who, what).await {
+        eprintln!("octroi: warning: the start is not entered in the ledger: {error}");
+    }
 }
 
 /// Reads the file again, on SIGHUP. A mistake leaves everything as it was.

@@ -37,6 +37,8 @@ pub struct State {
     gate: Option<Gate>,
     meter: Option<Meter>,
     confined: Confined,
+    /// Its start is in the ledger, or soon will be.
+    start_entered: bool,
     /// As in the file.
     pub(super) file: Config,
     pub(super) path: PathBuf,
@@ -62,6 +64,7 @@ impl State {
             gate: Some(gate),
             meter,
             confined,
+            start_entered: false,
             file,
             path: path.into(),
             dynamic,
@@ -119,6 +122,15 @@ impl State {
     /// And that the daemon ends. A loader that is gone need not be told.
     pub fn stopping(&self) {
         let _ = self.gate.as_ref().map(Gate::stopping);
+    }
+
+    /// True once: with the first window, when the ledger is there to take an entry of the start.
+    pub fn is_to_enter_the_start(&mut self) -> bool {
+        let writes = self
+            .meter
+            .as_ref()
+            .is_some_and(|meter| meter.status().windows != 0);
+        writes && !std::mem::replace(&mut self.start_entered, writes)
     }
 
     /// Woken whenever the ledger has done something. Without a meter nothing wakes it.
@@ -362,6 +374,13 @@ impl State {
         self.file.meter.as_ref().map(|meter| meter.ledger.clone())
     }
 
+    /// The ledger's last window is not written: what it refuses now, it does not refuse for its content.
+    pub fn ledger_fails(&self) -> bool {
+        self.meter
+            .as_ref()
+            .is_none_or(|meter| meter.status().error.is_some())
+    }
+
     /// Hands a record that belongs to no window to the ledger and returns a ticket for the answer; `None` while it is at work.
     ///
     /// # Errors
@@ -412,6 +431,12 @@ impl State {
         self.gate.is_none()
     }
 
+    /// The revision in force; 0 when it cannot be asked for.
+    pub fn revision(&self) -> u32 {
+        let epoch = self.gate.as_ref().and_then(|gate| gate.epoch().ok());
+        epoch.map_or(0, |epoch| epoch.revision())
+    }
+
     /// One line for the log.
     pub fn summary(&self) -> String {
         let Some(gate) = self.gate.as_ref() else {
@@ -423,7 +448,7 @@ impl State {
             "{} ports blessed, {} waiting, revision {}, {}",
             count(PortState::Blessed),
             count(PortState::Waiting),
-            gate.epoch().map_or(0, |epoch| epoch.revision()),
+            self.revision(),
             gate.mechanism().name()
         )
     }

@@ -1,4 +1,5 @@
-//! Builds the eBPF programs in `../dataplane-ebpf` and names the resulting ELF in `OCTROI_BPF_OBJECT`.
+//! Builds the eBPF programs in `../dataplane-ebpf` and names the resulting ELF in `OCTROI_BPF_OBJECT`, its hash in
+//! `OCTROI_BPF_SHA256`.
 //!
 //! That crate is a workspace of its own: it builds for another target, with another toolchain. The
 //! toolchain is the first of these that can compile for BPF:
@@ -10,11 +11,12 @@
 //! `cargo xtask setup` installs the second one, and a `bpf-linker` with the same LLVM. With another compiler,
 //! bpf-linker's LLVM must be as new as the compiler's, or it calls the bitcode an "invalid record".
 
-use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::{env, fs};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use sha2::{Digest as _, Sha256};
 
 const TARGET: &str = "bpfel-unknown-none";
 
@@ -59,6 +61,9 @@ fn run() -> Result<()> {
     // Only now does it exist for certain: cargo takes a missing file for a changed one.
     println!("cargo::rerun-if-changed=../dataplane-ebpf/Cargo.lock");
     println!("cargo::rustc-env=OCTROI_BPF_OBJECT={}", object.display());
+    let hash = Sha256::digest(fs::read(&object)?);
+    let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    println!("cargo::rustc-env=OCTROI_BPF_SHA256={digits}");
     Ok(())
 }
 

@@ -5,21 +5,35 @@ use crate::{
     config::{self, Config},
     correct,
     daemon::{self, control},
-    demo, doctor, encryption, explain, flows, generate, import, metrics, privacy, proof, reconcile,
-    records, sinks, statement, status, store, top, usage,
+    demo, doctor, encryption, explain, flows, generate, import, loader, metrics, privacy, proof,
+    reconcile, records, sinks, statement, status, store, top, usage,
 };
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use dataplane::object;
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::LazyLock,
 };
 
 /// The gate for a cloud host's tenants: limits, checks and counts every byte in the kernel.
 #[derive(Debug, Parser)]
-#[command(name = "octroi", version)]
+#[command(name = "octroi", version, long_version = version())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
+}
+
+/// What `--version` says: of the program, and of what it loads into the kernel.
+fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        format!(
+            "{}\nBPF object sha256:{}",
+            env!("CARGO_PKG_VERSION"),
+            object::OBJECT_SHA256
+        )
+    });
+    &VERSION
 }
 
 #[derive(Debug, Subcommand)]
@@ -129,6 +143,12 @@ enum Command {
     },
     /// Tenants in network namespaces, real traffic, the real daemon, and checks at the end.
     Demo(demo::Options),
+    /// What `run` starts for everything that takes no capability.
+    #[command(hide = true, name = loader::METER)]
+    RunMeter {
+        /// Configuration, for messages and SIGHUP: its content comes from the loader.
+        config: PathBuf,
+    },
     /// Manual pages and completions, for packages.
     #[command(hide = true)]
     Generate {
@@ -213,7 +233,11 @@ pub(crate) fn command() -> clap::Command {
 /// Parses the command line and runs the command.
 pub fn run() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Run { config } => daemon::run(&config).map_err(Failure::from),
+        Command::Run { config } => match loader::run(&config) {
+            Ok(status) => return status,
+            Err(error) => Err(Failure::from(error)),
+        },
+        Command::RunMeter { config } => daemon::run(&config).map_err(Failure::from),
         Command::Apply { file, at } => apply(&file, &at),
         Command::Port { action } => port(action),
         Command::Import { source } => import::run(&source).map_err(Failure::from),

@@ -11,7 +11,7 @@ use metering::{
     note,
 };
 use serde_json::{Value, json};
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 fn said(copied: &Copied) -> String {
     format!(
@@ -44,7 +44,10 @@ pub fn restore(at: &At, run_dir: &Path, file: &Path) -> Result<()> {
         .as_ref()
         .map_or(run_dir, |config| config.host.run_dir.as_path());
     // Where there is no directory for a lock, nobody has it.
-    let lock = run_dir.is_dir().then(|| daemon::lock(run_dir)).transpose();
+    let lock = run_dir
+        .is_dir()
+        .then(|| daemon::lock(run_dir, Duration::ZERO))
+        .transpose();
     let _lock = lock.context("a ledger is restored while no daemon meters into it")?;
     let copied = ledger::restore(file, &path)?;
     println!("{}: {}", path.display(), said(&copied));

@@ -16,6 +16,7 @@ mod generate;
 mod import;
 mod keeping;
 pub mod lab;
+pub mod loader;
 pub mod metrics;
 pub mod period;
 mod privacy;

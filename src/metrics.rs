@@ -375,11 +375,13 @@ mod tests {
         Report {
             daemon: true,
             mechanism: "tcx".into(),
+            bpf_sha256: String::new(),
             revision: 7,
             window: 9,
             zones: (0_u32..).zip(BUILT_IN_ZONES.map(String::from)).collect(),
             tenants: BTreeMap::new(),
             meter: Some(meter),
+            confined: None,
             sinks: vec![SinkStatus {
                 name: "billing".into(),
                 progress: Progress {

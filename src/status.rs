@@ -3,11 +3,12 @@
 use crate::{
     config::{self, BUILT_IN_ZONES, Config},
     daemon::{self, control},
+    loader,
 };
 use anyhow::Result;
 use dataplane::{
-    gate::{Gate, PortState, PortStatus},
-    host,
+    gate::{PortState, PortStatus},
+    host, object,
     pins::Pins,
     registers::Direction,
 };
@@ -21,6 +22,9 @@ pub struct Report {
     pub daemon: bool,
     /// How programs are attached.
     pub mechanism: String,
+    /// SHA-256 of the BPF object that the daemon loads; empty: no daemon runs.
+    #[serde(default)]
+    pub bpf_sha256: String,
     /// Policy revision in force.
     pub revision: u32,
     /// Open window.
@@ -31,6 +35,9 @@ pub struct Report {
     pub tenants: BTreeMap<u32, String>,
     /// The meter; `None`: no daemon runs, or it keeps no records.
     pub meter: Option<daemon::MeterStatus>,
+    /// What holds the meter's process; `None`: no daemon runs.
+    #[serde(default)]
+    pub confined: Option<daemon::Confined>,
     /// Where records go.
     #[serde(default)]
     pub sinks: Vec<daemon::SinkStatus>,
@@ -43,7 +50,7 @@ impl Report {
     ///
     /// # Errors
     /// When the maps cannot be read.
-    pub fn of(gate: &Gate, config: &Config) -> dataplane::Result<Self> {
+    pub fn of(gate: &loader::Gate, config: &Config) -> Result<Self, loader::Error> {
         let epoch = gate.epoch()?;
         let built_in = (0u32..).zip(BUILT_IN_ZONES.map(String::from));
         let configured = config
@@ -53,6 +60,7 @@ impl Report {
         Ok(Self {
             daemon: true,
             mechanism: gate.mechanism().name().into(),
+            bpf_sha256: object::OBJECT_SHA256.into(),
             revision: epoch.revision(),
             window: epoch.window(),
             zones: built_in.chain(configured).collect(),
@@ -62,6 +70,7 @@ impl Report {
                 .map(|tenant| (tenant.id.0, tenant.name.as_str().to_owned()))
                 .collect(),
             meter: None,
+            confined: None,
             sinks: Vec::new(),
             ports: gate.ports()?,
         })
@@ -76,11 +85,13 @@ impl Report {
         Ok(Self {
             daemon: false,
             mechanism: dataplane::attach::mechanism().name().into(),
+            bpf_sha256: String::new(),
             revision: epoch.revision(),
             window: epoch.window(),
             zones: (0u32..).zip(BUILT_IN_ZONES.map(String::from)).collect(),
             tenants: BTreeMap::new(),
             meter: None,
+            confined: None,
             sinks: Vec::new(),
             ports,
         })
@@ -153,6 +164,9 @@ fn table(report: &Report) -> String {
         "TO TENANT, BYTES",
         "DROPS"
     );
+    if let Some(confined) = &report.confined {
+        text.insert_str(0, &confined_line(confined));
+    }
     if let Some(meter) = &report.meter {
         text.insert_str(0, &audit_lines(&meter.audit));
     }
@@ -198,6 +212,15 @@ fn table(report: &Report) -> String {
         }
     }
     text
+}
+
+/// What an operator would miss: the rest is as `docs/SECURITY.md` says.
+fn confined_line(confined: &daemon::Confined) -> String {
+    if confined.landlock == 0 {
+        "no Landlock: the meter may write whatever root may\n".into()
+    } else {
+        String::new()
+    }
 }
 
 /// What the audit found, if it found something.

@@ -138,24 +138,45 @@ fn soon(what: &str, done: impl Fn() -> Result<bool>) -> Result<()> {
 /// Exactly what loading and attaching take: CAP_NET_ADMIN (12), CAP_PERFMON (38), CAP_BPF (39).
 const THREE: u64 = 1 << 12 | 1 << 38 | 1 << 39;
 
+/// The loader is the unit's main process, and has the three; the meter is its child, and has none.
 fn privileges(machine: &Machine) -> Result<()> {
-    let pid = machine.unit("MainPID")?;
-    let status = fs::read_to_string(machine.at(&format!("/proc/{pid}/status")))?;
-    let word = |key: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(key));
-        line.map(str::trim).context("no such line")
-    };
-    for set in ["CapEff:", "CapPrm:", "CapBnd:"] {
+    let loader = machine.unit("MainPID")?;
+    let confined = machine.report()?.confined.context("what holds the meter")?;
+    assert_eq!(loader, confined.loader.to_string());
+    let meter = machine.run(&format!("cat /proc/{loader}/task/{loader}/children"))?;
+    assert_eq!(meter.trim(), confined.meter.to_string());
+    for (pid, capabilities) in [(loader.as_str(), THREE), (meter.trim(), 0)] {
+        let status = fs::read_to_string(machine.at(&format!("/proc/{pid}/status")))?;
+        let word = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key));
+            line.map(str::trim).context("no such line")
+        };
+        let number = |set: &str| -> Result<u64> { Ok(u64::from_str_radix(word(set)?, 16)?) };
+        for set in ["CapEff:", "CapPrm:"] {
+            assert_eq!(number(set)?, capabilities, "{set} {status}");
+        }
         assert_eq!(
-            u64::from_str_radix(word(set)?, 16)?,
-            THREE,
-            "{set} {status}"
+            (number("CapBnd:")?, number("CapAmb:")?),
+            (THREE, 0),
+            "{status}"
+        );
+        assert_eq!(word("NoNewPrivs:")?, "1");
+        assert_eq!(word("Seccomp:")?, "2", "a filter of system calls");
+        println!(
+            "CAPABILITIES: {} of the {}",
+            word("CapEff:")?,
+            if pid == loader { "loader" } else { "meter" }
         );
     }
-    assert_eq!(u64::from_str_radix(word("CapAmb:")?, 16)?, 0);
-    assert_eq!(word("NoNewPrivs:")?, "1");
-    assert_eq!(word("Seccomp:")?, "2", "a filter of system calls");
-    println!("CAPABILITIES: {}", word("CapEff:")?);
+    // Sockets of the machine's other services, whose root would do what root asks for, are not there for either.
+    for socket in ["/run/dbus", "/run/systemd/private"] {
+        ensure!(
+            !machine
+                .at(&format!("/proc/{}/root{socket}", meter.trim()))
+                .exists(),
+            "{socket}"
+        );
+    }
     Ok(())
 }
 

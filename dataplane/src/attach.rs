@@ -20,7 +20,7 @@ const PRIORITY: u16 = 1;
 const HANDLE: u16 = 0x6F63;
 
 /// How programs are attached on this kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Mechanism {
     /// tcx links.
     Tcx,

@@ -25,7 +25,7 @@ use memory::Table;
 use std::{collections::BTreeSet, time::Duration};
 
 /// When a flow ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Timeouts {
     /// No packet for so long.
     pub idle: Duration,
@@ -43,7 +43,7 @@ impl Default for Timeouts {
 }
 
 /// What a flow gained in a window, in one direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Gain {
     /// Whose.
     pub key: FlowKey,

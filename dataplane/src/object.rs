@@ -19,6 +19,9 @@ pub static OBJECT: &[u8] = include_bytes_aligned!(env!("OCTROI_BPF_OBJECT"));
 /// names no number.
 const THIN_BYTES: u64 = 36 << 20;
 
+/// SHA-256 of [`OBJECT`], in hexadecimal digits: which programs judge and count.
+pub const OBJECT_SHA256: &str = env!("OCTROI_BPF_SHA256");
+
 /// Everything about the gate that is fixed when its maps are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {

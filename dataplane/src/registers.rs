@@ -412,7 +412,7 @@ impl<'a> Reader<'a> {
 
 /// A slot's counters in one direction, as numbers in the order of [`Counts`], [`DropCounts`] and
 /// [`SkbCounts`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Both {
     /// By zone.
     pub zones: Vec<[u64; 3]>,

@@ -1,7 +1,8 @@
 //! The audit's part in the daemon: hands what the interfaces say to the meter, and keeps what it found for
 //! `status`.
 
-use dataplane::gate::{self, Gate};
+use crate::loader::Gate;
+use dataplane::gate;
 use metering::meter;
 use serde::{Deserialize, Serialize};
 

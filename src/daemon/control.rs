@@ -4,7 +4,10 @@ use super::{
     change::{self, Change},
     state::{State, Step},
 };
-use crate::config::{self, Errors};
+use crate::{
+    config::{self, Errors},
+    loader,
+};
 use metering::ledger::Addition;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -99,8 +102,8 @@ impl From<anyhow::Error> for Refusal {
     }
 }
 
-impl From<dataplane::Error> for Refusal {
-    fn from(error: dataplane::Error) -> Self {
+impl From<loader::Error> for Refusal {
+    fn from(error: loader::Error) -> Self {
         Self::system(error.to_string())
     }
 }

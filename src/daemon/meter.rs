@@ -10,10 +10,12 @@ use super::{
     sinks::{SinkStatus, Sinks},
     tickets::{Answer, Tickets},
 };
-use crate::config::{Config, Retention};
+use crate::{
+    config::{Config, Retention},
+    loader::Gate,
+};
 use anyhow::Result;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
-use dataplane::gate::Gate;
 use dataplane_common::{
     abi,
     fault::{self, Point},
@@ -379,7 +381,12 @@ impl Meter {
                     said.push("the ledger is written again".into());
                 }
                 for incarnation in &committed.closed {
-                    gate.settle(*incarnation);
+                    let settled = gate.settle(*incarnation);
+                    said.extend(
+                        settled
+                            .err()
+                            .map(|error| format!("warning: a slot: {error}")),
+                    );
                     fault::reach(Point::Released);
                 }
                 said.extend(self.status.audit.take(&committed.unmetered));

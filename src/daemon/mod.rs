@@ -1,14 +1,15 @@
-//! The daemon's runtime: one thread that follows interfaces, signals and the control socket, and
-//! calls the gate. Enforcing and counting happen in the kernel and do not need it.
+//! The meter's runtime: one thread that follows interfaces, signals and the control socket, and asks the loader
+//! ([`crate::loader`]) for what takes a capability. Enforcing and counting happen in the kernel and need neither.
 
 mod api;
 mod audit;
 mod change;
 mod clock;
+mod confine;
 pub mod control;
 mod hooks;
 mod meter;
-mod privilege;
+pub(crate) mod privilege;
 mod reading;
 mod sinks;
 mod state;
@@ -19,13 +20,14 @@ mod wall_clock;
 pub(crate) use api::loopback_owner;
 pub use audit::AuditStatus;
 pub use clock::state as clock_state;
+pub use confine::Confined;
 pub use meter::{MeterStatus, keep};
 pub use sinks::SinkStatus;
 pub use translate::{plan, policy};
 
-use crate::config;
+use crate::{config, loader};
 use anyhow::{Context as _, Result, bail};
-use dataplane::{netlink::Monitor, pins::Pins};
+use dataplane::{netlink::Monitor, object, pins::Pins};
 use state::{State, Step};
 use std::{
     cell::RefCell,
@@ -33,7 +35,7 @@ use std::{
     os::fd::AsRawFd as _,
     path::Path,
     rc::Rc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{
     io::unix::AsyncFd,
@@ -46,21 +48,23 @@ use tokio::{
 /// program makes none.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Runs until SIGTERM or SIGINT. What was attached stays attached.
+/// The meter's process: what a loader starts. Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// The configuration's mistakes, or what the system refused.
+/// What the system or the loader refused.
 pub fn run(path: &Path) -> Result<()> {
     arm_fault();
-    let config = config::load(path)?;
-    require_root()?;
+    end_with_the_loader()?;
+    let (gate, config) = loader::Gate::inherited()?;
+    let config = config::parse(&config, &path.display().to_string())?;
     let run_dir = config.host.run_dir.clone();
-    fs::create_dir_all(&run_dir)
-        .with_context(|| format!("{}: name another [host] run_dir", run_dir.display()))?;
-    let _lock = lock(&run_dir)?;
-    Pins::new(&config.host.pin_dir).prepare()?;
-    privilege::keep_three()?;
-    let state = State::start(config, path)?;
+    let confined = confine::confine(&config)?;
+    if confined.landlock == 0 {
+        eprintln!(
+            "octroi: warning: no Landlock: the meter may write whatever root may; `octroi doctor` says more"
+        );
+    }
+    let state = State::start(config, path, gate, confined)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -82,11 +86,12 @@ async fn serve(state: State, run_dir: &Path) -> Result<()> {
     let mut reload = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    loader::signals::release()?;
     let told = state.borrow().ledger_told();
     let mut look = time::interval(LOOK_AGAIN);
     look.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     state.borrow_mut().look();
-    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    state.borrow().ready()?;
     eprintln!("octroi: ready; {}", state.borrow().summary());
     loop {
         tokio::select! {
@@ -125,8 +130,12 @@ async fn serve(state: State, run_dir: &Path) -> Result<()> {
         if state.borrow().detached() {
             break;
         }
+        let first = state.borrow_mut().is_to_enter_the_start();
+        if first {
+            tokio::task::spawn_local(enter_start(Rc::clone(&state)));
+        }
     }
-    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+    state.borrow().stopping();
     state.borrow_mut().farewell();
     let _ = fs::remove_file(&socket);
     if state.borrow().detached() {
@@ -135,6 +144,22 @@ async fn serve(state: State, run_dir: &Path) -> Result<()> {
         eprintln!("octroi: stopped; what was attached goes on enforcing and counting");
     }
     Ok(())
+}
+
+/// Which program wrote the records from here on, and which programs it loaded.
+async fn enter_start(state: Rc<RefCell<State>>) {
+    let (ledger, revision) = {
+        let state = state.borrow();
+        (state.ledger(), state.revision())
+    };
+    let who = concat!("octroi ", env!("CARGO_PKG_VERSION"));
+    let what = format!(
+        "start: BPF object sha256:{}, revision {revision}",
+        object::OBJECT_SHA256
+    );
+    if let Err(error) = change::enter(ledger, who, what).await {
+        eprintln!("octroi: warning: the start is not entered in the ledger: {error}");
+    }
 }
 
 /// Reads the file again, on SIGHUP. A mistake leaves everything as it was.
@@ -159,9 +184,19 @@ async fn reload_file(state: Rc<RefCell<State>>) {
     }
 }
 
-/// For the tests of crashes: `OCTROI_TEST_FAULT=NAME:COUNT` ends this process with SIGKILL when it is at
-/// that point for the COUNTth time. Who starts a daemon as root can end it anyhow.
-fn arm_fault() {
+/// The kernel ends this process when the loader's ends: there is no gate without it, and the next daemon writes
+/// the same ledger.
+fn end_with_the_loader() -> Result<()> {
+    // SAFETY: plain numbers. A loader that is gone already has closed its socket, which is read next.
+    match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()).context("PR_SET_PDEATHSIG"),
+    }
+}
+
+/// For the tests of crashes: `OCTROI_TEST_FAULT=NAME:COUNT` ends the process that is at that point for the
+/// COUNTth time with SIGKILL: the loader, or the meter. Who starts a daemon as root can end it anyhow.
+pub(crate) fn arm_fault() {
     let Ok(text) = std::env::var("OCTROI_TEST_FAULT") else {
         return;
     };
@@ -187,7 +222,7 @@ fn restrict(socket: &Path) -> Result<()> {
 
 /// # Errors
 /// When this user is not root.
-fn require_root() -> Result<()> {
+pub(crate) fn require_root() -> Result<()> {
     // SAFETY: takes nothing, cannot fail.
     if unsafe { libc::geteuid() } != 0 {
         bail!("the gate needs root; run it with sudo, or as the systemd unit does");
@@ -195,16 +230,21 @@ fn require_root() -> Result<()> {
     Ok(())
 }
 
-/// One daemon for one run directory. The lock ends with the process, however it ends.
-pub(crate) fn lock(run_dir: &Path) -> Result<File> {
+/// One daemon for one run directory. The lock ends with its processes, however they end; `patience` is for those of
+/// a daemon that was killed a moment ago.
+pub(crate) fn lock(run_dir: &Path, patience: Duration) -> Result<File> {
     let path = run_dir.join("lock");
     let file = File::create(&path).with_context(|| format!("{}", path.display()))?;
+    let begun = Instant::now();
     // SAFETY: the descriptor is open.
-    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-        bail!(
-            "{}: another octroi runs here; stop it first, or use `octroi apply`",
-            path.display()
-        );
+    while unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+        if begun.elapsed() >= patience {
+            bail!(
+                "{}: another octroi runs here; stop it first, or use `octroi apply`",
+                path.display()
+            );
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
     Ok(file)
 }

@@ -1,6 +1,7 @@
-//! What the daemon may do: exactly what loading and attaching take.
+//! What a process may do: the loader exactly what loading and attaching take, the meter nothing.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use std::io::Error;
 
 /// CAP_NET_ADMIN: attach, qdiscs. CAP_PERFMON: the verifier's leave for kernel reads. CAP_BPF: maps
 /// and programs. Numbers of include/uapi/linux/capability.h.
@@ -27,8 +28,48 @@ pub fn keep_three() -> Result<()> {
             )
         };
     }
+    ensure!(
+        set(&KEPT).is_ok(),
+        "this user lacks CAP_BPF, CAP_NET_ADMIN or CAP_PERFMON ({}); run as root",
+        Error::last_os_error()
+    );
+    Ok(())
+}
+
+/// Gives up every capability.
+///
+/// # Errors
+/// What the system said.
+pub fn keep_none() -> Result<()> {
+    // SAFETY: plain numbers. Before Linux 4.3 there are no ambient ones.
+    unsafe {
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL,
+            0,
+            0,
+            0,
+        )
+    };
+    set(&[]).context("capabilities")
+}
+
+/// Nothing that this process starts has more than it has, whatever is written on the file.
+///
+/// # Errors
+/// What the system said.
+pub fn no_new_privileges() -> Result<()> {
+    // SAFETY: plain numbers.
+    match unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(Error::last_os_error()).context("no_new_privs"),
+    }
+}
+
+/// Effective, permitted and inheritable ones.
+fn set(capabilities: &[u32]) -> std::io::Result<()> {
     let mut wanted = [0_u32; 2];
-    for capability in KEPT {
+    for capability in capabilities {
         wanted[(capability / 32) as usize] |= 1 << (capability % 32);
     }
     // struct __user_cap_header_struct (version 3, this thread), then twice effective, permitted,
@@ -38,11 +79,8 @@ pub fn keep_three() -> Result<()> {
         wanted[0], wanted[0], wanted[0], wanted[1], wanted[1], wanted[1],
     ];
     // SAFETY: both live through the call and have the sizes of version 3.
-    let failed = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) };
-    ensure!(
-        failed == 0,
-        "this user lacks CAP_BPF, CAP_NET_ADMIN or CAP_PERFMON ({}); run as root",
-        std::io::Error::last_os_error()
-    );
-    Ok(())
+    match unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(Error::last_os_error()),
+    }
 }

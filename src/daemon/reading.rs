@@ -1,10 +1,13 @@
 //! From the gate's words to the meter's: what a cut found, and what is wrong with it.
 
 use super::clock;
-use crate::config::{self, Config, Limits};
+use crate::{
+    config::{self, Config, Limits},
+    loader::Gate,
+};
 use dataplane::{
     flows::{Gain, Timeouts},
-    gate::{Gate, Owned, Reading},
+    gate::{Owned, Reading},
     registers::Both,
 };
 use dataplane_common::flow::FlowKey;

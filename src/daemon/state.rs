@@ -1,15 +1,13 @@
 //! What the daemon knows: the file's configuration, the ports that hooks added, and the gate.
 
-use super::{control::Refusal, hooks::read_dynamic, meter::Meter, translate};
+use super::{confine::Confined, control::Refusal, hooks::read_dynamic, meter::Meter, translate};
 use crate::{
     config::{Config, Port},
+    loader::Gate,
     status,
 };
 use anyhow::{Context as _, Result};
-use dataplane::{
-    gate::{Event, Gate, PortState, PortStatus},
-    pins::Pins,
-};
+use dataplane::gate::{Event, PortState, PortStatus};
 use metering::ledger::Addition;
 use std::{
     collections::HashSet,
@@ -38,6 +36,9 @@ pub struct State {
     /// `None` after `detach`.
     gate: Option<Gate>,
     meter: Option<Meter>,
+    confined: Confined,
+    /// Its start is in the ledger, or soon will be.
+    start_entered: bool,
     /// As in the file.
     pub(super) file: Config,
     pub(super) path: PathBuf,
@@ -52,20 +53,18 @@ pub struct State {
 }
 
 impl State {
-    /// Opens or adopts the gate and puts the configuration in force.
+    /// Puts the configuration in force on a gate that the loader has opened or adopted.
     ///
     /// # Errors
     /// What the system refused; what was enforced before stays enforced.
-    pub fn start(file: Config, path: &Path) -> Result<Self> {
+    pub fn start(file: Config, path: &Path, mut gate: Gate, confined: Confined) -> Result<Self> {
         let dynamic = read_dynamic(&file);
-        let mut gate = Gate::open(translate::plan(&file), Pins::new(&file.host.pin_dir))?;
-        if gate.adopted() {
-            eprintln!("octroi: adopted what an earlier run left");
-        }
         let meter = Meter::start(&file, &mut gate)?;
         let mut state = Self {
             gate: Some(gate),
             meter,
+            confined,
+            start_entered: false,
             file,
             path: path.into(),
             dynamic,
@@ -83,7 +82,7 @@ impl State {
     }
 
     pub(super) fn enforce(&mut self, config: &Config) -> Result<u32> {
-        let (revision, events) = self.gate()?.apply(translate::policy(config))?;
+        let (revision, events) = self.gate()?.apply(config)?;
         self.tell(events);
         if let Some(meter) = &mut self.meter {
             meter.configure(config);
@@ -107,6 +106,31 @@ impl State {
         self.meter
             .as_ref()
             .map_or(Duration::from_secs(3_600), Meter::wait)
+    }
+
+    /// The service manager is told that all is in force.
+    ///
+    /// # Errors
+    /// When the loader is gone.
+    pub fn ready(&self) -> Result<()> {
+        match &self.gate {
+            Some(gate) => Ok(gate.ready()?),
+            None => Ok(()),
+        }
+    }
+
+    /// And that the daemon ends. A loader that is gone need not be told.
+    pub fn stopping(&self) {
+        let _ = self.gate.as_ref().map(Gate::stopping);
+    }
+
+    /// True once: with the first window, when the ledger is there to take an entry of the start.
+    pub fn is_to_enter_the_start(&mut self) -> bool {
+        let writes = self
+            .meter
+            .as_ref()
+            .is_some_and(|meter| meter.status().windows != 0);
+        writes && !std::mem::replace(&mut self.start_entered, writes)
     }
 
     /// Woken whenever the ledger has done something. Without a meter nothing wakes it.
@@ -215,6 +239,12 @@ impl State {
                 "[api] socket and page are fixed while the daemon runs; leave them as they are, or start the daemon again",
             ));
         }
+        if let Some(path) = self.confined.outside(file) {
+            return Err(Refusal::config(format!(
+                "{}: the daemon writes where it could when it started, and nowhere else; start it again with this file",
+                path.display()
+            )));
+        }
         Ok(())
     }
 
@@ -304,6 +334,7 @@ impl State {
     pub fn report(&mut self) -> Result<status::Report, Refusal> {
         let names = self.file.clone();
         let mut report = status::Report::of(self.gate()?, &names)?;
+        report.confined = Some(self.confined.clone());
         report.meter = self.meter.as_ref().map(|meter| meter.status().clone());
         report.sinks = self.meter.as_ref().map(Meter::sinks).unwrap_or_default();
         Ok(report)
@@ -341,6 +372,13 @@ impl State {
     /// The ledger's file.
     pub fn ledger(&self) -> Option<PathBuf> {
         self.file.meter.as_ref().map(|meter| meter.ledger.clone())
+    }
+
+    /// The ledger's last window is not written: what it refuses now, it does not refuse for its content.
+    pub fn ledger_fails(&self) -> bool {
+        self.meter
+            .as_ref()
+            .is_none_or(|meter| meter.status().error.is_some())
     }
 
     /// Hands a record that belongs to no window to the ledger and returns a ticket for the answer; `None` while it is at work.
@@ -393,6 +431,12 @@ impl State {
         self.gate.is_none()
     }
 
+    /// The revision in force; 0 when it cannot be asked for.
+    pub fn revision(&self) -> u32 {
+        let epoch = self.gate.as_ref().and_then(|gate| gate.epoch().ok());
+        epoch.map_or(0, |epoch| epoch.revision())
+    }
+
     /// One line for the log.
     pub fn summary(&self) -> String {
         let Some(gate) = self.gate.as_ref() else {
@@ -404,7 +448,7 @@ impl State {
             "{} ports blessed, {} waiting, revision {}, {}",
             count(PortState::Blessed),
             count(PortState::Waiting),
-            gate.epoch().map_or(0, |epoch| epoch.revision()),
+            self.revision(),
             gate.mechanism().name()
         )
     }

@@ -314,6 +314,13 @@ fn machine() -> Vec<Check> {
     let slack_ms = host::coarse_slack_ns() / 1_000_000;
     vec![
         check(
+            "Landlock",
+            false,
+            landlock(landlock_abi()),
+            "the meter may write whatever root may: the unit's read-only file system holds it, and without the unit nothing does",
+            "boot with `landlock` in lsm=, on a kernel with CONFIG_SECURITY_LANDLOCK",
+        ),
+        check(
             "CPUs",
             false,
             if possible > 4 * online {
@@ -360,6 +367,31 @@ fn machine() -> Vec<Check> {
     ]
 }
 
+/// The version of its rules, or the number of the error: landlock_create_ruleset(2).
+fn landlock_abi() -> Result<i64, i32> {
+    const VERSION: u32 = 1;
+    // SAFETY: asked for its version, the call takes no attributes.
+    let abi = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::null::<u8>(),
+            0_usize,
+            VERSION,
+        )
+    };
+    let error = || std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+    if abi < 0 { Err(error()) } else { Ok(abi) }
+}
+
+fn landlock(abi: Result<i64, i32>) -> Found {
+    match abi {
+        Ok(6..) => Ok("the meter writes only where its records are, and signals nobody".into()),
+        Ok(1..) => Ok("the meter writes only where its records are; it may signal others".into()),
+        Err(libc::EOPNOTSUPP) => Err("in this kernel, and not switched on".into()),
+        _ => Err("not in this kernel".into()),
+    }
+}
+
 /// Since 5.11 maps are charged to the cgroup and not to RLIMIT_MEMLOCK.
 fn memory() -> Found {
     match release(&read("/proc/sys/kernel/osrelease")) {
@@ -387,6 +419,20 @@ mod tests {
         for old in ["6.0.9", "5.15.0-generic", "4.19", "", "six"] {
             assert!(release(old).is_err(), "{old}");
         }
+    }
+
+    #[test]
+    fn landlock_is_there_off_or_missing() {
+        let said = [Ok(7), Ok(3), Err(libc::EOPNOTSUPP), Err(libc::ENOSYS)].map(landlock);
+        assert_eq!(
+            said.each_ref().map(Result::is_ok),
+            [true, true, false, false]
+        );
+        assert!(
+            said[2]
+                .as_ref()
+                .is_err_and(|why| why.contains("not switched on"))
+        );
     }
 
     #[test]

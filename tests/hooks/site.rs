@@ -86,6 +86,8 @@ impl Hooked {
     /// What was entered in the ledger, the oldest first.
     pub fn entries(&self) -> Result<Vec<(String, String)>> {
         let looks = ledger::looks(&self.ledger)?.into_iter();
+        // A daemon's start is its own entry.
+        let looks = looks.filter(|look| !look.what.starts_with("start: "));
         Ok(looks.map(|look| (look.who, look.what)).collect())
     }
 

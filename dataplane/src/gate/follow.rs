@@ -308,7 +308,8 @@ impl Gate {
         )?;
         self.held.insert(held);
         if was_there && state == State::Missing {
-            events.push(Event::Repaired(interface.name.clone(), hook.program()));
+            let program = hook.program().to_owned();
+            events.push(Event::Repaired(interface.name.clone(), program));
         }
         Ok(())
     }

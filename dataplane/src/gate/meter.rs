@@ -20,7 +20,7 @@ use std::{
 };
 
 /// The registers of one owner of a slot, since it began.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Owned {
     /// Its number, never used again under these maps.
     pub incarnation: u64,
@@ -40,7 +40,7 @@ pub struct Owned {
 }
 
 /// What a cut found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Reading {
     /// The window that was closed.
     pub window: u32,

@@ -75,7 +75,7 @@ pub struct Gate {
 }
 
 /// Something that an operator wants to know about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Event {
     /// A port was blessed: name, interface.
     Blessed(String, String),
@@ -84,7 +84,7 @@ pub enum Event {
     /// A port's interface went away: name, interface.
     Gone(String, String),
     /// A program was missing and was put back: interface, program.
-    Repaired(String, &'static str),
+    Repaired(String, String),
     /// Foreign programs come before ours: interface, their names.
     Foreign(String, Vec<String>),
     /// A step failed and is tried again: what, why.

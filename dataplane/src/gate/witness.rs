@@ -19,7 +19,7 @@ use dataplane_common::abi::{FROM_TENANT, slot_state};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An interface and the ports on it, at a cut.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Witness {
     /// Index.
     pub index: u32,
@@ -32,7 +32,7 @@ pub struct Witness {
 }
 
 /// One direction of an interface: what it has counted, and how that relates to what programs count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Side {
     /// Packets and bytes before the next window was published. To the tenant, also packets that the
     /// device itself lost: programs had seen them.

@@ -44,6 +44,7 @@ impl Default for Slot {
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
+#[cfg_attr(feature = "std", derive(serde::Serialize, serde::Deserialize))]
 #[repr(C)]
 pub struct Anchor {
     /// Drawn when the maps were made; zero before the first ledger.

@@ -224,7 +224,15 @@ fn built(cargo: &mut Command) -> Result<Vec<Binary>> {
 /// When it does not build, or there is none of this name.
 pub fn build_one(name: &str) -> Result<PathBuf> {
     let mut cargo = host::cargo();
-    cargo.args(["test", "--release", "--no-run", "--test", name]);
+    // Of the workspace, as all of them together: with other features everything would be built once more.
+    cargo.args([
+        "test",
+        "--workspace",
+        "--release",
+        "--no-run",
+        "--test",
+        name,
+    ]);
     let binaries = built(&mut cargo)?;
     let found = binaries.into_iter().find(|binary| binary.target == name);
     Ok(found

@@ -20,12 +20,12 @@ mod support;
 
 use anyhow::{Context as _, Result, ensure};
 use database::{Database, Lossy, Stall, url};
-use delivered::{FORKS, caught_up, copy_of};
+use delivered::{FORKS, copy_of, quiet};
 use metering::sink::{
     Courier, Mark, Sink as _, SinkError,
     postgres::{Postgres, Target},
 };
-use site::{Metered, TENANTS, Traffic};
+use site::{Metered, Traffic};
 use std::{
     fs,
     path::Path,
@@ -49,22 +49,8 @@ fn ready(test: &str) -> bool {
 
 /// The sink's section in the daemon's file; the daemon is not started yet.
 fn deliver_to(metered: &Metered, window: &str, url: &str) -> Result<()> {
-    let config = metered.site.config("shape = \"police\"")
-        + &format!(
-            "\n[meter]\nledger = \"{}\"\nwindow = \"{window}\"\n\
-             \n[[sink]]\nname = \"billing\"\nkind = \"postgres\"\nurl = \"{url}\"\n",
-            metered.ledger.display()
-        );
-    metered.site.write_config(&config)
-}
-
-/// Ends the traffic, and waits until the sink has all of it.
-fn quiet(metered: &Metered, traffic: Traffic) -> Result<()> {
-    traffic.stop()?;
-    support::settle(|| Metered::sent(&metered.site))?;
-    let windows = metered.status()?.windows;
-    metered.wait("quiet windows", |status| status.windows > windows + 3)?;
-    caught_up(metered, PATIENCE)
+    let sink = format!("kind = \"postgres\"\nurl = \"{url}\"");
+    delivered::deliver_to(metered, window, &sink)
 }
 
 /// Packets and bytes that a tenant sent, as the database adds them up.
@@ -91,30 +77,9 @@ fn nothing_is_twice(database: &Database) -> Result<()> {
     Ok(())
 }
 
-/// Stops the daemon, whose records must be what the interfaces sent, starts it again so that the last of them are
-/// delivered, and compares the database with the interfaces.
 fn exactly_once(metered: &mut Metered, database: &Database) -> Result<()> {
-    let bill = metered.conserved()?;
-    metered.site.start(octroi())?;
-    caught_up(metered, PATIENCE)?;
-    metered.site.stop();
-    nothing_is_twice(database)?;
-    for (index, tenant) in TENANTS.iter().take(site::SENDERS).enumerate() {
-        let sent = bill.sent_by(tenant.name);
-        let (packets, bytes) = billed(database, index)?;
-        // What the second run saw: an interface that says something by itself.
-        let more = packets.checked_sub(sent.packets);
-        ensure!(
-            more.is_some_and(|more| more <= 20),
-            "{index}: the database has {packets} packets, the interface sent {sent:?}"
-        );
-        let after = bill::Bill::read(&metered.ledger)?.sent_by(tenant.name);
-        ensure!(
-            (after.packets, after.l2_bytes) == (packets, bytes),
-            "{index}: the database has {packets} packets and {bytes} bytes, the ledger {after:?}"
-        );
-    }
-    Ok(())
+    delivered::exactly_once(metered, PATIENCE, |index| billed(database, index))?;
+    nothing_is_twice(database)
 }
 
 #[test]
@@ -182,7 +147,7 @@ fn a_ledger_that_is_deleted_put_back_or_copied_bills_nothing_twice() -> Result<(
     copy_of(&metered, &copy, &[])?;
     let windows = metered.status()?.windows;
     metered.wait("more windows", |status| status.windows > windows + 10)?;
-    quiet(&metered, traffic)?;
+    quiet(&metered, traffic, PATIENCE)?;
     let first = metered.status()?.ledger_id;
 
     // An old copy in its place: the daemon supersedes it, and what the sink has of it stays.
@@ -196,7 +161,7 @@ fn a_ledger_that_is_deleted_put_back_or_copied_bills_nothing_twice() -> Result<(
     let traffic = Traffic::start(&metered.site)?;
     let windows = metered.status()?.windows;
     metered.wait("its windows", |status| status.windows > windows + 10)?;
-    quiet(&metered, traffic)?;
+    quiet(&metered, traffic, PATIENCE)?;
     let sent: Vec<_> = Metered::sent(&metered.site)?
         .into_iter()
         .zip(&metered.before)

@@ -11,10 +11,13 @@
 //! What it is not: it is no queue. The ledger is, and it keeps what is not confirmed (M-12.7).
 
 mod backoff;
+pub mod clickhouse;
 pub mod cloudevents;
 mod courier;
 mod feed;
 pub mod files;
+mod http;
+mod line;
 pub mod nats;
 pub mod postgres;
 mod sums;
@@ -165,11 +168,13 @@ pub enum Target {
     CloudEvents(cloudevents::Target),
     /// A stream to a store.
     Nats(nats::Target),
+    /// A ClickHouse server.
+    ClickHouse(clickhouse::Target),
 }
 
 impl Target {
     /// How the configuration calls each kind.
-    pub const KINDS: [&str; 4] = ["postgres", "files", "cloudevents", "nats"];
+    pub const KINDS: [&str; 5] = ["postgres", "files", "cloudevents", "nats", "clickhouse"];
 
     /// How the configuration calls its kind.
     #[must_use]
@@ -179,6 +184,7 @@ impl Target {
             Self::Files(_) => Self::KINDS[1],
             Self::CloudEvents(_) => Self::KINDS[2],
             Self::Nats(_) => Self::KINDS[3],
+            Self::ClickHouse(_) => Self::KINDS[4],
         }
     }
 
@@ -193,6 +199,7 @@ impl Target {
             ),
             Self::CloudEvents(target) => target.describe(),
             Self::Nats(target) => target.describe(),
+            Self::ClickHouse(target) => target.describe(),
         }
     }
 
@@ -207,6 +214,7 @@ impl Target {
                 cloudevents::cursor_file(ledger, name),
             )),
             Self::Nats(target) => Box::new(nats::Nats::new(target.clone())),
+            Self::ClickHouse(target) => Box::new(clickhouse::ClickHouse::new(target.clone())),
         }
     }
 }

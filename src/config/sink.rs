@@ -8,7 +8,7 @@ use super::{
     reader::{Key, Reader},
     values::{Name, ValueError, shown},
 };
-use metering::sink::{Target, cloudevents, files, nats, postgres};
+use metering::sink::{Target, clickhouse, cloudevents, files, nats, postgres};
 use std::{collections::HashSet, path::PathBuf, str::FromStr as _};
 use toml::de::DeTable;
 
@@ -18,6 +18,7 @@ const KIND: Key = key("kind", "\"postgres\"");
 const URL: Key = key("url", "\"postgres://octroi@billing.example/metering\"");
 const EVENTS_URL: Key = key("url", "\"https://billing.example/api/v1/events\"");
 const CLUSTER_URL: Key = key("url", "\"tls://octroi@nats.example:4222\"");
+const CLICKHOUSE_URL: Key = key("url", "\"https://octroi@clickhouse.example:8443\"");
 const STREAM: Key = key("stream", "\"octroi\"");
 const REPLICAS: Key = key("replicas", "3");
 const DIRECTORY: Key = key("directory", "\"/var/lib/octroi/export\"");
@@ -82,6 +83,11 @@ impl Sink {
                 add(TOKEN_FILE, file(&target.token_file));
                 add(CA_FILE, file(&target.ca_file));
             }
+            Target::ClickHouse(target) => {
+                add(CLICKHOUSE_URL, text(&target.url));
+                add(PASSWORD_FILE, file(&target.password_file));
+                add(CA_FILE, file(&target.ca_file));
+            }
         }
         keys
     }
@@ -93,11 +99,18 @@ enum Kind {
     Files,
     CloudEvents,
     Nats,
+    ClickHouse,
 }
 
 impl Kind {
     /// In the order of [`Target::KINDS`].
-    const ALL: [Self; 4] = [Self::Postgres, Self::Files, Self::CloudEvents, Self::Nats];
+    const ALL: [Self; 5] = [
+        Self::Postgres,
+        Self::Files,
+        Self::CloudEvents,
+        Self::Nats,
+        Self::ClickHouse,
+    ];
 
     fn read(text: &str) -> Result<Self, ValueError> {
         let named = Target::KINDS.iter().position(|name| *name == text);
@@ -170,6 +183,12 @@ impl DraftSink {
                 draft.token_file = Field::of_optional(target.token_file);
                 draft.ca_file = Field::of_optional(target.ca_file);
             }
+            Target::ClickHouse(target) => {
+                draft.kind = Field::of(Kind::ClickHouse);
+                draft.url = Field::of(target.url);
+                draft.password_file = Field::of_optional(target.password_file);
+                draft.ca_file = Field::of_optional(target.ca_file);
+            }
         }
         draft
     }
@@ -207,6 +226,11 @@ impl DraftSink {
                 token_file: file(&self.token_file)?,
                 ca_file: file(&self.ca_file)?,
             }),
+            Kind::ClickHouse => Target::ClickHouse(clickhouse::Target {
+                url: self.url.value()?.clone(),
+                password_file: file(&self.password_file)?,
+                ca_file: file(&self.ca_file)?,
+            }),
         })
     }
 }
@@ -224,6 +248,7 @@ pub(super) fn read(table: (&DeTable<'_>, At), faults: &mut Faults<'_>) -> DraftS
         Some(Kind::Files) => directory = sink.required(DIRECTORY, directory),
         Some(Kind::CloudEvents) => url = sink.required(EVENTS_URL, url),
         Some(Kind::Nats) => url = sink.required(CLUSTER_URL, url),
+        Some(Kind::ClickHouse) => url = sink.required(CLICKHOUSE_URL, url),
         Some(Kind::Postgres) | None => url = sink.required(URL, url),
     }
     let draft = DraftSink {
@@ -283,7 +308,7 @@ fn others_keys(sink: &DraftSink, faults: &mut Faults<'_>) {
         (
             PASSWORD_FILE,
             at(&sink.password_file),
-            !matches!(kind, Kind::Postgres | Kind::Nats),
+            !matches!(kind, Kind::Postgres | Kind::Nats | Kind::ClickHouse),
         ),
         (
             TOKEN_FILE,
@@ -332,6 +357,7 @@ pub(super) fn check(sinks: &[DraftSink], has_meter: bool, faults: &mut Faults<'_
             Some(Target::Postgres(target)) => target.check(),
             Some(Target::CloudEvents(target)) => target.check(),
             Some(Target::Nats(target)) => target.check(),
+            Some(Target::ClickHouse(target)) => target.check(),
             Some(Target::Files(_)) | None => Ok(()),
         };
         if let (Err(wrong), Some(url)) = (wrong, sink.url.get()) {

@@ -18,8 +18,14 @@ pub type Broken = Arc<AtomicU64>;
 /// Opens a way: the same port on 127.0.0.1, there and here. `seed`: connections break after so many bytes, whichever way
 /// they go; 0: they do not.
 pub fn open(from: &Namespace, port: u16, seed: u64, broken: &Broken) -> Result<()> {
+    // The last message of a ledger is read whole: it must come through now and then.
+    narrow(from, port, seed, 13, broken)
+}
+
+/// The same, where the least that a connection carries is so many bytes, as a power of 2.
+pub fn narrow(from: &Namespace, port: u16, seed: u64, least: u32, broken: &Broken) -> Result<()> {
     let listener = from.run(|| TcpListener::bind(("127.0.0.1", port)))??;
-    carry_all(listener, port, seed, broken);
+    carry_all(listener, port, seed, least, broken);
     Ok(())
 }
 
@@ -27,21 +33,21 @@ pub fn open(from: &Namespace, port: u16, seed: u64, broken: &Broken) -> Result<(
 pub fn beside(port: u16, seed: u64, broken: &Broken) -> Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let own = listener.local_addr()?.port();
-    carry_all(listener, port, seed, broken);
+    carry_all(listener, port, seed, 13, broken);
     Ok(own)
 }
 
-fn carry_all(listener: TcpListener, port: u16, seed: u64, broken: &Broken) {
+fn carry_all(listener: TcpListener, port: u16, seed: u64, least: u32, broken: &Broken) {
     let (broken, mut random) = (broken.clone(), seed);
     thread::spawn(move || {
         for client in listener.incoming().flatten() {
             random ^= random << 13;
             random ^= random >> 7;
             random ^= random << 17;
-            // 8 to 256 KiB. The last message of a ledger is read whole: it must come through now and then.
             let left = match seed {
                 0 => u64::MAX,
-                _ => 1 << (13 + random % 6),
+                // From the least to 32 times as much.
+                _ => 1 << (u64::from(least) + random % 6),
             };
             let left = Arc::new(AtomicU64::new(left));
             let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else {

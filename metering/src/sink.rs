@@ -13,8 +13,10 @@
 mod backoff;
 pub mod cloudevents;
 mod courier;
+mod cursor;
 mod feed;
 pub mod files;
+mod http;
 pub mod nats;
 pub mod postgres;
 mod sums;
@@ -204,7 +206,7 @@ impl Target {
             Self::Files(target) => Box::new(files::Files::new(target.clone())),
             Self::CloudEvents(target) => Box::new(cloudevents::CloudEvents::new(
                 target.clone(),
-                cloudevents::cursor_file(ledger, name),
+                cursor::file(ledger, name),
             )),
             Self::Nats(target) => Box::new(nats::Nats::new(target.clone())),
         }

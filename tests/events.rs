@@ -1,6 +1,9 @@
 //! What a service of CloudEvents adds up is what the tenants' interfaces sent: through answers that are lost, resets,
 //! 5xx, a server that hangs, kill -9 of the daemon, and, by `octroi replay`, acknowledgements of what was not kept.
 
+#[path = "events/batches.rs"]
+#[allow(dead_code, reason = "each test of a service uses its own part of this")]
+mod batches;
 #[path = "meter/bill.rs"]
 #[allow(dead_code, reason = "written for tests/meter.rs")]
 mod bill;
@@ -11,6 +14,10 @@ mod certificate;
 mod delivered;
 #[path = "events/fake.rs"]
 mod fake;
+#[path = "support/python.rs"]
+mod python;
+#[path = "events/sdk.rs"]
+mod sdk;
 #[path = "meter/site.rs"]
 #[allow(dead_code, reason = "written for tests/meter.rs")]
 mod site;
@@ -19,15 +26,12 @@ mod support;
 mod tls;
 
 use anyhow::{Context as _, Result, ensure};
+use batches::{Dir, batch};
 use delivered::caught_up;
 use fake::{Mood, Service, check};
-use metering::{
-    record::{Kind, Reading, Record, leaf_hash},
-    sink::{
-        Batch, Item, Mark, Sink as _, SinkError,
-        cloudevents::{CloudEvents, Target},
-    },
-    window::Counts,
+use metering::sink::{
+    Mark, Sink as _, SinkError,
+    cloudevents::{CloudEvents, Target},
 };
 use site::{Metered, Traffic};
 use std::{
@@ -41,74 +45,6 @@ use support::{alone, by_level, can_run, octroi};
 
 /// How long a sink may stay behind.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A batch of one reading of a zone, the record `seq` of a ledger.
-fn batch(from: Mark, seq: u64) -> Batch {
-    let record = Record {
-        ledger_id: [3; 16],
-        seq,
-        kind: Kind::Meter,
-        host: "a host".into(),
-        tenant: 7,
-        zone: Some(4),
-        window_id: seq,
-        window_first: seq,
-        window_start: 1_795_000_000_000_000_000,
-        window_end: 1_795_000_060_000_000_000,
-        reading: Some(Reading {
-            register_end: Counts {
-                packets: 1,
-                l2_bytes: u64::MAX,
-                l3_bytes: 0,
-            },
-            ..Reading::default()
-        }),
-        ..Record::default()
-    };
-    let canonical = record.encode();
-    let leaf = leaf_hash(&canonical);
-    Batch {
-        ledger_id: [3; 16],
-        host: "a host".into(),
-        from,
-        to: Mark {
-            next: seq + 1,
-            leaf,
-        },
-        items: vec![Item {
-            seq,
-            leaf,
-            record,
-            canonical,
-        }],
-        totals: Some(Vec::new()),
-        head: None,
-    }
-}
-
-/// A directory that goes with the test.
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new(name: &str) -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("octroi-{name}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir(&path)?;
-        Ok(Self(path))
-    }
-
-    fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let path = self.0.join(name);
-        fs::write(&path, text)?;
-        Ok(path)
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 fn service(token: Option<&str>) -> Result<Service> {
     Service::new(TcpListener::bind("127.0.0.1:0")?, token)

@@ -7,6 +7,10 @@ mod bill;
 #[path = "meter/delivered.rs"]
 #[allow(dead_code, reason = "each test of a sink uses its own part of this")]
 mod delivered;
+#[path = "files/parquet.rs"]
+mod parquet;
+#[path = "support/python.rs"]
+mod python;
 #[path = "meter/site.rs"]
 #[allow(dead_code, reason = "written for tests/meter.rs")]
 mod site;
@@ -42,7 +46,7 @@ fn deliver_to(metered: &Metered) -> Result<PathBuf> {
     let config = metered.site.config("shape = \"police\"")
         + &format!(
             "\n[meter]\nledger = \"{}\"\nwindow = \"100ms\"\n\
-             \n[[sink]]\nname = \"export\"\nkind = \"files\"\ndirectory = \"{}\"\n",
+             \n[[sink]]\nname = \"export\"\nkind = \"files\"\ndirectory = \"{}\"\nparquet = true\n",
             metered.ledger.display(),
             directory.display()
         );
@@ -104,6 +108,9 @@ fn read(directory: &Path) -> Result<Read> {
                     "{}",
                     path.display()
                 );
+                if path.extension().is_some_and(|ending| ending == "parquet") {
+                    continue;
+                }
                 let text = fs::read_to_string(&path)?;
                 if path.extension().is_some_and(|ending| ending == "csv") {
                     add_table(&text, &mut read)?;
@@ -222,8 +229,10 @@ fn closed_files_have_each_byte_once_through_kill_9_and_changes_are_found() -> Re
         ensure!(sent.packets <= after.0 && sent.packets > 100, "{sent:?}");
     }
 
+    parquet::reads(&directory, found.records, &found.lines)?;
+
     let mut changes = 0;
-    for ending in ["jsonl", "csv", "manifest.json"] {
+    for ending in ["jsonl", "csv", "parquet", "manifest.json"] {
         let ledger = directory.join(status_id(&metered)?);
         let path = first(&ledger, ending)?;
         let whole = fs::read(&path)?;
@@ -279,7 +288,7 @@ fn before_the_first_window(metered: &Metered) -> Result<()> {
         .output()?;
     let said = String::from_utf8_lossy(&check.stdout).into_owned();
     ensure!(
-        said.contains("sink export: closed files of JSON lines and CSV in /")
+        said.contains("sink export: closed files of JSON lines, CSV and Parquet in /")
             && said.contains("records are kept in /"),
         "{said}"
     );
@@ -310,6 +319,7 @@ fn forks(metered: &Metered, directory: &Path, before: &Read) -> Result<()> {
         copy_of(metered, &copy, &[change])?;
         let target = Target {
             directory: directory.to_owned(),
+            parquet: true,
         };
         let mut courier = Courier::new(Files::new(target), &copy, "demo", 1);
         courier.step(Instant::now());

@@ -3,6 +3,10 @@
 
 #[path = "metrics/dashboard.rs"]
 mod dashboard;
+#[path = "support/python.rs"]
+mod python;
+#[path = "metrics/scrape.rs"]
+mod scrape;
 mod support;
 
 use anyhow::{Context as _, Result, ensure};

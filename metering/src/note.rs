@@ -45,11 +45,10 @@ pub enum NoteError {
     },
 }
 
-/// The name of a ledger's tree, and of the keys that sign it: `octroi/<host>/<ledger_id>`.
-#[must_use]
-pub fn origin(host: &str, ledger_id: &[u8; 16]) -> String {
-    let mut name = String::from("octroi/");
-    for byte in host.bytes() {
+/// A text as a part of an address: what is not unreserved in RFC 3986 as `%` and two digits.
+pub(crate) fn percent(text: &str) -> String {
+    let mut name = String::new();
+    for byte in text.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'~' | b'-' => {
                 name.push(char::from(byte));
@@ -59,6 +58,13 @@ pub fn origin(host: &str, ledger_id: &[u8; 16]) -> String {
             }
         }
     }
+    name
+}
+
+/// The name of a ledger's tree, and of the keys that sign it: `octroi/<host>/<ledger_id>`.
+#[must_use]
+pub fn origin(host: &str, ledger_id: &[u8; 16]) -> String {
+    let mut name = format!("octroi/{}", percent(host));
     name.push('/');
     for byte in ledger_id {
         let _ = write!(name, "{byte:02x}");

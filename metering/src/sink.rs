@@ -14,9 +14,12 @@ mod backoff;
 pub mod clickhouse;
 pub mod cloudevents;
 mod courier;
+mod cursor;
 mod feed;
 pub mod files;
 mod http;
+pub mod ipfix;
+pub mod lago;
 mod line;
 pub mod nats;
 pub mod postgres;
@@ -120,6 +123,16 @@ pub trait Sink {
     fn batch_max(&self) -> u32 {
         2_000
     }
+
+    /// Whether it gets a tenant's records; 0: of nobody, such as the host's own.
+    fn bills(&self, _tenant: i64) -> bool {
+        true
+    }
+
+    /// What it could not send since it was opened, of its own kind of rows; `None`: it loses none.
+    fn lost(&self) -> Option<u64> {
+        None
+    }
 }
 
 impl<S: Sink + ?Sized> Sink for Box<S> {
@@ -155,6 +168,14 @@ impl<S: Sink + ?Sized> Sink for Box<S> {
     fn batch_max(&self) -> u32 {
         (**self).batch_max()
     }
+
+    fn bills(&self, tenant: i64) -> bool {
+        (**self).bills(tenant)
+    }
+
+    fn lost(&self) -> Option<u64> {
+        (**self).lost()
+    }
 }
 
 /// What a sink is, and where.
@@ -170,11 +191,23 @@ pub enum Target {
     Nats(nats::Target),
     /// A ClickHouse server.
     ClickHouse(clickhouse::Target),
+    /// A biller.
+    Lago(lago::Target),
+    /// A collector of flows.
+    Ipfix(ipfix::Target),
 }
 
 impl Target {
     /// How the configuration calls each kind.
-    pub const KINDS: [&str; 5] = ["postgres", "files", "cloudevents", "nats", "clickhouse"];
+    pub const KINDS: [&str; 7] = [
+        "postgres",
+        "files",
+        "cloudevents",
+        "nats",
+        "clickhouse",
+        "lago",
+        "ipfix",
+    ];
 
     /// How the configuration calls its kind.
     #[must_use]
@@ -185,7 +218,16 @@ impl Target {
             Self::CloudEvents(_) => Self::KINDS[2],
             Self::Nats(_) => Self::KINDS[3],
             Self::ClickHouse(_) => Self::KINDS[4],
+            Self::Lago(_) => Self::KINDS[5],
+            Self::Ipfix(_) => Self::KINDS[6],
         }
+    }
+
+    /// Whether records are kept here until it has them (M-18.5): a collector of flows bills nothing, and one that is away for a
+    /// year must not fill the disk.
+    #[must_use]
+    pub const fn holds_records(&self) -> bool {
+        !matches!(self, Self::Ipfix(_))
     }
 
     /// What it is and where, in words.
@@ -193,13 +235,12 @@ impl Target {
     pub fn describe(&self) -> String {
         match self {
             Self::Postgres(target) => target.describe(),
-            Self::Files(target) => format!(
-                "closed files of JSON lines and CSV in {}",
-                target.directory.display()
-            ),
+            Self::Files(target) => target.describe(),
             Self::CloudEvents(target) => target.describe(),
             Self::Nats(target) => target.describe(),
             Self::ClickHouse(target) => target.describe(),
+            Self::Lago(target) => target.describe(),
+            Self::Ipfix(target) => target.describe(),
         }
     }
 
@@ -211,10 +252,18 @@ impl Target {
             Self::Files(target) => Box::new(files::Files::new(target.clone())),
             Self::CloudEvents(target) => Box::new(cloudevents::CloudEvents::new(
                 target.clone(),
-                cloudevents::cursor_file(ledger, name),
+                cursor::file(ledger, name),
             )),
             Self::Nats(target) => Box::new(nats::Nats::new(target.clone())),
             Self::ClickHouse(target) => Box::new(clickhouse::ClickHouse::new(target.clone())),
+            Self::Lago(target) => {
+                let cursor = cursor::file(ledger, name);
+                Box::new(lago::Lago::new(target.clone(), cursor))
+            }
+            Self::Ipfix(target) => {
+                let cursor = cursor::file(ledger, name);
+                Box::new(ipfix::Ipfix::new(target.clone(), ledger, cursor, name))
+            }
         }
     }
 }

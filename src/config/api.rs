@@ -154,16 +154,21 @@ fn socket(text: &str) -> Result<PathBuf, ValueError> {
 }
 
 fn page(text: &str) -> Result<SocketAddr, ValueError> {
+    loopback(text, 8_787, "reach it from elsewhere by `ssh -L`")
+}
+
+/// An address that only this host reaches. `port`: of the example; `how`: what to do about it.
+pub(super) fn loopback(text: &str, port: u16, how: &str) -> Result<SocketAddr, ValueError> {
     let address = text.parse::<SocketAddr>().map_err(|_| {
         ValueError(format!(
-            "{} is no address with a port; write 127.0.0.1:8787 or [::1]:8787",
+            "{} is no address with a port; write 127.0.0.1:{port} or [::1]:{port}",
             shown(text)
         ))
     })?;
     // Whoever reaches it from elsewhere is unknown to this kernel.
     if !address.ip().is_loopback() {
         return Err(ValueError(format!(
-            "{} is no loopback address; write 127.0.0.1 or [::1], and reach it from elsewhere by `ssh -L`",
+            "{} is no loopback address; write 127.0.0.1 or [::1], and {how}",
             shown(text)
         )));
     }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::api::DraftApi;
 use super::encryption::DraftEncryption;
+use super::metrics::DraftMetrics;
 use super::share::DraftShare;
 use super::sink::DraftSink;
 use dataplane_common::units::{BitsPerSecond, PacketsPerSecond};
@@ -122,6 +123,7 @@ pub(super) struct Draft {
     pub retention: DraftRetention,
     pub timezone: Field<Zone>,
     pub api: Option<DraftApi>,
+    pub metrics: Option<DraftMetrics>,
     pub sinks: Vec<DraftSink>,
     pub encryption: Vec<DraftEncryption>,
     pub uplinks: Vec<DraftUplink>,
@@ -264,6 +266,7 @@ impl From<&Config> for Draft {
             },
             timezone: Field::of(config.billing.timezone.clone()),
             api: config.api.as_ref().map(DraftApi::of),
+            metrics: config.metrics.as_ref().map(DraftMetrics::of),
             host: DraftHost {
                 name: Field::of(host.name.clone()),
                 pin_dir: Field::of(host.pin_dir.clone()),

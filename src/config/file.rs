@@ -13,6 +13,7 @@ use super::draft::{
 };
 use super::encryption::{self, ENCRYPTION};
 use super::errors::{At, Faults};
+use super::metrics::{self, METRICS};
 use super::model::{Meter, Shape, ZONE_ID_FIRST};
 use super::paths::{directory, file};
 use super::reader::{Key, Reader};
@@ -50,8 +51,8 @@ const PORT: Key = header("port", "[[port]]");
 const METER: Key = header("meter", "[meter]");
 const RETENTION: Key = header("retention", "[retention]");
 const BILLING: Key = header("billing", "[billing]");
-const SECTIONS: [Key; 11] = [
-    HOST, METER, RETENTION, BILLING, API, SINK, UPLINK, ZONE, TENANT, PORT, ENCRYPTION,
+const SECTIONS: [Key; 12] = [
+    HOST, METER, RETENTION, BILLING, API, METRICS, SINK, UPLINK, ZONE, TENANT, PORT, ENCRYPTION,
 ];
 
 const HOST_NAME: Key = key("name", "\"host-1\"");
@@ -160,12 +161,14 @@ pub(super) fn read_config(text: &str, faults: &mut Faults<'_>) -> Option<Draft> 
     let retention = read_retention(&mut root);
     let timezone = read_billing(&mut root);
     let api = api::read(&mut root);
+    let metrics = metrics::read(&mut root);
     Some(Draft {
         host,
         meter,
         retention,
         timezone,
         api,
+        metrics,
         sinks: sinks
             .into_iter()
             .map(|table| sink::read(table, faults))

@@ -21,6 +21,9 @@ mod draft;
 mod encryption;
 mod errors;
 mod file;
+mod ipfix;
+mod lago;
+mod metrics;
 mod model;
 mod paths;
 mod profile;
@@ -45,6 +48,7 @@ pub use encryption::{
     Direction, Encryption, Evidence, Exemption, Fragments, Midstream, Mode, TcpPort,
 };
 pub use errors::{ConfigError, Errors, Place};
+pub use metrics::Metrics;
 pub use model::{
     BUILT_IN_ZONES, Config, Host, Limits, Meter, Port, Retention, Shape, Tenant, Uplink,
     ZONE_ID_FIRST, Zone,

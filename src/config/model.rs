@@ -11,6 +11,7 @@ use metering::flow::Detail;
 use super::api::Api;
 use super::billing::{Billing, ChargeChange, ChargeClass};
 use super::encryption::Encryption;
+use super::metrics::Metrics;
 use super::share::Share;
 use super::sink::Sink;
 use super::values::{Cidr, InterfaceName, Mac, Name, Vlan};
@@ -34,6 +35,8 @@ pub struct Config {
     pub billing: Billing,
     /// The control API; `None`: there is no socket for it.
     pub api: Option<Api>,
+    /// Where metrics are scraped; `None`: nowhere.
+    pub metrics: Option<Metrics>,
     /// Where records go, in file order; none without [`Config::meter`].
     pub sinks: Vec<Sink>,
     /// The links by which packets leave the host; may be empty.

@@ -4,6 +4,8 @@ use super::{
     draft::Field,
     errors::{At, Faults},
     file::{header, key},
+    ipfix::{self, DraftIpfix},
+    lago::{self, DraftLago},
     paths::{file, folder},
     reader::{Key, Reader},
     values::{Name, ValueError, shown},
@@ -22,25 +24,33 @@ const CLICKHOUSE_URL: Key = key("url", "\"https://octroi@clickhouse.example:8443
 const STREAM: Key = key("stream", "\"octroi\"");
 const REPLICAS: Key = key("replicas", "3");
 const DIRECTORY: Key = key("directory", "\"/var/lib/octroi/export\"");
+const PARQUET: Key = key("parquet", "true");
 const PASSWORD_FILE: Key = key("password_file", "\"/etc/octroi/billing.password\"");
 const TOKEN_FILE: Key = key("token_file", "\"/etc/octroi/billing.token\"");
 const CA_FILE: Key = key("ca_file", "\"/etc/octroi/billing-ca.pem\"");
-const KEYS: [Key; 9] = [
+const KEYS: [Key; 14] = [
     NAME,
     KIND,
     URL,
     STREAM,
     REPLICAS,
     DIRECTORY,
+    PARQUET,
     PASSWORD_FILE,
     TOKEN_FILE,
     CA_FILE,
+    lago::CODE,
+    lago::SUBSCRIPTIONS,
+    ipfix::DOMAIN,
+    ipfix::IN_CLEAR,
 ];
 
 /// A value of a key, to be written.
 pub(super) enum Written {
     Text(String),
+    Texts(Vec<String>),
     Number(u64),
+    Boolean(bool),
 }
 
 /// A sink.
@@ -68,7 +78,10 @@ impl Sink {
                 add(PASSWORD_FILE, file(&target.password_file));
                 add(CA_FILE, file(&target.ca_file));
             }
-            Target::Files(target) => add(DIRECTORY, text(&path(&target.directory))),
+            Target::Files(target) => {
+                add(DIRECTORY, text(&path(&target.directory)));
+                add(PARQUET, Some(Written::Boolean(target.parquet)));
+            }
             Target::CloudEvents(target) => {
                 add(EVENTS_URL, text(&target.url));
                 add(TOKEN_FILE, file(&target.token_file));
@@ -88,6 +101,20 @@ impl Sink {
                 add(PASSWORD_FILE, file(&target.password_file));
                 add(CA_FILE, file(&target.ca_file));
             }
+            Target::Lago(target) => {
+                let all = target.subscriptions.iter().map(ToString::to_string);
+                add(lago::URL, text(&target.url));
+                add(TOKEN_FILE, text(&path(&target.token_file)));
+                add(CA_FILE, file(&target.ca_file));
+                add(lago::CODE, text(&target.code));
+                add(lago::SUBSCRIPTIONS, Some(Written::Texts(all.collect())));
+            }
+            Target::Ipfix(target) => {
+                add(ipfix::URL, text(&target.url));
+                add(CA_FILE, file(&target.ca_file));
+                add(ipfix::DOMAIN, Some(Written::Number(target.domain.into())));
+                add(ipfix::IN_CLEAR, Some(Written::Boolean(target.in_clear)));
+            }
         }
         keys
     }
@@ -100,16 +127,20 @@ enum Kind {
     CloudEvents,
     Nats,
     ClickHouse,
+    Lago,
+    Ipfix,
 }
 
 impl Kind {
     /// In the order of [`Target::KINDS`].
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 7] = [
         Self::Postgres,
         Self::Files,
         Self::CloudEvents,
         Self::Nats,
         Self::ClickHouse,
+        Self::Lago,
+        Self::Ipfix,
     ];
 
     fn read(text: &str) -> Result<Self, ValueError> {
@@ -136,9 +167,12 @@ pub(super) struct DraftSink {
     stream: Field<String>,
     replicas: Field<u8>,
     directory: Field<PathBuf>,
+    parquet: Field<bool>,
     password_file: Field<PathBuf>,
     token_file: Field<PathBuf>,
     ca_file: Field<PathBuf>,
+    lago: DraftLago,
+    ipfix: DraftIpfix,
     at: At,
 }
 
@@ -152,9 +186,12 @@ impl DraftSink {
             stream: Field::Missing,
             replicas: Field::Missing,
             directory: Field::Missing,
+            parquet: Field::Missing,
             password_file: Field::Missing,
             token_file: Field::Missing,
             ca_file: Field::Missing,
+            lago: DraftLago::none(),
+            ipfix: DraftIpfix::none(),
             at: At::NOWHERE,
         };
         match sink.target.clone() {
@@ -167,6 +204,7 @@ impl DraftSink {
             Target::Files(target) => {
                 draft.kind = Field::of(Kind::Files);
                 draft.directory = Field::of(target.directory);
+                draft.parquet = Field::of(target.parquet);
             }
             Target::CloudEvents(target) => {
                 draft.kind = Field::of(Kind::CloudEvents);
@@ -187,6 +225,19 @@ impl DraftSink {
                 draft.kind = Field::of(Kind::ClickHouse);
                 draft.url = Field::of(target.url);
                 draft.password_file = Field::of_optional(target.password_file);
+                draft.ca_file = Field::of_optional(target.ca_file);
+            }
+            Target::Lago(target) => {
+                draft.kind = Field::of(Kind::Lago);
+                draft.lago = DraftLago::of(&target);
+                draft.url = Field::of(target.url);
+                draft.token_file = Field::of(target.token_file);
+                draft.ca_file = Field::of_optional(target.ca_file);
+            }
+            Target::Ipfix(target) => {
+                draft.kind = Field::of(Kind::Ipfix);
+                draft.ipfix = DraftIpfix::of(&target);
+                draft.url = Field::of(target.url);
                 draft.ca_file = Field::of_optional(target.ca_file);
             }
         }
@@ -212,6 +263,7 @@ impl DraftSink {
             }),
             Kind::Files => Target::Files(files::Target {
                 directory: self.directory.value()?.clone(),
+                parquet: self.parquet.clone().or_default()?,
             }),
             Kind::CloudEvents => Target::CloudEvents(cloudevents::Target {
                 url: self.url.value()?.clone(),
@@ -231,6 +283,11 @@ impl DraftSink {
                 password_file: file(&self.password_file)?,
                 ca_file: file(&self.ca_file)?,
             }),
+            Kind::Lago => {
+                let (token_file, ca_file) = (&self.token_file, &self.ca_file);
+                Target::Lago(self.lago.target(&self.url, token_file, ca_file)?)
+            }
+            Kind::Ipfix => Target::Ipfix(self.ipfix.target(&self.url, &self.ca_file)?),
         })
     }
 }
@@ -244,11 +301,19 @@ pub(super) fn read(table: (&DeTable<'_>, At), faults: &mut Faults<'_>) -> DraftS
     let kind = sink.required(KIND, kind);
     let mut url = sink.text(URL, |text| Ok(text.to_owned()));
     let mut directory = sink.text(DIRECTORY, folder);
+    let mut token_file = sink.text(TOKEN_FILE, file);
+    let mut lago = DraftLago::read(&mut sink);
     match kind.value() {
         Some(Kind::Files) => directory = sink.required(DIRECTORY, directory),
         Some(Kind::CloudEvents) => url = sink.required(EVENTS_URL, url),
         Some(Kind::Nats) => url = sink.required(CLUSTER_URL, url),
         Some(Kind::ClickHouse) => url = sink.required(CLICKHOUSE_URL, url),
+        Some(Kind::Lago) => {
+            url = sink.required(lago::URL, url);
+            token_file = sink.required(TOKEN_FILE, token_file);
+            lago.required(&mut sink);
+        }
+        Some(Kind::Ipfix) => url = sink.required(ipfix::URL, url),
         Some(Kind::Postgres) | None => url = sink.required(URL, url),
     }
     let draft = DraftSink {
@@ -261,9 +326,12 @@ pub(super) fn read(table: (&DeTable<'_>, At), faults: &mut Faults<'_>) -> DraftS
         }),
         replicas: replicas(&mut sink),
         directory,
+        parquet: sink.boolean(PARQUET),
         password_file: sink.text(PASSWORD_FILE, file),
-        token_file: sink.text(TOKEN_FILE, file),
+        token_file,
         ca_file: sink.text(CA_FILE, file),
+        lago,
+        ipfix: DraftIpfix::read(&mut sink),
         at,
     };
     others_keys(&draft, faults);
@@ -306,6 +374,11 @@ fn others_keys(sink: &DraftSink, faults: &mut Faults<'_>) {
         ),
         (DIRECTORY, at(&sink.directory), kind != Kind::Files),
         (
+            PARQUET,
+            sink.parquet.get().map(|it| it.at),
+            kind != Kind::Files,
+        ),
+        (
             PASSWORD_FILE,
             at(&sink.password_file),
             !matches!(kind, Kind::Postgres | Kind::Nats | Kind::ClickHouse),
@@ -313,11 +386,15 @@ fn others_keys(sink: &DraftSink, faults: &mut Faults<'_>) {
         (
             TOKEN_FILE,
             at(&sink.token_file),
-            !matches!(kind, Kind::CloudEvents | Kind::Nats),
+            !matches!(kind, Kind::CloudEvents | Kind::Nats | Kind::Lago),
         ),
         (CA_FILE, at(&sink.ca_file), kind == Kind::Files),
     ];
-    for (key, at, is_anothers) in written {
+    let of_lago = sink.lago.written().into_iter();
+    let of_lago = of_lago.map(|(key, at)| (key, at, kind != Kind::Lago));
+    let of_ipfix = sink.ipfix.written().into_iter();
+    let of_ipfix = of_ipfix.map(|(key, at)| (key, at, kind != Kind::Ipfix));
+    for (key, at, is_anothers) in written.into_iter().chain(of_lago).chain(of_ipfix) {
         if let (Some(at), true) = (at, is_anothers) {
             let message = format!(
                 "a sink of the kind {} has no `{}`; take it out",
@@ -358,6 +435,8 @@ pub(super) fn check(sinks: &[DraftSink], has_meter: bool, faults: &mut Faults<'_
             Some(Target::CloudEvents(target)) => target.check(),
             Some(Target::Nats(target)) => target.check(),
             Some(Target::ClickHouse(target)) => target.check(),
+            Some(Target::Lago(target)) => target.check(),
+            Some(Target::Ipfix(target)) => target.check(),
             Some(Target::Files(_)) | None => Ok(()),
         };
         if let (Err(wrong), Some(url)) = (wrong, sink.url.get()) {

@@ -38,6 +38,11 @@ pub(super) fn to_toml(config: &Config) -> String {
         out.key("read", texts(&api.read));
         out.key("policy", texts(&api.policy));
     }
+    if let Some(metrics) = &config.metrics {
+        out.line("\n[metrics]");
+        out.key("listen", text(metrics.listen));
+        out.key("users", texts(&metrics.users));
+    }
     for sink in &config.sinks {
         out.line("\n[[sink]]");
         out.key("name", text(&sink.name));
@@ -45,7 +50,9 @@ pub(super) fn to_toml(config: &Config) -> String {
         for (key, value) in sink.keys() {
             match value {
                 Written::Text(value) => out.key(key, text(value)),
+                Written::Texts(values) => out.key(key, texts(&values)),
                 Written::Number(value) => out.key(key, value),
+                Written::Boolean(value) => out.key(key, value),
             }
         }
     }

@@ -148,13 +148,14 @@ pub(super) fn on_one_line(port: &str) -> Result<String, Refusal> {
 }
 
 /// The sections that are there once, and whether they differ.
-pub(super) fn tables(old: &Config, new: &Config) -> [(bool, &'static str); 5] {
+pub(super) fn tables(old: &Config, new: &Config) -> [(bool, &'static str); 6] {
     [
         (old.host != new.host, "[host]"),
         (old.meter != new.meter, "[meter]"),
         (old.retention != new.retention, "[retention]"),
         (old.billing != new.billing, "[billing]"),
         (old.api != new.api, "[api]"),
+        (old.metrics != new.metrics, "[metrics]"),
     ]
 }
 

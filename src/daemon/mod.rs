@@ -79,6 +79,7 @@ async fn serve(state: State, run_dir: &Path) -> Result<()> {
         .with_context(|| format!("{}: cannot listen", socket.display()))?;
     restrict(&socket)?;
     let _api = api::start(&state)?;
+    api::scrape::start(&state)?;
     // SAFETY: a netlink socket is one descriptor for its whole life, and the monitor owns it.
     let monitor = unsafe { AsyncFd::register(Monitor::new()?) }?;
     // SAFETY: a timerfd is one descriptor for its whole life, and the watch owns it.

@@ -25,6 +25,8 @@ pub struct SinkStatus {
 
 /// One sink's thread.
 struct Running {
+    /// Its records are kept until it has them.
+    holds: bool,
     seen: Arc<Mutex<(SinkStatus, Instant)>>,
     /// The thread ends when this goes.
     _stop: Sender<()>,
@@ -54,10 +56,12 @@ impl Sinks {
         self.of = Some(wanted);
     }
 
-    /// The lowest seq of a ledger that a sink has not confirmed; `u64::MAX`: there is no sink. One that speaks of
+    /// The lowest seq of a ledger that a sink that bills has not confirmed; `u64::MAX`: there is none. One that speaks of
     /// another ledger has confirmed nothing of this one.
     pub fn unconfirmed(&self, ledger_id: &str) -> u64 {
-        let all = self.status().into_iter().map(|status| {
+        let held = self.running.iter().map(|running| running.holds);
+        let all = self.status().into_iter().zip(held);
+        let all = all.filter(|(_, holds)| *holds).map(|(status, _)| {
             let is_of_it = status.progress.ledger_id == ledger_id;
             if is_of_it {
                 status.progress.confirmed
@@ -100,7 +104,11 @@ fn start(sink: &Sink, ledger: &Path, host: &str, seed: u64) -> Running {
         let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.0.progress.error = Some(format!("there is no thread for it: {error}"));
     }
-    Running { seen, _stop: stop }
+    Running {
+        holds: sink.target.holds_records(),
+        seen,
+        _stop: stop,
+    }
 }
 
 fn deliver(

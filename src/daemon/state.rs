@@ -232,11 +232,12 @@ impl State {
         }
         let places = |config: &Config| {
             let api = config.api.as_ref();
-            api.map(|api| (api.socket.clone(), api.page))
+            let metrics = config.metrics.as_ref().map(|metrics| metrics.listen);
+            (api.map(|api| (api.socket.clone(), api.page)), metrics)
         };
         if places(file) != places(&self.file) {
             return Err(Refusal::config(
-                "[api] socket and page are fixed while the daemon runs; leave them as they are, or start the daemon again",
+                "[api] socket and page, and [metrics] listen, are fixed while the daemon runs; leave them as they are, or start the daemon again",
             ));
         }
         if let Some(path) = self.confined.outside(file) {

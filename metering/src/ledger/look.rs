@@ -145,9 +145,9 @@ pub enum FlowFault {
 }
 
 /// Rows in a file, and the record that they say they are of.
-struct Tree {
-    id: i64,
-    seq: u64,
+pub(super) struct Tree {
+    pub id: i64,
+    pub seq: u64,
 }
 
 /// Shows the flow detail that `filter` lets through, the oldest day and window first, until `show` breaks.
@@ -265,7 +265,7 @@ fn record(ledger: &Connection, seq: u64) -> rusqlite::Result<Option<Record>> {
 }
 
 /// The rows of a tree, if they are those that the record stands for.
-fn rows(
+pub(super) fn rows(
     db: &Connection,
     tree: &Tree,
     record: &Record,

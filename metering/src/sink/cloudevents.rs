@@ -6,23 +6,22 @@
 //!
 //! What it is not: it is not the proof that the service kept what it acknowledged. Its totals are, and `octroi replay`.
 
-mod cursor;
 mod event;
-mod http;
 mod target;
 
-pub use cursor::file as cursor_file;
 pub use event::{CONTENT_TYPE, TYPE};
 pub use target::Target;
 
-use super::{Batch, Mark, Sink, SinkError, Totals, Windows, trust, wait::Wait, windows};
-use cursor::Cursor;
+use super::{Batch, Mark, Sink, SinkError, Totals, cursor, http::Server, trust, wait::Wait};
+use hyper::Method;
 use std::{ops::Range, path::PathBuf, time::Duration};
 
 /// Connecting, sending and the answer together take less, or nobody is there behind the socket.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Some 700 bytes each: below what a service refuses as too large when nobody set it up.
 const EVENTS_MAX: u32 = 500;
+/// What is read of an answer, bytes: it says nothing but why not.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// A service that takes events.
 pub struct CloudEvents {
@@ -55,31 +54,28 @@ impl CloudEvents {
         };
         let token = self.target.token_file.as_deref().map(trust::secret);
         let token = token.transpose()?;
-        let answer = http::post(&self.target, body, token.as_deref());
+        let server = Server {
+            url: &self.target.url,
+            address: self.target.address().map_err(SinkError::Refused)?,
+            ca_file: self.target.ca_file.as_deref(),
+            token: token.as_deref(),
+        };
+        let body = Some((CONTENT_TYPE, body));
         let late = format!("{} did not answer", self.target.url);
-        self.wait.wait(&late, answer)
+        let asked = server.ask(Method::POST, &server.address.path, body, ANSWER_BYTES_MAX);
+        let answer = self.wait.wait(&late, asked)?;
+        server.judge(&answer)
     }
 }
 
 impl Sink for CloudEvents {
     fn mark(&mut self, id: &[u8; 16], host: &str) -> Result<Mark, SinkError> {
-        Cursor::read(&self.cursor)?.mark(id, host)
+        cursor::mark(&self.cursor, id, host)
     }
 
     fn deliver(&mut self, batch: &Batch) -> Result<Mark, SinkError> {
-        let mut cursor = Cursor::read(&self.cursor)?;
-        if cursor.mark(&batch.ledger_id, &batch.host)? != batch.from {
-            return Err(SinkError::Unavailable(format!(
-                "{}: it changed meanwhile; reading it again",
-                self.cursor.display()
-            )));
-        }
-        let new = Windows::of(batch);
-        windows::nobody_elses(&new, cursor.others(&batch.ledger_id, &batch.host))?;
-        self.send(batch)?;
-        cursor.move_to(batch, new);
-        cursor.write(&self.cursor)?;
-        Ok(batch.to)
+        let path = self.cursor.clone();
+        cursor::advance(&path, batch, || self.send(batch))
     }
 
     /// There is nobody to tell: the daemon's alarm is all.

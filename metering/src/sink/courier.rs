@@ -40,6 +40,9 @@ pub struct Progress {
     pub error: Option<String>,
     /// Two records have one name: an alarm.
     pub fork: bool,
+    /// Rows that it could not send since this process began; `None`: its kind loses none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<u64>,
 }
 
 /// One ledger, as the sink has it.
@@ -103,7 +106,9 @@ impl<S: Sink> Courier<S> {
 
     /// Delivers what there is, a batch at most of each ledger, and says how long to wait.
     pub fn step(&mut self, now: Instant) -> Duration {
-        match self.round(now) {
+        let round = self.round(now);
+        self.progress.lost = self.sink.lost();
+        match round {
             Ok(()) => {
                 self.backoff.worked();
                 let mut wrong = self.standings.values().filter_map(|s| s.wrong.as_ref());

@@ -1,6 +1,6 @@
-//! Closed files in a directory: JSON lines, which verify, and CSV, which spreadsheets read.
+//! Closed files in a directory: JSON lines, which verify, CSV, which spreadsheets read, and Parquet where it is asked for.
 //!
-//! `DIRECTORY/LEDGER_ID/FIRST_SEQ.jsonl`, `.csv` and `.manifest.json`. The manifest is the commit: it gets its name last,
+//! `DIRECTORY/LEDGER_ID/FIRST_SEQ.jsonl`, `.csv`, `.parquet` and `.manifest.json`. The manifest is the commit: it gets its name last,
 //! when all that it speaks of is durable, and it is what says how far this sink is. So there is no cursor that could disagree
 //! with the files, and a crash anywhere leaves at most files without a manifest, which are nobody's and are written again.
 //!
@@ -11,6 +11,7 @@
 
 mod csv;
 mod manifest;
+mod parquet;
 mod read;
 
 pub use manifest::{File, Manifest};
@@ -38,6 +39,21 @@ use std::{
 pub struct Target {
     /// The directory. It must exist: where a disk is not mounted, nothing is to be written below its place.
     pub directory: PathBuf,
+    /// Parquet too.
+    pub parquet: bool,
+}
+
+impl Target {
+    /// What it is and where, in words.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let kinds = if self.parquet {
+            "JSON lines, CSV and Parquet"
+        } else {
+            "JSON lines and CSV"
+        };
+        format!("closed files of {kinds} in {}", self.directory.display())
+    }
 }
 
 /// A line of a file of JSON lines.
@@ -138,7 +154,7 @@ impl Files {
 }
 
 /// What a batch is as files: name, bytes. On a host where nothing happens most batches are none: a manifest says so.
-fn contents(batch: &Batch) -> Result<Vec<(String, Vec<u8>)>, SinkError> {
+fn contents(batch: &Batch, parquet: bool) -> Result<Vec<(String, Vec<u8>)>, SinkError> {
     let mut lines = Vec::new();
     for item in &batch.items {
         let line = Line {
@@ -153,6 +169,10 @@ fn contents(batch: &Batch) -> Result<Vec<(String, Vec<u8>)>, SinkError> {
     let mut files = Vec::new();
     if !batch.items.is_empty() {
         files.push((format!("{first:020}.jsonl"), lines));
+        if parquet {
+            let table = parquet::table(&batch.items)?;
+            files.push((format!("{first:020}.parquet"), table));
+        }
     }
     let billed: Vec<&Item> = batch.items.iter().filter(|item| is_billed(item)).collect();
     if !billed.is_empty() {
@@ -210,7 +230,7 @@ impl Files {
             .filter(|(id, (other, _))| **id != batch.ledger_id && other.host == batch.host);
         let others = others.map(|(id, (other, _))| (id, other.windows.as_slice()));
         windows::nobody_elses(&windows, others)?;
-        let contents = contents(batch)?;
+        let contents = contents(batch, self.target.parquet)?;
         let before = self.known.get(&batch.ledger_id);
         let manifest = Manifest::of(batch, before, windows, &contents);
         let text = manifest.to_text()?;

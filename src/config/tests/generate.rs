@@ -1,6 +1,6 @@
 //! Makes configurations that are legal, of all kinds there are, and never one that is not.
 
-use metering::sink::{Target, clickhouse, cloudevents, files, nats, postgres};
+use metering::sink::{Target, clickhouse, cloudevents, files, ipfix, lago, nats, postgres};
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -12,8 +12,9 @@ use super::Random;
 use crate::config::model::BUILT_IN_ZONES;
 use crate::config::{
     Api, Billing, ChargeChange, ChargeClass, Cidr, Config, Direction, Encryption, Evidence,
-    Exemption, Fragments, Holder, Host, InterfaceName, Limits, Mac, Meter, Midstream, Mode, Name,
-    Port, Profile, Retention, Shape, Share, Sink, TcpPort, Tenant, Uplink, ZONE_ID_FIRST, Zone,
+    Exemption, Fragments, Holder, Host, InterfaceName, Limits, Mac, Meter, Metrics, Midstream,
+    Mode, Name, Port, Profile, Retention, Shape, Share, Sink, TcpPort, Tenant, Uplink,
+    ZONE_ID_FIRST, Zone,
 };
 
 /// One configuration.
@@ -77,6 +78,13 @@ pub(super) fn config(random: &mut Random) -> Config {
         read: holders(random),
         policy: holders(random),
     });
+    let metrics = random.one_in(2).then(|| Metrics {
+        listen: "[::1]:9464".parse().expect("an address"),
+        users: ["prometheus", "ä\"'"][..random.below(3)]
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+    });
     let zones = zones(random, host.zones_max);
     let encryption = match tenants.is_empty() {
         true => Vec::new(),
@@ -94,6 +102,7 @@ pub(super) fn config(random: &mut Random) -> Config {
     };
     Config {
         api,
+        metrics,
         zones,
         encryption,
         ports: ports(random, &tenants, &mut interfaces),
@@ -115,7 +124,7 @@ pub(super) fn config(random: &mut Random) -> Config {
 fn target(random: &mut Random, number: usize) -> Target {
     let mut file = |name: &str| random.one_in(2).then(|| PathBuf::from(name));
     let (secret, ca_file) = (file("/etc/octroi/p w"), file("/etc/octroi/ca.pem"));
-    match random.below(5) {
+    match random.below(7) {
         0 => Target::Postgres(postgres::Target {
             url: "host=/run/postgresql dbname='metering and \"more\"'".into(),
             password_file: secret,
@@ -123,6 +132,7 @@ fn target(random: &mut Random, number: usize) -> Target {
         }),
         1 => Target::Files(files::Target {
             directory: format!("/a 'b/\"ü\"/{number}").into(),
+            parquet: random.one_in(2),
         }),
         2 => {
             let (scheme, user) = (
@@ -151,6 +161,29 @@ fn target(random: &mut Random, number: usize) -> Target {
             }
             .into(),
             password_file: secret,
+            ca_file,
+        }),
+        4 => Target::Lago(lago::Target {
+            url: match ca_file {
+                Some(_) => "https://lago.example/sub",
+                None => "http://[::1]:3000",
+            }
+            .into(),
+            token_file: secret.unwrap_or("/t \"".into()),
+            ca_file,
+            code: (*random.pick(&["octroi_bytes", "é\"'"])).into(),
+            subscriptions: (1..=1 + random.below(3) as u32)
+                .map(|tenant| format!("{tenant} sub_\"{tenant}'").parse().expect("one"))
+                .collect(),
+        }),
+        5 => Target::Ipfix(ipfix::Target {
+            url: match ca_file {
+                Some(_) => "tls://collector.example",
+                None => "udp://[::1]:4739",
+            }
+            .into(),
+            domain: 1 + random.below(u32::MAX as usize) as u32,
+            in_clear: random.one_in(2),
             ca_file,
         }),
         _ => Target::CloudEvents(cloudevents::Target {

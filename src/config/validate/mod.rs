@@ -318,6 +318,10 @@ fn build(draft: Draft) -> Option<Config> {
         None => None,
         Some(api) => Some(api.build(&host.run_dir)?),
     };
+    let metrics = match draft.metrics {
+        None => None,
+        Some(metrics) => Some(metrics.build()?),
+    };
     let uplink = |uplink: DraftUplink| {
         Some(Uplink {
             interface: uplink.interface.required()?,
@@ -353,6 +357,7 @@ fn build(draft: Draft) -> Option<Config> {
             timezone: draft.timezone.or_default()?,
         },
         api,
+        metrics,
         sinks: draft
             .sinks
             .into_iter()

@@ -16,6 +16,7 @@ mod page;
 mod peer;
 mod problem;
 mod route;
+pub mod scrape;
 mod statements;
 mod watch;
 

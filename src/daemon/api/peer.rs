@@ -201,7 +201,7 @@ fn group(name: &str) -> Option<u32> {
 }
 
 /// Number of a user.
-fn user(name: &str) -> Option<u32> {
+pub fn user(name: &str) -> Option<u32> {
     look_up(name, libc::getpwnam_r, |entry: &libc::passwd| entry.pw_uid)
 }
 

@@ -12,6 +12,8 @@ use std::{fs, io, path::Path};
 pub(super) const MANIFEST: &str = ".manifest.json";
 /// How the name of a file ends that is being written.
 pub(super) const TEMPORARY: &str = ".tmp";
+/// How names of data end.
+const DATA: [&str; 3] = [".jsonl", ".csv", ".parquet"];
 const VERSION: u32 = 1;
 
 /// What was closed with one commit. Numbers of 64 bits are decimal strings.
@@ -214,12 +216,10 @@ pub(super) fn newest(directory: &Path) -> Result<Option<(Manifest, String)>, Sin
 pub(super) fn clear(directory: &Path, next: u64) -> Result<(), SinkError> {
     for name in names(directory)? {
         let whole = name.strip_suffix(TEMPORARY);
-        let data = [".jsonl", ".csv"]
-            .iter()
-            .find_map(|ending| number(&name, ending));
+        let data = DATA.iter().find_map(|ending| number(&name, ending));
         let is_ours = whole.is_some_and(|whole| {
-            [".jsonl", ".csv", MANIFEST]
-                .iter()
+            DATA.iter()
+                .chain(&[MANIFEST])
                 .any(|ending| number(whole, ending).is_some())
         });
         if is_ours || data.is_some_and(|first| first >= next) {

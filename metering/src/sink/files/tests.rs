@@ -6,6 +6,7 @@ use crate::sink::testing::{Dir, Story};
 fn files(directory: &Dir) -> Files {
     Files::new(Target {
         directory: directory.0.clone(),
+        parquet: true,
     })
 }
 
@@ -304,6 +305,7 @@ fn copies_of_a_ledger_and_other_writers_are_refused() {
     // A disk that is not mounted.
     let mut nowhere = Files::new(Target {
         directory: directory.0.join("not-mounted"),
+        parquet: false,
     });
     let error = nowhere
         .mark(&story.id, story.host)

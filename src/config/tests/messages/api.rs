@@ -58,3 +58,27 @@ c.toml:1:7: `api` is an integer; write [api] and its keys below
 "##,
     );
 }
+
+#[test]
+fn metrics_are_on_a_loopback_address_for_users_that_are_named() {
+    host(
+        r##"
+> [metrics]
+c.toml:3:1: [metrics] has no `listen`; write listen = "127.0.0.1:9464"
+> [metrics]
+> listen = "0.0.0.0:9464"
+> users = ["prometheus", "a:b", ""]
+c.toml:4:10: `0.0.0.0:9464` is no loopback address; write 127.0.0.1 or [::1], and let a Prometheus on this host ask
+c.toml:5:24: `a:b` is no user; write a user's name such as prometheus
+c.toml:5:31: `` is no user; write a user's name such as prometheus
+> [metrics]
+> listen = "9464"
+> user = ["prometheus"]
+c.toml:4:10: `9464` is no address with a port; write 127.0.0.1:9464 or [::1]:9464
+c.toml:5:1: unknown key `user` in [metrics]; did you mean `users`? The keys are listen, users
+> [metrics]
+> listen = "127.0.0.1:80"
+c.toml:4:10: `127.0.0.1:80`: write a port from 1024 to 65535
+"##,
+    );
+}

@@ -11,7 +11,7 @@ fn a_sink_says_what_it_is_and_has_no_secret_in_its_address() {
 > kind = "kafka"
 > url = "host=/run/postgresql"
 c.toml:3:1: a sink has no records without a ledger; add [meter]
-c.toml:5:8: there is no sink of the kind `kafka`; write postgres or files or cloudevents or nats or clickhouse
+c.toml:5:8: there is no sink of the kind `kafka`; write postgres or files or cloudevents or nats or clickhouse or lago or ipfix
 > [meter]
 > ledger = "/l.db"
 > [[sink]]
@@ -43,7 +43,7 @@ c.toml:12:7: `url`: it names no host; write "postgres://octroi@billing.example/m
 c.toml:3:1: [[sink]] has no `kind`; write kind = "postgres"
 c.toml:3:1: [[sink]] has no `url`; write url = "postgres://octroi@billing.example/metering"
 c.toml:3:1: a sink has no records without a ledger; add [meter]
-c.toml:4:1: unknown key `nam` in [[sink]]; did you mean `name`? The keys are name, kind, url, stream, replicas, directory, password_file, token_file, ca_file
+c.toml:4:1: unknown key `nam` in [[sink]]; did you mean `name`? The keys are name, kind, url, stream, replicas, directory, parquet, password_file, token_file, ca_file, code, subscriptions, domain, in_clear
 "##,
     );
 }
@@ -63,6 +63,7 @@ fn a_sink_has_the_keys_of_its_kind() {
 > directory = "/export"
 > url = "http://localhost/"
 > token_file = "/t"
+> parquet = 1
 > [[sink]]
 > name = "c"
 > kind = "files"
@@ -74,8 +75,9 @@ fn a_sink_has_the_keys_of_its_kind() {
 c.toml:5:1: sink `a` has no `directory`; write directory = "/var/lib/octroi/export"
 c.toml:12:7: a sink of the kind files has no `url`; take it out
 c.toml:13:14: a sink of the kind files has no `token_file`; take it out
-c.toml:17:13: another sink writes there already; name another `directory`
-c.toml:21:13: `export` is not absolute; start it with `/`
+c.toml:14:11: `parquet` is an integer; write parquet = true
+c.toml:18:13: another sink writes there already; name another `directory`
+c.toml:22:13: `export` is not absolute; start it with `/`
 > [meter]
 > ledger = "/l.db"
 > [[sink]]
@@ -256,6 +258,116 @@ c.toml:30:7: `url`: after its slash stands the name of a database, letters, digi
 c.toml:34:7: `url`: it is no address of a service (it begins neither with https nor with http); write "https://octroi@clickhouse.example:8443"
 c.toml:35:14: a sink of the kind clickhouse has no `token_file`; take it out
 c.toml:39:7: `url`: its user has other characters than letters, digits, `_`, `-` and `.`
+"##,
+    );
+}
+
+#[test]
+fn a_sink_to_lago_says_which_metric_and_whose_subscription_is_which() {
+    host(
+        r##"
+> [meter]
+> ledger = "/l.db"
+> [[sink]]
+> name = "a"
+> kind = "lago"
+> [[sink]]
+> name = "b"
+> kind = "lago"
+> url = "https://lago.example/api/v1"
+> token_file = "/t"
+> ca_file = "/ca.pem"
+> code = "octroi_bytes"
+> subscriptions = ["17 sub_2"]
+> [[sink]]
+> name = "c"
+> kind = "lago"
+> url = "http://lago.example"
+> token_file = "/t"
+> code = "octroi_bytes"
+> subscriptions = ["17 sub_1", "18 sub_1"]
+> [[sink]]
+> name = "d"
+> kind = "cloudevents"
+> url = "http://localhost/"
+> code = "octroi_bytes"
+> subscriptions = ["17 sub_1"]
+> [[sink]]
+> name = "e"
+> kind = "lago"
+> url = "http://localhost:3000/lago"
+> token_file = "/t"
+> code = "octroi bytes"
+> subscriptions = ["acme sub_1", "17 sub_2", "18 sub_2", "17 sub_3"]
+> password_file = "/p"
+c.toml:5:1: sink `a` has no `url`; write url = "https://lago.example"
+c.toml:5:1: sink `a` has no `token_file`; write token_file = "/etc/octroi/billing.token"
+c.toml:5:1: sink `a` has no `code`; write code = "octroi_bytes"
+c.toml:5:1: sink `a` has no `subscriptions`; write subscriptions = ["17 sub_1234"]
+c.toml:11:7: `url`: it has more than the place of the server; write "https://lago.example", without /api/v1
+c.toml:19:7: `url`: its host is another machine; write https and `ca_file`, so that records are not sent in clear
+c.toml:27:8: a sink of the kind cloudevents has no `code`; take it out
+c.toml:28:17: a sink of the kind cloudevents has no `subscriptions`; take it out
+c.toml:34:8: a billable metric has a code of 1 to 128 bytes without spaces; write "octroi_bytes"
+c.toml:35:18: a subscription is a tenant's number and its external_subscription_id at Lago, with a space between; write "17 sub_1234"
+c.toml:35:56: tenant 17 has another subscription already; take one of them out
+c.toml:36:17: a sink of the kind lago has no `password_file`; take it out
+"##,
+    );
+}
+
+#[test]
+fn flow_detail_goes_to_a_collector_that_is_trusted_or_explicitly_in_clear() {
+    host(
+        r##"
+> [meter]
+> ledger = "/l.db"
+> [[sink]]
+> name = "a"
+> kind = "ipfix"
+> [[sink]]
+> name = "b"
+> kind = "ipfix"
+> url = "udp://collector.example:4739"
+> [[sink]]
+> name = "c"
+> kind = "ipfix"
+> url = "tls://collector.example"
+> [[sink]]
+> name = "d"
+> kind = "ipfix"
+> url = "tcp://127.0.0.1:4739"
+> ca_file = "/ca.pem"
+> [[sink]]
+> name = "e"
+> kind = "ipfix"
+> url = "sctp://localhost"
+> domain = 0
+> [[sink]]
+> name = "f"
+> kind = "ipfix"
+> url = "tcp://localhost/flows"
+> token_file = "/t"
+> [[sink]]
+> name = "g"
+> kind = "ipfix"
+> url = "udp://collector.example"
+> in_clear = true
+> [[sink]]
+> name = "h"
+> kind = "files"
+> directory = "/export"
+> domain = 7
+> in_clear = false
+c.toml:5:1: sink `a` has no `url`; write url = "tls://collector.example:4740"
+c.toml:11:7: `url`: its host is another machine; write tls and `ca_file`, or `in_clear = true` where the network between is yours alone: flow detail says who talked to whom
+c.toml:15:7: `url`: it is tls; write `ca_file`, the certificates to trust, such as /etc/ssl/certs/ca-certificates.crt
+c.toml:19:7: `url`: `ca_file` is for tls; write tls
+c.toml:25:10: `domain` is 0; write 1 to 4294967295
+c.toml:29:7: `url`: it is no address of a collector (it has a path); write "tls://collector.example:4740"
+c.toml:30:14: a sink of the kind ipfix has no `token_file`; take it out
+c.toml:40:10: a sink of the kind files has no `domain`; take it out
+c.toml:41:12: a sink of the kind files has no `in_clear`; take it out
 "##,
     );
 }

@@ -1,7 +1,7 @@
 //! Which requests come from the page itself, or from somebody who opens it; everything else that a browser can be
 //! made to send by another site is refused.
 
-use super::super::problem::Problem;
+use super::super::{Answer, problem::Problem};
 use hyper::{
     HeaderMap, Method, StatusCode, Uri,
     header::{HOST, HeaderName, HeaderValue, ORIGIN},
@@ -17,7 +17,7 @@ const MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// What is told to a browser with every answer.
-pub const HEADERS: [(&str, &str); 8] = [
+const HEADERS: [(&str, &str); 8] = [
     (
         "content-security-policy",
         "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'; \
@@ -34,6 +34,16 @@ pub const HEADERS: [(&str, &str); 8] = [
     ("x-content-type-options", "nosniff"),
     ("x-frame-options", "DENY"),
 ];
+
+/// Tells a browser what may not be done with an answer.
+pub fn protect(answer: &mut Answer) {
+    for (name, value) in HEADERS {
+        answer.headers_mut().insert(
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        );
+    }
+}
 
 /// Lets a request through.
 ///

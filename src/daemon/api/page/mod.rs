@@ -9,7 +9,7 @@
 //! What it is not: a port of the network, and a way for tenants to look.
 
 mod assets;
-mod guard;
+pub mod guard;
 pub mod peer;
 
 use super::{
@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result};
 use hyper::{
     Request, StatusCode,
     body::{Body as _, Incoming},
-    header::{CONNECTION, HeaderName, HeaderValue},
+    header::{CONNECTION, HeaderValue},
 };
 use std::{
     collections::BTreeMap,
@@ -161,16 +161,11 @@ async fn answered(request: Request<Incoming>, peer: Peer, shared: Rc<Shared>) ->
     let mut answer = act(&request, &peer, &shared)
         .await
         .unwrap_or_else(Problem::answer);
-    let headers = answer.headers_mut();
-    for (name, value) in guard::HEADERS {
-        headers.insert(
-            HeaderName::from_static(name),
-            HeaderValue::from_static(value),
-        );
-    }
+    guard::protect(&mut answer);
     // What was not read of a request must not be taken for the next one.
     if !request.body().is_end_stream() {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        let close = HeaderValue::from_static("close");
+        answer.headers_mut().insert(CONNECTION, close);
     }
     answer
 }

@@ -5,7 +5,11 @@
 
 use crate::{
     note::hex,
-    sink::{Batch, Mark, SinkError, Windows, text::unhex_exact, windows::decimal},
+    sink::{
+        Batch, Mark, SinkError, Windows,
+        text::unhex_exact,
+        windows::{self, decimal},
+    },
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -20,15 +24,41 @@ const VERSION: u32 = 1;
 
 /// The cursor of a sink: `LEDGER.sink-NAME`.
 #[must_use]
-pub fn file(ledger: &Path, name: &str) -> PathBuf {
+pub(super) fn file(ledger: &Path, name: &str) -> PathBuf {
     let mut path = ledger.as_os_str().to_owned();
     path.push(format!(".sink-{name}"));
     path.into()
 }
 
+/// How far a sink is.
+pub(super) fn mark(path: &Path, id: &[u8; 16], host: &str) -> Result<Mark, SinkError> {
+    Cursor::read(path)?.mark(id, host)
+}
+
+/// Sends a batch where the cursor is, and moves it behind the batch when that is acknowledged.
+pub(super) fn advance(
+    path: &Path,
+    batch: &Batch,
+    send: impl FnOnce() -> Result<(), SinkError>,
+) -> Result<Mark, SinkError> {
+    let mut cursor = Cursor::read(path)?;
+    if cursor.mark(&batch.ledger_id, &batch.host)? != batch.from {
+        return Err(SinkError::Unavailable(format!(
+            "{}: it changed meanwhile; reading it again",
+            path.display()
+        )));
+    }
+    let new = Windows::of(batch);
+    windows::nobody_elses(&new, cursor.others(&batch.ledger_id, &batch.host))?;
+    send()?;
+    cursor.move_to(batch, new);
+    cursor.write(path)?;
+    Ok(batch.to)
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Cursor {
+struct Cursor {
     version: u32,
     /// By the ledger's id in hexadecimal digits.
     ledgers: BTreeMap<String, At>,
@@ -50,7 +80,7 @@ struct At {
 
 impl Cursor {
     /// What the file says; nothing, where there is none.
-    pub fn read(path: &Path) -> Result<Self, SinkError> {
+    fn read(path: &Path) -> Result<Self, SinkError> {
         let text = match fs::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Self {
@@ -81,7 +111,7 @@ impl Cursor {
         Ok(cursor)
     }
 
-    pub fn mark(&self, id: &[u8; 16], host: &str) -> Result<Mark, SinkError> {
+    fn mark(&self, id: &[u8; 16], host: &str) -> Result<Mark, SinkError> {
         let Some(at) = self.ledgers.get(&hex(id)) else {
             return Ok(Mark::NONE);
         };
@@ -98,7 +128,7 @@ impl Cursor {
     }
 
     /// Windows of the host's other ledgers.
-    pub fn others<'a>(
+    fn others<'a>(
         &'a self,
         id: &[u8; 16],
         host: &str,
@@ -114,7 +144,7 @@ impl Cursor {
     }
 
     /// A batch was acknowledged.
-    pub fn move_to(&mut self, batch: &Batch, windows: Vec<Windows>) {
+    fn move_to(&mut self, batch: &Batch, windows: Vec<Windows>) {
         let name = hex(&batch.ledger_id);
         let at = self.ledgers.entry(name.clone()).or_insert_with(|| At {
             host: batch.host.clone(),
@@ -129,7 +159,7 @@ impl Cursor {
     }
 
     /// Makes it durable.
-    pub fn write(&self, path: &Path) -> Result<(), SinkError> {
+    fn write(&self, path: &Path) -> Result<(), SinkError> {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".tmp");
         let temporary = PathBuf::from(temporary);

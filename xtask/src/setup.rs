@@ -40,12 +40,13 @@ const BUILD_PACKAGES: [&str; 11] = [
 ];
 
 /// What boots another kernel, and checks what it boots from.
-const TEST_PACKAGES: [&str; 14] = [
+const TEST_PACKAGES: [&str; 15] = [
     "busybox-static",
     "cpio",
     "curl",
     "debootstrap",
     "openssl",
+    "openvpn",
     "postgresql",
     "prometheus",
     "python3-aiosmtpd",

@@ -118,10 +118,11 @@ pub fn explain(config: &Config) {
         } else {
             format!("zone {}", zones.join(", "))
         };
+        let accepted = config.profile_words(&rule.profile);
         let doing = match rule.mode {
             Mode::Off => "nothing is looked at".to_owned(),
-            Mode::Observe => format!("counted is what is not: {}", rule.profile.words()),
-            Mode::Enforce => format!("dropped is what is not: {}", rule.profile.words()),
+            Mode::Observe => format!("counted is what is not: {accepted}"),
+            Mode::Enforce => format!("dropped is what is not: {accepted}"),
         };
         let exempt: Vec<String> = rule.exempt.iter().map(ToString::to_string).collect();
         println!(

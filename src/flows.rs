@@ -3,6 +3,7 @@
 use crate::records::{At, Format, time};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use dataplane_common::encryption::Class;
 use jiff::Timestamp;
 use metering::{
     flow::{Detail, Row},
@@ -73,6 +74,9 @@ pub(crate) struct Line {
     drop_packets: String,
     first_boottime_ns: String,
     last_boottime_ns: String,
+    evidence: String,
+    tls_version: String,
+    tls_suite: String,
 }
 
 /// An address of a row; a prefix with its length, nothing where there is none.
@@ -88,6 +92,23 @@ fn address(row: &Row, address: &[u8; 16]) -> String {
     match row.detail {
         Detail::Full => text,
         _ => format!("{text}/{}", 8 * bytes),
+    }
+}
+
+/// The classes of evidence of a row, as `octroi encryption` names them; empty where nobody looked.
+fn evidence(row: &Row) -> String {
+    let seen = Class::ALL
+        .iter()
+        .filter(|class| row.evidence.classes >> **class as u8 & 1 != 0);
+    let names: Vec<&str> = seen.map(|class| class.name()).collect();
+    names.join(" ")
+}
+
+/// A number that a server of TLS chose; empty where none was read, or flows of one row differ.
+fn chosen(number: u16) -> String {
+    match number {
+        0 => String::new(),
+        _ => format!("{number:#06x}"),
     }
 }
 
@@ -131,6 +152,9 @@ impl Line {
             drop_packets: row.drop_packets.to_string(),
             first_boottime_ns: only_full(row.first_ns),
             last_boottime_ns: only_full(row.last_ns),
+            evidence: evidence(row),
+            tls_version: chosen(row.evidence.tls_version),
+            tls_suite: chosen(row.evidence.tls_suite),
         }
     }
 }
@@ -266,7 +290,7 @@ impl<W: Write> Out<W> {
         };
         writeln!(
             out,
-            "{:<24} {:>6} {:<16} {:<4} {:>4} {:>5} {:<43} {:>6} {:>5} {:>10} {:>14} {:>8} from",
+            "{:<24} {:>6} {:<16} {:<4} {:>4} {:>5} {:<43} {:>6} {:>5} {:>10} {:>14} {:>8} {:<20} from",
             "window from",
             "tenant",
             "port",
@@ -278,7 +302,8 @@ impl<W: Write> Out<W> {
             "flows",
             "packets",
             "l2 bytes",
-            "dropped"
+            "dropped",
+            "evidence"
         )
     }
 
@@ -297,7 +322,7 @@ impl<W: Write> Out<W> {
                 };
                 writeln!(
                     out,
-                    "{:<24} {:>6} {:<16} {:<4} {:>4} {:>5} {:<43} {:>6} {:>5} {:>10} {:>14} {:>8} {near}",
+                    "{:<24} {:>6} {:<16} {:<4} {:>4} {:>5} {:<43} {:>6} {:>5} {:>10} {:>14} {:>8} {:<20} {near}",
                     line.window_start,
                     line.tenant,
                     line.port,
@@ -314,6 +339,7 @@ impl<W: Write> Out<W> {
                     line.packets,
                     line.l2_bytes,
                     line.drop_packets,
+                    line.evidence,
                 )
             }
         }

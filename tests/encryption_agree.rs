@@ -8,6 +8,8 @@ mod dice;
 mod ends;
 #[path = "encryption_agree/frames.rs"]
 mod frames;
+#[path = "encryption_agree/host.rs"]
+mod host;
 #[path = "encryption_agree/kernel.rs"]
 mod kernel;
 #[path = "encryption/path.rs"]
@@ -22,11 +24,10 @@ mod support;
 
 use anyhow::{Context as _, Result, ensure};
 use dataplane::attach::{self, Mechanism};
-use dataplane_common::encryption::{
-    Bytes, Class, Conversation, Rule, Segment, Why, datagram, mode, tcp,
-};
+use dataplane_common::encryption::Class;
 use dice::Dice;
-use frames::{Shape, frame};
+use frames::{Shape, frames};
+use host::Host;
 use kernel::{Kernel, Sums};
 use std::time::{Duration, Instant};
 use support::by_level;
@@ -36,90 +37,39 @@ const SEED: u64 = 0x0C72_0CA1;
 /// Conversations between two readings of the registers.
 const BATCH: u64 = 200;
 
-/// What the host says of a packet, and its sums.
-struct Host {
-    talk: Conversation,
-    rule: Rule,
-    sums: Sums,
-}
-
-impl Host {
-    /// True when it passes. `known`: what the kernel remembers behind it, of which only the time is taken.
-    fn judge(
-        &mut self,
-        shape: &Shape,
-        segment: &Segment,
-        payload: &[u8],
-        known: &Conversation,
-    ) -> bool {
-        let now_ms = known.last_ms;
-        if self.talk.key.ethertype == 0 {
-            self.talk
-                .become_new(&known.key, now_ms, self.rule.unverified_bytes);
-        }
-        let segment = Segment {
-            now_ms,
-            len: payload.len() as u32,
-            ..*segment
-        };
-        let (talk, rule, payload) = (&mut self.talk, &self.rule, &Bytes(payload));
-        let judged: Result<Class, Why> = if shape.tcp {
-            tcp::judge(talk, rule, &segment, shape.ports, payload)
-        } else {
-            datagram::judge(talk, rule, &segment, payload)
-        };
-        let side = (segment.direction & 1) as usize;
-        let class = match judged {
-            Ok(class) => class,
-            Err(_) if self.rule.mode == mode::OBSERVE => Class::WouldDrop,
-            Err(_) => {
-                self.sums.dropped[side] += 1;
-                return false;
-            }
-        };
-        self.sums.classes[side][class as usize] += 1;
-        true
-    }
-}
-
 /// One conversation through both; how many packets it had.
 fn compare(kernel: &mut Kernel, sums: &mut Sums, case: u64) -> Result<u64> {
     let mut dice = Dice::new(SEED, case);
     let rule = streams::rule(&mut dice);
-    let shape = Shape {
-        v6: dice.one_in(2),
-        tcp: !dice.one_in(3),
-        ports: [dice.pick(&[40_000, 25]), dice.pick(&[443, 25])],
-    };
+    let shape = Shape::drawn(&mut dice);
     let packets = if shape.tcp {
         streams::over_tcp(&mut dice)
     } else {
-        streams::over_udp(&mut dice)
+        streams::over_udp(&mut dice, &shape)
     };
     kernel.begin(&rule)?;
-    let mut host = Host {
-        talk: Conversation::default(),
-        rule,
-        sums: std::mem::take(sums),
-    };
+    let mut host = Host::new(rule, std::mem::take(sums));
+    let mut ran = 0;
     for (number, (segment, payload)) in packets.iter().enumerate() {
-        let bytes = frame(&mut dice, &shape, segment, payload);
-        let passed = kernel.run(segment.direction, &bytes)?;
-        let known = kernel.conversation()?;
-        let before = host.talk;
-        let allowed = host.judge(&shape, segment, payload, &known);
-        ensure!(
-            passed == allowed && known == host.talk,
-            "packet {number} of {}: the kernel lets it pass: {passed}, the host: {allowed}\n{segment:?} {shape:?} \
-             {} bytes {:02x?}\nbefore {before:?}\nkernel {known:?}\nhost   {:?}",
-            packets.len(),
-            payload.len(),
-            &payload[..payload.len().min(40)],
-            host.talk
-        );
+        for (frame, piece) in frames(&mut dice, &shape, number, segment, payload) {
+            let passed = kernel.run(segment.direction, &frame)?;
+            let known = kernel.remembers()?;
+            let before = host.talk;
+            let allowed = host.judge(&shape, segment, &piece, &known);
+            let same = known.talk == host.talk && known.packet == host.packet;
+            ensure!(
+                passed == allowed && same,
+                "packet {number} of {}: the kernel lets it pass: {passed}, the host: {allowed}\n{segment:?} {shape:?} \
+                 {piece:?}\n{frame:02x?}\nbefore {before:?}\nkernel {known:?}\nhost   {:?} {:?}",
+                packets.len(),
+                host.talk,
+                host.packet
+            );
+            ran += 1;
+        }
     }
     *sums = host.sums;
-    Ok(packets.len() as u64)
+    Ok(ran)
 }
 
 fn agree(mechanism: Mechanism, most: u64, patience: Duration) -> Result<()> {
@@ -147,6 +97,7 @@ fn agree(mechanism: Mechanism, most: u64, patience: Duration) -> Result<()> {
     // Every class but those that need no conversation was seen, and both verdicts.
     for class in [
         Class::Opening,
+        Class::Shape,
         Class::Handshake,
         Class::Records,
         Class::Unverified,

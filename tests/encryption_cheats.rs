@@ -1,5 +1,5 @@
 //! Ways around the encryption policy: clear text behind a handshake and inside what looks like records, datagrams of
-//! another kind in a known conversation, fragments, extension headers, suites without encryption, and floods of
+//! another kind in a known conversation, fragments, extension headers, split headers, suites without encryption, and floods of
 //! conversations. On the host where only the classifier matters, with real packets where the rest does.
 
 #[path = "oracle/dice.rs"]
@@ -14,8 +14,12 @@ mod fake;
 mod path;
 #[path = "encryption_cheats/raw.rs"]
 mod raw;
+#[path = "encryption_cheats/shapes.rs"]
+mod shapes;
 #[path = "encryption/sniffer.rs"]
 mod sniffer;
+#[path = "encryption_cheats/split.rs"]
+mod split;
 mod support;
 
 use anyhow::{Context as _, Result, ensure};

@@ -19,6 +19,8 @@ mod support;
 mod tls;
 #[path = "encryption_ends/udp.rs"]
 mod udp;
+#[path = "encryption_ends/vpn.rs"]
+mod vpn;
 
 use anyhow::Result;
 use place::Place;
@@ -51,6 +53,11 @@ fn dtls_passes_and_its_old_version_does_not() -> Result<()> {
 #[test]
 fn wireguard_passes_through_new_handshakes() -> Result<()> {
     on_a_site("wireguard_passes", udp::wireguard_passes)
+}
+
+#[test]
+fn openvpn_passes_by_its_shape() -> Result<()> {
+    on_a_site("openvpn_passes", vpn::openvpn_passes)
 }
 
 #[test]

@@ -7,7 +7,10 @@
 //! Each step is a function of its own ([`crate::packet::Context`] says why), and what it is about waits in this CPU's
 //! [`maps::FLOW_NOTED`].
 
+mod look;
 mod walk;
+
+pub use look::{AGAIN, encryption_follow, encryption_look};
 
 use crate::{maps, packet};
 use aya_ebpf::{
@@ -21,13 +24,16 @@ use core::{
 use dataplane_common::{
     abi::RULES_MAX,
     encryption::{
-        Bucket, Class, Conversation, Rule, Segment, Why, accept, datagram, exempt, find, hash,
+        Bucket, Class, Conversation, Payload as _, Policy, Rule, Segment, Why, accept, datagram,
+        exempt, find,
+        fragment::piece,
+        hash,
         kind::{Found, Kind},
-        mode, pick, spare,
+        mode, overlay, pick, protocol, spare,
         tcp::{self, Entry},
     },
-    flow::FlowKey,
-    parse::{Packet, proto},
+    flow::{FlowEvidence, FlowKey},
+    parse::{HEADER_WINDOW, Packet, proto},
 };
 use walk::{Skb, encryption_walk, given, unpacked};
 
@@ -37,12 +43,20 @@ const ORDER: AtomicOrdering = AtomicOrdering::SeqCst;
 const LOCK_TRIES: u32 = 16_384;
 /// Bit of what [`encryption_judge`] returns: the packet may not pass; its [`Why`] stands below.
 pub const REFUSED: u64 = 256;
+/// What [`encryption_judge`] returns for a packet that must be looked at first: [`encryption_look`].
+pub const LOOK: u64 = 1_024;
+/// Bit of `about`: it was.
+pub const LOOKED: u64 = 2;
+/// Behind what IP says may be so many bytes of a frame of [`PADDED`] bytes or less, and none of a longer one: nobody judges
+/// them. 64 bytes are the shortest frame, two tags come before it.
+const PADDED: u32 = 64 + 8;
 
 /// What is needed of a packet's headers, from the parser to the judge.
 #[repr(C)]
 pub struct Headers {
     found: Found,
-    /// Offsets of the network header, of the transport header, and of the payload.
+    /// Offsets of the frame, of the network header, of the transport header, and of the payload.
+    frame: u32,
     network: u32,
     transport: u32,
     payload: u32,
@@ -56,12 +70,15 @@ impl Headers {
     #[inline(always)]
     pub fn note<const DIRECTION: u32>(&mut self, packet: &Packet) {
         self.found = Found::of::<DIRECTION>(packet);
+        self.frame = 0;
         self.network = packet.l3_offset as u32;
         self.transport = packet.l4_offset as u32;
         self.payload = packet.header_end as u32;
         self.len = packet.l3_len;
         self.segment.flags = packet.tcp_flags;
         self.segment.direction = DIRECTION;
+        self.segment.piece = piece::WHOLE;
+        self.segment.more = 0;
     }
 }
 
@@ -72,45 +89,66 @@ fn noted() -> Option<&'static mut crate::flow::Noted> {
     Some(unsafe { &mut *noted })
 }
 
-/// Judges the packet that was noted, of a port with the policy `number`. `about`: direction, policy set << 1,
-/// zone << 8, slot << 16. Its class, or [`REFUSED`].
+/// The policy `number`, and which of its rules holds for the packet. `about`: of [`encryption_judge`].
+#[inline(always)]
+fn rule_of(about: u64, number: u32) -> Option<(&'static Policy, &'static Rule)> {
+    let (direction, policy_set) = ((about & 1) as u32, (about >> 2 & 1) as u32);
+    let policy = maps::POLICIES.get(maps::sizes().port(policy_set, number))?;
+    let rule = policy.rule(direction, (about >> 8) as u32 & 63);
+    let rule = maps::RULES.get(policy_set * RULES_MAX + rule as u32)?;
+    Some((policy, rule))
+}
+
+/// Judges the packet that was noted, of a port with the policy `number`. `about`: direction, [`LOOKED`], policy set << 2,
+/// zone << 8, slot << 16. Its class, [`REFUSED`], or [`LOOK`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn encryption_judge(skb: *mut __sk_buff, about: u64, number: u32) -> u64 {
-    let (direction, policy_set) = ((about & 1) as u32, (about >> 1 & 1) as u32);
+    let direction = (about & 1) as u32;
     let slot = (about >> 16) as u32 & 0xFFFF;
-    let Some(policy) = maps::POLICIES.get(maps::sizes().port(policy_set, number)) else {
+    let Some((policy, rule)) = rule_of(about, number) else {
         return REFUSED;
     };
     if policy.tenant == 0 {
         // The port names a policy that nobody has: it cannot be held.
         return REFUSED | Why::Clear as u64;
     }
-    let rule = policy.rule(direction, (about >> 8) as u32 & 63);
-    let Some(rule) = maps::RULES.get(policy_set * RULES_MAX + rule as u32) else {
-        return REFUSED;
-    };
     let Some(noted) = noted() else {
         return REFUSED;
     };
     if rule.mode == mode::OFF {
         return Class::Clear as u64;
     }
+    let looked = about & LOOKED != 0;
+    let (first, mask) = (policy.buckets_first, policy.buckets_mask);
+    let key = if looked {
+        &mut noted.inner
+    } else {
+        &mut noted.key
+    };
     let verdict = match noted.headers.found.kind(direction) {
+        Kind::Tcp => encryption_talk(skb, rule, first, mask, key),
         Kind::Exempt(which) => match exempted(slot, direction, which, rule) {
             Exempted::Yes => Class::Exempt as u64,
             Exempted::No(why) => REFUSED | why as u64,
             // DNS and NTP are datagrams like others where the rule does not exempt them.
-            Exempted::AsOthers => {
-                encryption_talk(skb, rule, policy.buckets_first, policy.buckets_mask)
-            }
+            Exempted::AsOthers => encryption_talk(skb, rule, first, mask, key),
         },
-        Kind::Tcp | Kind::Udp => {
-            encryption_talk(skb, rule, policy.buckets_first, policy.buckets_mask)
-        }
+        Kind::Udp => encryption_talk(skb, rule, first, mask, key),
         Kind::Esp if rule.accepts(accept::ESP) && rule.evidence_min < 2 => {
-            encryption_talk(skb, rule, policy.buckets_first, policy.buckets_mask)
+            encryption_talk(skb, rule, first, mask, key)
         }
+        Kind::Overlay(_) if rule.accepts(accept::OVERLAYS) => {
+            if !looked {
+                return LOOK;
+            }
+            REFUSED | Why::Overlay as u64
+        }
+        // Datagrams like others, which are of no protocol that is known.
+        Kind::Overlay(overlay::kind::VXLAN | overlay::kind::GENEVE) => {
+            encryption_talk(skb, rule, first, mask, key)
+        }
+        Kind::Fragment if rule.accepts(accept::FRAGMENTS_TRACKED) && !looked => return LOOK,
         Kind::Fragment if rule.accepts(accept::FRAGMENTS) => Class::Unverified as u64,
         Kind::Fragment => REFUSED | Why::Fragment as u64,
         _ => REFUSED | Why::Clear as u64,
@@ -190,14 +228,17 @@ pub extern "C" fn encryption_talk(
     rule: *const Rule,
     first: u32,
     mask: u32,
+    key: *mut FlowKey,
 ) -> u64 {
     let contended = REFUSED | Why::Contended as u64;
     // SAFETY: the caller's; to the verifier a pointer may be null.
-    let (Some(rule), Some(noted)) = (unsafe { rule.as_ref() }, noted()) else {
+    let (Some(rule), Some(noted), Some(key)) =
+        (unsafe { rule.as_ref() }, noted(), unsafe { key.as_mut() })
+    else {
         return contended;
     };
-    noted.key.zone = 0;
-    let at = first + (hash(&noted.key) & mask);
+    key.zone = 0;
+    let at = first + (hash(key) & mask);
     let Some(bucket) = maps::CONVERSATIONS.get_ptr_mut(at) else {
         return contended;
     };
@@ -210,14 +251,20 @@ pub extern "C" fn encryption_talk(
         headers.network + headers.len
     };
     headers.segment.len = end.saturating_sub(headers.payload);
+    if len > end && len - headers.frame > PADDED {
+        return REFUSED | Why::Malformed as u64;
+    }
     if headers.found.protocol == proto::TCP {
-        // The parser has read this header where it lies: it is in the linear part.
-        let Some(numbers) = packet::be64(skb, headers.transport + 4) else {
-            return REFUSED | Why::Malformed as u64;
-        };
-        headers.segment.seq = (numbers >> 32) as u32;
-        headers.segment.ack = numbers as u32;
-        if encryption_within(bucket, &noted.key, &headers.segment) != 0 {
+        if headers.segment.piece != piece::LATER {
+            let Some(numbers) = numbers(skb, headers.transport + 4) else {
+                return REFUSED | Why::Malformed as u64;
+            };
+            headers.segment.seq = (numbers >> 32) as u32;
+            headers.segment.ack = numbers as u32;
+        }
+        if encryption_within(bucket, key, &headers.segment) != 0 {
+            // Its flow has it already: from the record's header.
+            noted.evidence = 0;
             return Class::Records as u64;
         }
     }
@@ -228,17 +275,38 @@ pub extern "C" fn encryption_talk(
     }
     // SAFETY: takes no argument.
     let now_ms = spare::milliseconds(unsafe { bpf_ktime_get_coarse_ns() });
-    let picked = encryption_pick(bucket, &noted.key, now_ms);
+    let picked = encryption_pick(bucket, key, now_ms);
     // SAFETY: as above; whoever has the lock is alone in the bucket.
     let talk = unsafe { &mut (*bucket).ways[picked as usize & 3] };
     if picked & 4 == 0 {
-        talk.become_new(&noted.key, now_ms, rule.unverified_bytes);
+        talk.become_new(key, now_ms, rule.unverified_bytes);
     }
     noted.headers.segment.now_ms = now_ms;
     let judged = encryption_payload(skb, talk, rule);
-    // SAFETY: as above. An exchange, so that what was written is seen before the lock is free.
-    unsafe { atomic_cxchg::<u32, ORDER, ORDER>(lock, 1, 0) };
+    if talk.protocol == protocol::TLS
+        && talk.flags & (Conversation::AGREED | Conversation::MIDSTREAM) == Conversation::AGREED
+    {
+        noted.evidence = FlowEvidence::of(talk.version, talk.suite).0;
+    }
+    leave(lock);
     judged
+}
+
+/// Sequence and acknowledgement number of TCP. The parser has read the header where it lies: it is in the linear part,
+/// but for one deep in a tunnel.
+#[inline(always)]
+fn numbers(skb: *mut __sk_buff, at: u32) -> Option<u64> {
+    if at + 8 <= HEADER_WINDOW {
+        return packet::be64(skb, at);
+    }
+    Skb { skb, base: at }.be(0, 8)
+}
+
+/// Leaves a bucket.
+#[inline(always)]
+fn leave(lock: *mut u32) {
+    // SAFETY: the caller's. An exchange, so that what was written is seen before the lock is free.
+    unsafe { atomic_cxchg::<u32, ORDER, ORDER>(lock, 1, 0) };
 }
 
 /// Who waits for a bucket, and whether it is theirs.
@@ -329,7 +397,7 @@ pub extern "C" fn encryption_payload(
     if headers.found.protocol != proto::TCP {
         return encryption_datagram(skb, known, rule, &headers.segment, headers.payload);
     }
-    let ports = noted.key.local_port as u32 | (noted.key.remote_port as u32) << 16;
+    let ports = known.key.local_port as u32 | (known.key.remote_port as u32) << 16;
     let about = headers.payload as u64 | (ports as u64) << 32;
     let entry = encryption_enter(skb, known, rule, &headers.segment, about);
     let judged = if entry & WALKS == 0 {

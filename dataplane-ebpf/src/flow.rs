@@ -10,7 +10,9 @@ use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 use dataplane_common::{
     abi::{FROM_TENANT, PortPolicy, TO_TENANT},
-    flow::{Flow, FlowCounts, FlowKey, FlowOpened, FlowPlace, FlowRing, Places, take},
+    flow::{
+        Flow, FlowCounts, FlowEvidence, FlowKey, FlowOpened, FlowPlace, FlowRing, Places, take,
+    },
     parse::Packet,
     reason::DropReason,
     wire::Wire,
@@ -31,6 +33,12 @@ pub struct Noted {
     pub quota: u32,
     /// What the encryption policy needs of its headers; not set for ports that have none.
     pub headers: crate::encryption::Headers,
+    /// [`FlowEvidence`] to be noted in its flow; 0: none, or none that is new.
+    pub evidence: u64,
+    /// The conversation inside an overlay, or that of a fragment: see `encryption::look`.
+    pub inner: FlowKey,
+    /// Where a fragment stands.
+    pub piece: dataplane_common::encryption::fragment::Piece,
 }
 
 /// Notes whose packet this is, for [`passed`] or [`refused`]. The rest of the program runs on this CPU, and
@@ -82,7 +90,9 @@ fn write<const DIRECTION: u32>(packet: &Packet, port: &PortPolicy, slot: u32) {
             (*noted).tcp_flags = packet.tcp_flags as u32;
             (*noted).account = port.flow_account;
             (*noted).quota = port.flow_quota;
+            (*noted).evidence = 0;
             if port.encryption != 0 {
+                (*noted).evidence = FlowEvidence::LOOKED;
                 (*noted).headers.note::<DIRECTION>(packet);
             }
         }
@@ -91,13 +101,13 @@ fn write<const DIRECTION: u32>(packet: &Packet, port: &PortPolicy, slot: u32) {
 
 /// Counts the packet that was noted in its flow, or as unattributed.
 #[inline(always)]
-pub fn passed(zone: u32, wire: &Wire, book: &Book, port: &PortPolicy) {
+pub fn passed(zone: u32, class: u32, wire: &Wire, book: &Book, port: &PortPolicy) {
     if port.has(PortPolicy::FLOWS) {
         flow_passed(
             wire.packets,
             wire.l2_bytes,
             wire.l3_bytes,
-            about(book, zone),
+            about(book, zone) | (class as u64) << 16,
         );
     }
 }
@@ -152,7 +162,7 @@ unsafe fn add(at: *mut u64, units: u64) {
     unsafe { atomic_xadd::<u64, u64, ORDER>(at, units) };
 }
 
-/// `about`: bank, direction << 1, zone << 8.
+/// `about`: bank, direction << 1, zone << 8, class of evidence << 16.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn flow_passed(packets: u64, l2_bytes: u64, l3_bytes: u64, about: u64) -> u64 {
@@ -174,6 +184,9 @@ pub extern "C" fn flow_passed(packets: u64, l2_bytes: u64, l3_bytes: u64, about:
     let Some(counts) = counts(place, owner, bank) else {
         return unattributed(key, wire, bank, direction);
     };
+    if noted.evidence != 0 {
+        note_evidence(place, owner, (about >> 16) as u32 & 7, noted.evidence);
+    }
     // SAFETY: takes no argument.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
     let at = direction as usize & 1;
@@ -193,7 +206,26 @@ pub extern "C" fn flow_passed(packets: u64, l2_bytes: u64, l3_bytes: u64, about:
     1
 }
 
-/// `about`: as above.
+/// Notes what is known of the flow's encryption, if that is new. Like flags, it may lose what another CPU writes at the
+/// same moment, and gets it back with the next packet.
+#[inline(always)]
+fn note_evidence(place: FlowPlace, owner: u64, class: u32, seen: u64) {
+    let Some(place) = place.of(owner) else {
+        return;
+    };
+    if let Some(opened) = maps::FLOW_KEYS.get_ptr_mut(place) {
+        // SAFETY: elements live as long as the map; the word is aligned and stored whole.
+        unsafe {
+            let known = FlowEvidence((*opened).evidence);
+            let now = known.with(class, FlowEvidence(seen));
+            if now.0 != known.0 {
+                (&raw mut (*opened).evidence).write_volatile(now.0);
+            }
+        }
+    }
+}
+
+/// `about`: as above, without a class.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn flow_refused(packets: u64, about: u64, reason: u32) -> u64 {
@@ -290,7 +322,7 @@ fn enter(key: &FlowKey, owner: u64, place: u32, account: u32) -> Option<FlowPlac
             key: *key,
             account,
             first_ns: bpf_ktime_get_coarse_ns(),
-            reserved: 0,
+            evidence: 0,
         };
     }
     let word = FlowPlace::new(owner, place);

@@ -107,7 +107,7 @@ fn begin<const DIRECTION: u32, const APART: bool>(ctx: &TcContext, ifindex: u32)
                         if admitted.port.encryption != 0 || admitted.port.share != 0 {
                             return held::hold(&admitted, &book, &booked, len);
                         }
-                        return deliver::<DIRECTION>(ctx, &admitted, &book, &booked, len);
+                        return deliver::<DIRECTION>(ctx, &admitted, 0, &book, &booked, len);
                     }
                 },
             }
@@ -124,16 +124,17 @@ pub struct Admitted {
     pub departure_ns: u64,
 }
 
-/// Books a packet that passes, and hands it on.
+/// Books a packet that passes, and hands it on. `class`: of evidence, where the port has a policy.
 #[inline(always)]
 pub fn deliver<const DIRECTION: u32>(
     ctx: &TcContext,
     admitted: &Admitted,
+    class: u32,
     book: &Book,
     wire: &Wire,
     len: u32,
 ) -> i32 {
-    flow::passed(admitted.zone, wire, book, admitted.port);
+    flow::passed(admitted.zone, class, wire, book, admitted.port);
     book.delivered(admitted.zone, wire, len);
     verdict::pass::<DIRECTION>(ctx, admitted.port, admitted.departure_ns)
 }

@@ -70,10 +70,18 @@ pub fn judge(skb: *mut __sk_buff) -> i32 {
         return held_end(skb, 0) as i32;
     }
     let about = held.direction as u64
-        | (Epoch(held.epoch).policy_set() as u64) << 1
+        | (Epoch(held.epoch).policy_set() as u64) << 2
         | (held.zone as u64) << 8
         | (held.slot as u64) << 16;
-    let judged = encryption::encryption_judge(skb, about, held.encryption);
+    let number = held.encryption;
+    let mut judged = encryption::encryption_judge(skb, about, number);
+    if judged == encryption::LOOK {
+        judged = encryption::encryption_look(skb, about, number);
+        if judged == encryption::AGAIN {
+            judged = encryption::encryption_judge(skb, about | encryption::LOOKED, number);
+            judged = encryption::encryption_follow(skb, about, number, judged);
+        }
+    }
     held_end(skb, judged) as i32
 }
 
@@ -136,9 +144,9 @@ fn end(skb: *mut __sk_buff, class: u32) -> i32 {
         book.evidence(class, &wire);
     }
     if book.direction == FROM_TENANT {
-        deliver::<FROM_TENANT>(&ctx, &admitted, &book, &wire, len)
+        deliver::<FROM_TENANT>(&ctx, &admitted, class, &book, &wire, len)
     } else {
-        deliver::<TO_TENANT>(&ctx, &admitted, &book, &wire, len)
+        deliver::<TO_TENANT>(&ctx, &admitted, class, &book, &wire, len)
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
 };
 use dataplane_common::{
     abi::{DIRECTIONS, Register},
-    flow::{FlowCounts, FlowKey, FlowPlace},
+    flow::{FlowCounts, FlowEvidence, FlowKey, FlowPlace},
 };
 use memory::Table;
 use std::{collections::BTreeSet, time::Duration};
@@ -57,6 +57,8 @@ pub struct Gain {
     pub reasons: u32,
     /// TCP flags seen since the flow began.
     pub tcp_flags: u8,
+    /// What is known of its encryption, both directions, since the flow began.
+    pub evidence: FlowEvidence,
     /// CLOCK_MONOTONIC ns of its first packet, to a tick.
     pub first_ns: u64,
     /// CLOCK_MONOTONIC ns of its last packet in either direction, to a tick.
@@ -240,6 +242,7 @@ impl Flows {
                 refused,
                 reasons: u32::from(now.reasons[side]) << FlowCounts::REASON_FIRST,
                 tcp_flags: now.tcp_flags[side],
+                evidence: FlowEvidence(opened.evidence),
                 first_ns: opened.first_ns,
                 last_ns: before(now_ns, now.last),
             });

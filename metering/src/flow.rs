@@ -13,7 +13,7 @@ mod row;
 
 pub(crate) use keep::rows;
 pub use policy::Details;
-pub use row::{ENCODED_BYTES_MAX, KIND, Root, Row, VERSION};
+pub use row::{ENCODED_BYTES_MAX, KIND, Root, Row, VERSION, VERSION_WITH_EVIDENCE};
 
 use crate::{
     meter::{Owner, Sums},
@@ -54,6 +54,32 @@ pub struct FlowDelta {
     pub drop_reasons: u32,
     /// Frames dropped, as on the wire.
     pub drop_packets: u64,
+    /// What is known of its encryption, since it began.
+    pub evidence: FlowEvidence,
+}
+
+/// What is known of the encryption of flows: M-13.18. All zero: nobody looked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowEvidence {
+    /// Bit n: something of class n (M-5.11) was delivered.
+    pub classes: u8,
+    /// Version of TLS that the server chose, as on the wire; 0: none was read, or not the same in all.
+    pub tls_version: u16,
+    /// Suite that it chose, likewise.
+    pub tls_suite: u16,
+}
+
+impl FlowEvidence {
+    /// What is known of both together, in whatever order they come.
+    #[must_use]
+    pub const fn joined(self, other: Self) -> Self {
+        let same = self.tls_version == other.tls_version && self.tls_suite == other.tls_suite;
+        Self {
+            classes: self.classes | other.classes,
+            tls_version: if same { self.tls_version } else { 0 },
+            tls_suite: if same { self.tls_suite } else { 0 },
+        }
+    }
 }
 
 /// What of a tenant's flows is kept.

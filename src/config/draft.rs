@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use super::api::DraftApi;
 use super::encryption::DraftEncryption;
 use super::metrics::DraftMetrics;
+use super::own_profile::DraftProfile;
 use super::share::DraftShare;
 use super::sink::DraftSink;
 use dataplane_common::units::{BitsPerSecond, PacketsPerSecond};
@@ -126,6 +127,7 @@ pub(super) struct Draft {
     pub metrics: Option<DraftMetrics>,
     pub sinks: Vec<DraftSink>,
     pub encryption: Vec<DraftEncryption>,
+    pub encryption_profiles: Vec<DraftProfile>,
     pub uplinks: Vec<DraftUplink>,
     pub zones: Vec<DraftZone>,
     pub tenants: Vec<DraftTenant>,
@@ -280,6 +282,11 @@ impl From<&Config> for Draft {
             },
             sinks: config.sinks.iter().map(DraftSink::of).collect(),
             encryption: config.encryption.iter().map(DraftEncryption::of).collect(),
+            encryption_profiles: config
+                .encryption_profiles
+                .iter()
+                .map(DraftProfile::of)
+                .collect(),
             uplinks: uplinks.collect(),
             zones: zones.collect(),
             tenants: tenants.collect(),

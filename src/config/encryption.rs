@@ -5,7 +5,7 @@ use super::{
     errors::{At, Faults, Located},
     file::{header, key},
     model::{BUILT_IN_ZONES, Config},
-    profile::Profile,
+    own_profile::{Accepts, OwnProfile},
     reader::{Key, Reader, nearest},
     units::parse_packet_rate,
     values::{Name, ValueError, shown},
@@ -14,6 +14,7 @@ use dataplane_common::encryption::{PREFIX_PORTS, WAYS, buckets, exempt};
 use std::{
     collections::{BTreeMap, HashSet},
     fmt::{self, Display, Formatter},
+    ops::RangeInclusive,
     str::FromStr,
 };
 use toml::de::DeTable;
@@ -103,6 +104,8 @@ pub enum Fragments {
     /// They are refused.
     #[default]
     Drop,
+    /// The first is judged, and those that follow it.
+    Track,
     /// They pass, unverified.
     Allow,
 }
@@ -133,11 +136,13 @@ macro_rules! words {
     };
 }
 
+pub(super) use words;
+
 words!(Mode, "mode": Off "off", Observe "observe", Enforce "enforce");
 words!(Direction, "direction": Both "both", FromTenant "from_tenant", ToTenant "to_tenant");
 words!(Evidence, "evidence": E1 "E1", E2 "E2", E3 "E3");
 words!(Midstream, "midstream": Drop "drop", Relock "relock");
-words!(Fragments, "fragments": Drop "drop", Allow "allow");
+words!(Fragments, "fragments": Drop "drop", Track "track", Allow "allow");
 
 /// Something clear that passes all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,7 +222,7 @@ pub struct Encryption {
     /// What happens to what is refused.
     pub mode: Mode,
     /// What is accepted.
-    pub profile: Profile,
+    pub profile: Accepts,
     /// Least evidence.
     pub min_evidence: Evidence,
     /// Conversations that began earlier.
@@ -243,6 +248,8 @@ pub struct Encryption {
 impl Encryption {
     /// `unverified` of a file that names none.
     pub const UNVERIFIED_BYTES: u32 = 256_000;
+    /// What `unverified_bytes` may be: the largest packet, and more than any path loses at once.
+    pub(super) const UNVERIFIED_RANGE: RangeInclusive<u64> = 65_536..=1 << 30;
     /// `starttls_bytes` of a file that names none.
     pub const STARTTLS_BYTES: u32 = 2_048;
     /// `conversations` of a file that names none.
@@ -274,7 +281,7 @@ pub(super) struct DraftEncryption {
     direction: Field<Direction>,
     zones: List<Name>,
     mode: Field<Mode>,
-    profile: Field<Profile>,
+    pub profile: Field<Accepts>,
     min_evidence: Field<Evidence>,
     midstream: Field<Midstream>,
     fragments: Field<Fragments>,
@@ -296,7 +303,7 @@ impl DraftEncryption {
             direction: Field::of(rule.direction),
             zones: List::of(&rule.zones),
             mode: Field::of(rule.mode),
-            profile: Field::of(rule.profile),
+            profile: Field::of(rule.profile.clone()),
             min_evidence: Field::of(rule.min_evidence),
             midstream: Field::of(rule.midstream),
             fragments: Field::of(rule.fragments),
@@ -311,20 +318,32 @@ impl DraftEncryption {
         }
     }
 
-    /// The rule; `None` if a value of it was refused.
-    pub fn build(self) -> Option<Encryption> {
+    /// The rule; `None` if a value of it was refused. Budgets that it leaves out are those of its profile.
+    pub fn build(self, profiles: &[OwnProfile]) -> Option<Encryption> {
+        let profile = self.profile.or_default()?;
+        let own = match &profile {
+            Accepts::BuiltIn(_) => None,
+            Accepts::Own(name) => profiles.iter().find(|own| own.name == *name),
+        };
+        let budgets = own.map_or((Encryption::UNVERIFIED_BYTES, 0, 0), |own| {
+            (
+                own.unverified_bytes,
+                own.unclassified_bytes,
+                own.unclassified_packets,
+            )
+        });
         Some(Encryption {
             tenant: self.tenant.required()?,
             direction: self.direction.or_default()?,
             zones: self.zones.values()?,
             mode: self.mode.or_default()?,
-            profile: self.profile.or_default()?,
+            profile,
             min_evidence: self.min_evidence.or(Evidence::E2)?,
             midstream: self.midstream.or_default()?,
             fragments: self.fragments.or_default()?,
-            unverified_bytes: self.unverified_bytes.or(Encryption::UNVERIFIED_BYTES)?,
-            unclassified_bytes: self.unclassified_bytes.or_default()?,
-            unclassified_packets: self.unclassified_packets.or_default()?,
+            unverified_bytes: self.unverified_bytes.or(budgets.0)?,
+            unclassified_bytes: self.unclassified_bytes.or(budgets.1)?,
+            unclassified_packets: self.unclassified_packets.or(budgets.2)?,
             starttls_ports: self.starttls_ports.values()?,
             starttls_bytes: self.starttls_bytes.or(Encryption::STARTTLS_BYTES)?,
             exempt: match self.exempt {
@@ -348,11 +367,11 @@ pub(super) fn read(table: (&DeTable<'_>, At), faults: &mut Faults<'_>) -> DraftE
         direction: rule.text(DIRECTION, Direction::from_str),
         zones: rule.texts(ZONES, Name::from_str),
         mode: rule.text(MODE, Mode::from_str),
-        profile: rule.text(PROFILE, Profile::from_str),
+        profile: rule.text(PROFILE, Accepts::from_str),
         min_evidence: rule.text(MIN_EVIDENCE, Evidence::from_str),
         midstream: rule.text(MIDSTREAM, Midstream::from_str),
         fragments: rule.text(FRAGMENTS, Fragments::from_str),
-        unverified_bytes: rule.integer(UNVERIFIED_BYTES, 65_536..=1 << 30),
+        unverified_bytes: rule.integer(UNVERIFIED_BYTES, Encryption::UNVERIFIED_RANGE),
         unclassified_bytes: rule.integer(UNCLASSIFIED_BYTES, 0..=65_536),
         unclassified_packets: rule.integer(UNCLASSIFIED_PACKETS, 0..=255),
         starttls_ports: rule.texts(STARTTLS_PORTS, TcpPort::from_str),

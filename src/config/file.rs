@@ -15,6 +15,7 @@ use super::encryption::{self, ENCRYPTION};
 use super::errors::{At, Faults};
 use super::metrics::{self, METRICS};
 use super::model::{Meter, Shape, ZONE_ID_FIRST};
+use super::own_profile::{self, ENCRYPTION_PROFILE};
 use super::paths::{directory, file};
 use super::reader::{Key, Reader};
 use super::share;
@@ -51,8 +52,20 @@ const PORT: Key = header("port", "[[port]]");
 const METER: Key = header("meter", "[meter]");
 const RETENTION: Key = header("retention", "[retention]");
 const BILLING: Key = header("billing", "[billing]");
-const SECTIONS: [Key; 12] = [
-    HOST, METER, RETENTION, BILLING, API, METRICS, SINK, UPLINK, ZONE, TENANT, PORT, ENCRYPTION,
+const SECTIONS: [Key; 13] = [
+    HOST,
+    METER,
+    RETENTION,
+    BILLING,
+    API,
+    METRICS,
+    SINK,
+    UPLINK,
+    ZONE,
+    TENANT,
+    PORT,
+    ENCRYPTION,
+    ENCRYPTION_PROFILE,
 ];
 
 const HOST_NAME: Key = key("name", "\"host-1\"");
@@ -156,6 +169,7 @@ pub(super) fn read_config(text: &str, faults: &mut Faults<'_>) -> Option<Draft> 
     let (tenants, tenants_complete) = root.sections(TENANT);
     let (ports, _) = root.sections(PORT);
     let (rules, _) = root.sections(ENCRYPTION);
+    let (profiles, _) = root.sections(ENCRYPTION_PROFILE);
     let host = read_host(&mut root);
     let meter = read_meter(&mut root);
     let retention = read_retention(&mut root);
@@ -176,6 +190,10 @@ pub(super) fn read_config(text: &str, faults: &mut Faults<'_>) -> Option<Draft> 
         encryption: rules
             .into_iter()
             .map(|table| encryption::read(table, faults))
+            .collect(),
+        encryption_profiles: profiles
+            .into_iter()
+            .map(|table| own_profile::read(table, faults))
             .collect(),
         uplinks: uplinks
             .into_iter()

@@ -25,11 +25,13 @@ mod ipfix;
 mod lago;
 mod metrics;
 mod model;
+mod own_profile;
 mod paths;
 mod profile;
 mod reader;
 mod share;
 mod sink;
+mod suites;
 mod validate;
 mod values;
 mod write;
@@ -53,9 +55,11 @@ pub use model::{
     BUILT_IN_ZONES, Config, Host, Limits, Meter, Port, Retention, Shape, Tenant, Uplink,
     ZONE_ID_FIRST, Zone,
 };
+pub use own_profile::{Accepts, Overlays, OwnProfile, Protocol, TlsMin};
 pub use profile::Profile;
 pub use share::{Share, Shared, shared};
 pub use sink::Sink;
+pub use suites::{Group, Suite};
 pub use values::{Cidr, InterfaceName, Mac, Name, ValueError, Vlan};
 
 use draft::Draft;

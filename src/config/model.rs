@@ -12,6 +12,7 @@ use super::api::Api;
 use super::billing::{Billing, ChargeChange, ChargeClass};
 use super::encryption::Encryption;
 use super::metrics::Metrics;
+use super::own_profile::OwnProfile;
 use super::share::Share;
 use super::sink::Sink;
 use super::values::{Cidr, InterfaceName, Mac, Name, Vlan};
@@ -49,6 +50,8 @@ pub struct Config {
     pub ports: Vec<Port>,
     /// What is asked of the tenants' packets, in file order.
     pub encryption: Vec<Encryption>,
+    /// What the rules may accept beside the built-in profiles, in file order.
+    pub encryption_profiles: Vec<OwnProfile>,
 }
 
 impl Config {

@@ -68,7 +68,8 @@ impl Profile {
     pub const fn words(self) -> &'static str {
         match self {
             Self::Anssi2026 => {
-                "TLS 1.2 and 1.3 with ANSSI's suites and groups, SSH, WireGuard, QUIC, DTLS 1.2"
+                "TLS 1.2 and 1.3 with ANSSI's suites and groups, SSH, WireGuard, QUIC, DTLS 1.2, and inside \
+                 overlays"
             }
             Self::AnssiPq => {
                 "TLS 1.3 with ANSSI's suites and a hybrid post-quantum group, and nothing else"
@@ -86,7 +87,8 @@ impl Profile {
             | accept::QUIC_V1
             | accept::QUIC_V2
             | accept::DTLS
-            | accept::ESP;
+            | accept::ESP
+            | accept::IKE;
         let (accepts, least, suites, groups): (u32, u16, &[u16], &[u16]) = match self {
             Self::Anssi2026 => (everything, tls::TLS_1_2, &ANSSI, &ANSSI_GROUPS),
             Self::AnssiPq => (
@@ -99,7 +101,8 @@ impl Profile {
             Self::Nist80052r2 => (accept::TLS, tls::TLS_1_2, &NIST, &NIST_GROUPS),
             Self::Cnsa => (accept::TLS, tls::TLS_1_2, &CNSA, &CNSA_GROUPS),
         };
-        rule.accepts |= accepts;
+        // An overlay is what it carries, whatever the profile asks of that.
+        rule.accepts |= accepts | accept::OVERLAYS;
         rule.tls_min = least;
         for (place, suite) in rule.suites.iter_mut().zip(suites) {
             *place = *suite;

@@ -7,6 +7,7 @@ use std::fmt::{Display, Write as _};
 
 use super::encryption::Encryption;
 use super::model::{Config, Host, Limits, Port, Uplink, Zone};
+use super::own_profile::OwnProfile;
 use super::share;
 use super::sink::Written;
 
@@ -82,6 +83,9 @@ pub(super) fn to_toml(config: &Config) -> String {
     for item in &config.ports {
         port(&mut out, item);
     }
+    for item in &config.encryption_profiles {
+        profile(&mut out, item);
+    }
     for item in &config.encryption {
         encryption(&mut out, item);
     }
@@ -131,6 +135,22 @@ fn texts<T: Display>(values: &[T]) -> String {
             format!("[\n{}]", lines.collect::<String>())
         }
     }
+}
+
+fn profile(out: &mut Out, profile: &OwnProfile) {
+    out.line("\n[[encryption_profile]]");
+    out.key("name", text(&profile.name));
+    out.key("based_on", text(profile.based_on.as_str()));
+    out.key("protocols", texts(&profile.protocols));
+    out.key("tls_min", text(profile.tls_min.as_str()));
+    out.key("suites", texts(&profile.suites));
+    out.key("groups", texts(&profile.groups));
+    out.key("group_required", profile.group_required);
+    out.key("early_data", profile.early_data);
+    out.key("overlays", text(profile.overlays.as_str()));
+    out.key("unverified_bytes", profile.unverified_bytes);
+    out.key("unclassified_bytes", profile.unclassified_bytes);
+    out.key("unclassified_packets", profile.unclassified_packets);
 }
 
 fn encryption(out: &mut Out, rule: &Encryption) {

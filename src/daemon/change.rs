@@ -180,6 +180,13 @@ pub(super) fn difference(old: &Config, new: &Config) -> String {
     compare(&mut said, "port", &old.ports, &new.ports, |port| {
         port.name.as_str()
     });
+    compare(
+        &mut said,
+        "encryption_profile",
+        &old.encryption_profiles,
+        &new.encryption_profiles,
+        |profile| profile.name.as_str(),
+    );
     // Its rules have no names, and their order counts.
     let under = |config: &Config| -> BTreeSet<String> {
         let rules = config.encryption.iter();
@@ -191,7 +198,14 @@ pub(super) fn difference(old: &Config, new: &Config) -> String {
             let rules = rules.filter(|rule| rule.tenant.as_str() == tenant);
             rules.cloned().collect()
         };
-        if of(old) != of(new) {
+        let profiles = |config: &Config| -> Vec<Option<config::OwnProfile>> {
+            let named = of(config).into_iter().map(|rule| match rule.profile {
+                config::Accepts::BuiltIn(_) => None,
+                config::Accepts::Own(name) => config.own_profile(&name).cloned(),
+            });
+            named.collect()
+        };
+        if of(old) != of(new) || profiles(old) != profiles(new) {
             said.push(format!("changes [[encryption]] of tenant {tenant}"));
         }
     }

@@ -12,7 +12,7 @@ use dataplane::{
 };
 use dataplane_common::flow::FlowKey;
 use metering::{
-    flow::FlowDelta,
+    flow::{FlowDelta, FlowEvidence},
     ledger::{Ceiling, Checkpoint, CheckpointOwner},
     meter::{Owner, Sums},
     window::Counts,
@@ -95,6 +95,11 @@ fn flow(gain: &Gain, suspended_ns: u64) -> FlowDelta {
         tcp_flags: gain.tcp_flags,
         drop_reasons: gain.reasons,
         drop_packets: gain.refused.into(),
+        evidence: FlowEvidence {
+            classes: gain.evidence.classes(),
+            tls_version: gain.evidence.version(),
+            tls_suite: gain.evidence.suite(),
+        },
     }
 }
 

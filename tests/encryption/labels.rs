@@ -122,6 +122,8 @@ pub struct Judged {
     pub complete: bool,
     /// Bytes of payload.
     pub payload: u64,
+    /// What it speaks, once it opened: `dataplane_common::encryption::protocol`.
+    pub speaks: Option<u8>,
 }
 
 struct Flow {
@@ -152,7 +154,8 @@ fn stands_for(payload: &[u8]) -> Option<&'static str> {
     }
 }
 
-fn rule() -> Rule {
+/// The rule that captures are judged by: E2 at least.
+pub fn rule() -> Rule {
     let mut rule = Rule {
         mode: mode::ENFORCE,
         evidence_min: 2,
@@ -164,9 +167,16 @@ fn rule() -> Rule {
     rule
 }
 
-/// Judges the packets of a capture, and returns what came of each label's flow.
-pub fn judge(frames: Vec<Frame>, labels: &[Label]) -> Vec<Judged> {
-    let rule = rule();
+/// The same, with what is told by its shape alone.
+pub fn rule_of_shapes() -> Rule {
+    let mut rule = rule();
+    rule.evidence_min = 1;
+    rule.accepts |= accept::OPENVPN;
+    rule
+}
+
+/// Judges the packets of a capture by `rule`, and returns what came of each label's flow.
+pub fn judge(rule: &Rule, frames: Vec<Frame>, labels: &[Label]) -> Vec<Judged> {
     let mut flows: Vec<Flow> = labels
         .iter()
         .map(|_| {
@@ -191,7 +201,7 @@ pub fn judge(frames: Vec<Frame>, labels: &[Label]) -> Vec<Judged> {
             && packet.fragment == Fragment::No
             && let Some((at, direction)) = find(labels, &packet)
         {
-            step(&mut flows[at], &rule, &packet, frame, direction, now_ms);
+            step(&mut flows[at], rule, &packet, frame, direction, now_ms);
         }
     }
     let judged = flows.into_iter().map(|flow| Judged {
@@ -204,6 +214,10 @@ pub fn judge(frames: Vec<Frame>, labels: &[Label]) -> Vec<Judged> {
             && !flow.cut
             && (flow.talk.key.protocol == proto::UDP || flow.talk.has(Conversation::OPEN)),
         payload: flow.payload,
+        speaks: flow
+            .talk
+            .has(Conversation::OPEN)
+            .then_some(flow.talk.protocol),
     });
     judged.collect()
 }
@@ -243,6 +257,7 @@ fn address(packet: &Packet, words: &[u32; 4]) -> Option<IpAddr> {
 
 fn step(flow: &mut Flow, rule: &Rule, packet: &Packet, frame: &Frame, direction: u32, now_ms: u32) {
     flow.talk.key.protocol = packet.protocol;
+    (flow.talk.key.local_port, flow.talk.key.remote_port) = (packet.src_port, packet.dst_port);
     let begin = usize::from(packet.header_end);
     let end = usize::from(packet.l3_offset) + packet.l3_len as usize;
     let Some(payload) = frame.bytes.get(begin..end) else {
@@ -263,6 +278,7 @@ fn step(flow: &mut Flow, rule: &Rule, packet: &Packet, frame: &Frame, direction:
         direction,
         now_ms,
         flags: packet.tcp_flags,
+        ..Segment::default()
     };
     flow.spoke[direction as usize & 1] |= !payload.is_empty();
     let verdict = if packet.protocol == proto::TCP {
@@ -272,7 +288,7 @@ fn step(flow: &mut Flow, rule: &Rule, packet: &Packet, frame: &Frame, direction:
         datagram::judge(&mut flow.talk, rule, &segment, &Bytes(payload))
     };
     match verdict {
-        Ok(class @ (Class::Handshake | Class::Records)) => flow.best = Some(class),
+        Ok(class @ (Class::Shape | Class::Handshake | Class::Records)) => flow.best = Some(class),
         // What is out of order, or sent again, comes again: a capture has no sender to do that.
         Ok(_) | Err(Why::Order | Why::Unverified) => {}
         Err(why) => flow.refused = flow.refused.or(Some((why, stands_for(payload)))),

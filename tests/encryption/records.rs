@@ -158,5 +158,56 @@ fn records_usage_and_explanations_have_the_classes_that_the_registers_counted() 
             "{line}"
         );
     }
+    flows_say_it_too(&ledger)
+}
+
+/// A flow of TLS has its classes, and what its server chose; clear text has no E3, and who has no rule nothing.
+fn flows_say_it_too(ledger: &Path) -> Result<()> {
+    let rows = |tenant: &str| -> Result<Vec<Value>> {
+        let rows = said("flows", ledger, tenant, &[])?;
+        Ok(rows
+            .into_iter()
+            .filter(|row| row["protocol"] == 6)
+            .collect())
+    };
+    let of_port = |rows: &[Value], port: u16| -> Vec<Value> {
+        let rows = rows.iter().filter(|row| row["remote_port"] == port);
+        rows.cloned().collect()
+    };
+    let has = |row: &Value, class: &str| {
+        let classes = row["evidence"].as_str().unwrap_or_default();
+        classes.split(' ').any(|word| word == class)
+    };
+    let ours = rows("1")?;
+    let tls = of_port(&ours, 4433);
+    ensure!(!tls.is_empty(), "no flow of TLS: {ours:?}");
+    let checked = tls.iter().filter(|row| {
+        has(row, "E3")
+            && row["tls_version"] == "0x0304"
+            && row["tls_suite"]
+                .as_str()
+                .is_some_and(|suite| suite.starts_with("0x13"))
+    });
+    let checked = checked.count();
+    ensure!(
+        checked >= 3,
+        "{checked} rows of TLS have E3, version and suite: {tls:?}"
+    );
+    let clear = of_port(&ours, 8080);
+    let e3 = clear
+        .iter()
+        .filter(|row| has(row, "E3") || row["tls_version"] != "");
+    ensure!(e3.count() == 0, "clear text is E3: {clear:?}");
+    let theirs = rows("2")?;
+    ensure!(!theirs.is_empty(), "no flow of the neighbour");
+    let theirs: Vec<Value> = theirs
+        .into_iter()
+        .filter(|row| row["evidence"] != "")
+        .collect();
+    ensure!(
+        theirs.is_empty(),
+        "who has no rule has evidence: {theirs:?}"
+    );
+    println!("CASES: flows of TLS with evidence, version and suite: {checked}");
     Ok(())
 }

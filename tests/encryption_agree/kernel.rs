@@ -18,7 +18,7 @@ use dataplane_common::{
         Binding, BindingKey, Epoch, FROM_TENANT, InterfaceSlot, Ipv4Net, Ipv6Net, PortPolicy,
         RULES_MAX,
     },
-    encryption::{Bucket, CLASSES, Conversation, Policy, Rule},
+    encryption::{Bucket, CLASSES, Conversation, Policy, Rule, protocol},
     reason::DropReason,
 };
 use std::{net::Ipv6Addr, time::Duration};
@@ -47,6 +47,14 @@ pub struct Kernel {
     plan: Plan,
     mechanism: Mechanism,
     ifindex: u32,
+}
+
+/// What the kernel remembers of a conversation. All zero: nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Remembers {
+    pub talk: Conversation,
+    /// The packet in fragments with the highest number.
+    pub packet: Conversation,
 }
 
 /// Packets by class, and those that were dropped by the policy.
@@ -152,9 +160,17 @@ impl Kernel {
         }
     }
 
-    /// The conversation, once its first packet has come.
-    pub fn conversation(&self) -> Result<Conversation> {
-        Ok(self.maps.conversations.get(&0, 0)?.0.ways[0])
+    /// The conversation, and the packet in fragments that came last.
+    pub fn remembers(&self) -> Result<Remembers> {
+        let ways = self.maps.conversations.get(&0, 0)?.0.ways;
+        let is_packet = |one: &&Conversation| one.protocol == protocol::FRAGMENT;
+        let talk = ways.iter().find(|one| !is_packet(one));
+        let id = |one: &&Conversation| (one.key.remote_port, one.key.local_port);
+        let packet = ways.iter().filter(is_packet).max_by_key(id);
+        Ok(Remembers {
+            talk: talk.copied().unwrap_or_default(),
+            packet: packet.copied().unwrap_or_default(),
+        })
     }
 
     /// What is booked of the port by now.

@@ -2,6 +2,7 @@
 
 use super::{
     dice::Dice,
+    frames::Shape,
     path::{client_hello, record, server_hello},
 };
 use dataplane_common::encryption::{Rule, Segment, accept, mode, tcp_flag};
@@ -36,7 +37,12 @@ pub fn rule(dice: &mut Dice) -> Rule {
         Profile::Nist80052r2,
     ]);
     profile.fill(&mut rule);
-    for bit in [accept::MIDSTREAM, accept::EARLY_DATA] {
+    for bit in [
+        accept::MIDSTREAM,
+        accept::EARLY_DATA,
+        accept::FRAGMENTS_TRACKED,
+        accept::OPENVPN,
+    ] {
         if dice.one_in(3) {
             rule.accepts |= bit;
         }
@@ -366,9 +372,74 @@ fn dtls(dice: &mut Dice) -> Vec<Said> {
     said
 }
 
+/// IKE on its ports, and ESP in UDP behind a NAT.
+fn ike(dice: &mut Dice, nat: bool) -> Vec<Said> {
+    let message = |dice: &mut Dice, next: u8, exchange: u8, len: usize| {
+        let marker = if nat { 4 } else { 0 };
+        let mut bytes = vec![0; marker];
+        bytes.extend(dice.bytes(16));
+        let version = dice.weighted(&[(20, 0x20), (1, 0x10)]);
+        bytes.extend([next, version, exchange, 8, 0, 0, 0, 1]);
+        let claimed = dice.weighted(&[(20, len + 28), (1, len)]) as u32;
+        bytes.extend(claimed.to_be_bytes());
+        let content = dice.bytes(len);
+        bytes.extend(content);
+        bytes
+    };
+    let mut said = Vec::new();
+    for round in 0..dice.within(1, 12) {
+        let from = round as u32 & 1;
+        let (next, exchange) = dice.weighted(&[
+            (4, (33, 34)),
+            (8, (46, 35)),
+            (2, (46, 37)),
+            (1, (41, 37)),
+            (1, (46, 99)),
+        ]);
+        let len = dice.pick(&[8, 60, 300, 1_400]);
+        said.push(datagram(from, message(dice, next, exchange, len)));
+        if nat && dice.one_in(2) {
+            let len = dice.pick(&[1, 60, 500]);
+            let esp = if len == 1 {
+                vec![0xFF]
+            } else {
+                dice.bytes(len)
+            };
+            said.push(datagram(from ^ 1, esp));
+        }
+    }
+    said
+}
+
+fn openvpn(dice: &mut Dice) -> Vec<Said> {
+    let packet = |dice: &mut Dice, opcode: u8, len: usize| {
+        let content = if dice.one_in(10) {
+            text(dice, len)
+        } else {
+            dice.bytes(len)
+        };
+        [vec![opcode << 3], content].concat()
+    };
+    let mut said = vec![
+        datagram(0, packet(dice, 7, 13)),
+        datagram(1, packet(dice, 8, 25)),
+    ];
+    for _ in 0..dice.below(24) {
+        let opcode = dice.weighted(&[(3, 4), (3, 5), (12, 9), (2, 6), (1, 3), (1, 2), (1, 7)]);
+        let len = dice.pick(&[9, 21, 100, 400, 1_400]);
+        said.push(datagram(dice.below(2) as u32, packet(dice, opcode, len)));
+    }
+    said
+}
+
 /// Datagrams of a conversation.
-pub fn over_udp(dice: &mut Dice) -> Vec<Said> {
-    let mut said = match dice.below(7) {
+pub fn over_udp(dice: &mut Dice, shape: &Shape) -> Vec<Said> {
+    let ports = shape.ports;
+    if ports.contains(&500) || ports.contains(&4_500) {
+        return ike(dice, ports.contains(&4_500));
+    }
+    let mut said = match dice.below(8) {
+        7 => openvpn(dice),
         0 | 1 => wireguard(dice),
         2 | 3 => quic(dice),
         4 | 5 => dtls(dice),

@@ -27,7 +27,12 @@ impl Drop for Server {
 
 impl Server {
     pub fn start(namespace: &Namespace, port: u16) -> Result<Self> {
-        let listener = namespace.run(|| TcpListener::bind(("0.0.0.0", port)))??;
+        Self::start_at(namespace, "0.0.0.0", port)
+    }
+
+    /// The same at an address; `::` is that of IPv6 alone.
+    pub fn start_at(namespace: &Namespace, address: &str, port: u16) -> Result<Self> {
+        let listener = namespace.run(|| bind(address, port))??;
         listener.set_nonblocking(true)?;
         let stop = Arc::new(AtomicBool::new(false));
         let received = Arc::new(AtomicU64::new(0));
@@ -62,6 +67,14 @@ impl Server {
         }
         self.received() >= bytes
     }
+}
+
+fn bind(address: &str, port: u16) -> std::io::Result<TcpListener> {
+    if address == "::" {
+        // Of a namespace of the test's own: both families have their own socket.
+        std::fs::write("/proc/sys/net/ipv6/bindv6only", "1")?;
+    }
+    TcpListener::bind((address, port))
 }
 
 fn answer(mut stream: TcpStream, received: &AtomicU64) -> Result<()> {

@@ -21,9 +21,14 @@ fn checksum(bytes: &[u8]) -> [u8; 2] {
 
 /// IPv4 from the tenant to the remote end. `fragment`: flags and offset of the header.
 pub fn ipv4(protocol: u8, fragment: u16, options: &[u8], body: &[u8]) -> Vec<u8> {
+    ipv4_numbered(0x0C70, protocol, fragment, options, body)
+}
+
+/// The same, with the packet's number.
+pub fn ipv4_numbered(id: u16, protocol: u8, fragment: u16, options: &[u8], body: &[u8]) -> Vec<u8> {
     let mut header = vec![0x40 | ((20 + options.len()) as u8 / 4), 0];
     header.extend(((20 + options.len() + body.len()) as u16).to_be_bytes());
-    header.extend([0x0C, 0x70]);
+    header.extend(id.to_be_bytes());
     header.extend(fragment.to_be_bytes());
     header.extend([
         64,
@@ -176,6 +181,111 @@ pub fn frames() -> Vec<(&'static str, Vec<u8>)> {
         (
             "an unknown ethertype",
             [ethernet(0x88B5), canary.to_vec()].concat(),
+        ),
+        (
+            "MACsec with encryption, whose source nobody sees",
+            [
+                &ethernet(0x88E5)[..],
+                &[0x2C, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 1, 8, 0],
+                canary,
+            ]
+            .concat(),
+        ),
+        (
+            "clear text behind a packet",
+            [&ipv4(17, 0, &[], &udp(&[4; 40]))[..], canary].concat(),
+        ),
+        (
+            "an overlay in an overlay",
+            ipv4(47, 0, &[], &{
+                let inner = ipv4(
+                    47,
+                    0,
+                    &[],
+                    &[&[0, 0, 8, 0][..], &ipv4(17, 0, &[], &udp(canary))[14..]].concat(),
+                );
+                [&[0, 0, 8, 0][..], &inner[14..]].concat()
+            }),
+        ),
+        (
+            "GRE with routing",
+            ipv4(
+                47,
+                0,
+                &[],
+                &[&[0x40, 0, 8, 0, 0, 0, 0, 0][..], canary].concat(),
+            ),
+        ),
+        (
+            "a mirror's frames (ERSPAN)",
+            ipv4(
+                47,
+                0,
+                &[],
+                &[&[0x10, 0, 0x88, 0xBE, 0, 0, 0, 1][..], canary].concat(),
+            ),
+        ),
+        (
+            "Geneve with a canary for options",
+            ipv4(17, 0, &[], &{
+                let mut overlay = udp(&[
+                    &[14, 0, 0x65, 0x58, 0, 0, 7, 0][..],
+                    &CANARY.repeat(2).as_bytes()[..56],
+                    &ipv4(17, 0, &[], &udp(canary)),
+                ]
+                .concat());
+                overlay[2..4].copy_from_slice(&6_081_u16.to_be_bytes());
+                overlay
+            }),
+        ),
+        (
+            "IPv6 in IPv4",
+            ipv4(41, 0, &[], &ipv6(17, &[], &udp(canary))[14..]),
+        ),
+        (
+            "IPv4 in IPv6 behind options",
+            ipv6(4, &[(60, &options)], &ipv4(17, 0, &[], &udp(canary))[14..]),
+        ),
+        (
+            "TCP in GRE behind extension headers of both",
+            ipv6(
+                47,
+                &[(60, &options)],
+                &[
+                    &[0x20, 0, 0x86, 0xDD, 0, 0, 0, 1][..],
+                    &ipv6(6, &two(0), &segment)[14..],
+                ]
+                .concat(),
+            ),
+        ),
+        (
+            "a mobility header before TCP",
+            ipv6(6, &[(135, &[0, 5, 0, 0, 0, 0, 0])], &segment),
+        ),
+        (
+            "hop-by-hop that is not the first",
+            ipv6(6, &[(60, &options), (0, &options)], &segment),
+        ),
+        (
+            "an extension header past the packet's end",
+            ipv6(6, &[(60, &[200, 1, 4, 0, 0, 0, 0])], &segment),
+        ),
+        (
+            "AH before TCP",
+            ipv6(
+                6,
+                &[(
+                    51,
+                    &[
+                        4, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+                    ],
+                )],
+                &segment,
+            ),
+        ),
+        (
+            "payload in a SYN that comes in fragments",
+            ipv4(6, MORE, &[], &[&tcp(0x02, &[])[..], &[7; 44]].concat()),
         ),
         (
             "MACsec without encryption",

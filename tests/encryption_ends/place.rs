@@ -24,6 +24,8 @@ use crate::{
 pub const ALL: usize = 0;
 /// The tenant whose rule takes TLS alone: `nist-800-52r2`.
 pub const TLS: usize = 1;
+/// The tenant whose rule takes what is told by its shape, too.
+pub const SHAPE: usize = 3;
 /// The tenant without a rule: what does not work for it does not work here.
 pub const NONE: usize = 2;
 
@@ -39,6 +41,18 @@ midstream = \"drop\"
 tenant = \"b\"
 mode = \"enforce\"
 profile = \"nist-800-52r2\"
+midstream = \"drop\"
+
+[[encryption_profile]]
+name = \"shapes\"
+based_on = \"anssi-2026\"
+protocols = [\"tls\", \"ike\", \"esp\", \"openvpn\"]
+
+[[encryption]]
+tenant = \"d\"
+mode = \"enforce\"
+profile = \"shapes\"
+min_evidence = \"E1\"
 midstream = \"drop\"
 ";
 
@@ -56,7 +70,7 @@ pub fn has(test: &str, programs: &[&str]) -> bool {
             .output();
         if !found.is_ok_and(|output| output.status.success()) {
             println!(
-                "SKIPPED: {test}: there is no {program}; Debian's packages are openssh-server, openssl, curl, wireguard-go and wireguard-tools"
+                "SKIPPED: {test}: there is no {program}; Debian's packages are openssh-server, openssl, curl, wireguard-go, wireguard-tools and openvpn"
             );
             return false;
         }
@@ -87,7 +101,7 @@ impl Place {
             println!("SKIPPED: {test}: {reason}");
             return Ok(None);
         }
-        let tenants = ["a", "b", "c"].map(|name| tenant(name, true));
+        let tenants = ["a", "b", "c", "d"].map(|name| tenant(name, true));
         let mut site = Site::new(&tenants)?;
         site.write_config(&(site.config("") + RULES))?;
         site.start(octroi())?;

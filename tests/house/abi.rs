@@ -73,7 +73,7 @@ pub fn describe() -> String {
             local, remote, local_port, remote_port, slot, ethertype, vlan, zone, protocol,
         }
         Flow { place, reserved }
-        FlowOpened { key, account, first_ns, reserved }
+        FlowOpened { key, account, first_ns, evidence }
         FlowCounts { delivered, refused, last, tcp_flags, reasons }
         FlowRing { taken, given }
         Rule {

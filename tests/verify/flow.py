@@ -63,10 +63,11 @@ def row(data, at, mosts):
 
 U16, U32, U64 = 2**16 - 1, 2**32 - 1, 2**64 - 1
 NAMES = ("version kind salt detail zone ethertype protocol remote port flows counts tcp_flags drops vlan "
-         "local local_port first_ns last_ns").split()
+         "local local_port first_ns last_ns evidence").split()
 RANGES = {"detail": (1, 2), "zone": (0, U32), "ethertype": (0, U16), "protocol": (0, 255), "port": (0, U16),
           "flows": (1, U64), "tcp_flags": (0, 255), "vlan": (1, 4095), "local_port": (0, U16),
           "first_ns": (0, U64), "last_ns": (0, U64)}
+ROWS = {"counts": [U64] * 3, "drops": [U32, U64], "evidence": [255, U16, U16]}
 
 
 def width(r):
@@ -88,22 +89,21 @@ def read(data):
         need(all(NAMES.index(other) < key for other in r), "order")
         if name in ("version", "kind"):
             r[name], at = number(data, at, 0, U64)
-            need(r[name] == {"version": 1, "kind": 16}[name], name)
+            need(r[name] in {"version": (1, 2), "kind": (16,)}[name], name)
         elif name == "salt":
             r[name], at = string(data, at, 16)
         elif name in ("remote", "local"):
             need(width(r) is not None, "not_allowed")
             r[name], at = string(data, at, width(r))
-        elif name == "counts":
-            r[name], at = row(data, at, [U64] * 3)
-        elif name == "drops":
-            r[name], at = row(data, at, [U32, U64])
-            need(r[name] != [0, 0], "range")
+        elif name in ROWS:
+            r[name], at = row(data, at, ROWS[name])
+            need(r[name] != [0, 0] and (name != "evidence" or r[name][0]), "range")
         else:
             r[name], at = number(data, at, *RANGES[name])
     need(at == len(data), "trailing")
     full = r.get("detail") == 2
     must = set(NAMES[:12]) - {"remote"} | ({"local_port", "first_ns", "last_ns"} if full else set())
+    must |= {"evidence"} if r.get("version") == 2 else set()
     need(must <= r.keys(), "missing")
     if width(r):
         must |= {"remote", "local"} if full else {"remote"}

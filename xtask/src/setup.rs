@@ -41,7 +41,7 @@ const BUILD_PACKAGES: [&str; 11] = [
 ];
 
 /// What boots another kernel, and checks what it boots from.
-const TEST_PACKAGES: [&str; 17] = [
+const TEST_PACKAGES: [&str; 18] = [
     "busybox-static",
     "cpio",
     "curl",
@@ -49,6 +49,7 @@ const TEST_PACKAGES: [&str; 17] = [
     "libfixbuf-tools",
     "nfdump",
     "openssl",
+    "openvpn",
     "pmacct",
     "postgresql",
     "prometheus",

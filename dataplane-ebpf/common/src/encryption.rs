@@ -2,7 +2,8 @@
 //!
 //! Looking at the wire refutes encryption and never proves it, so the outcome is a [`Class`]: how much was checked.
 //! [`tls`] follows every record of both directions, [`ssh`] the packets before the keys change, [`datagram`]
-//! WireGuard, QUIC and DTLS by their handshakes. What none of them reads is clear, and so is what [`veto`] finds.
+//! WireGuard, QUIC and DTLS by their handshakes, [`shape`] what is told by its shape alone. What none of them reads is clear,
+//! and so is what [`veto`] finds. [`overlay`] looks into tunnels, [`fragment`] ties fragments to the first of them.
 //!
 //! Invariants
 //! - Fail-closed: a state that was lost or cannot be had, a bound that is hit, and bytes out of their order end in
@@ -16,8 +17,11 @@
 mod conversation;
 pub mod datagram;
 pub mod esp;
+pub mod fragment;
 pub mod kind;
+pub mod overlay;
 mod rule;
+pub mod shape;
 pub mod spare;
 pub mod ssh;
 pub mod tcp;
@@ -40,7 +44,7 @@ pub enum Class {
     Clear = 1,
     /// Of a conversation that has still to show what it is: handshakes, and packets without payload before it.
     Opening = 2,
-    /// E1: the shape alone: ESP.
+    /// E1: the shape alone: ESP, IKE, OpenVPN.
     Shape = 3,
     /// E2: a handshake was seen in both directions.
     Handshake = 4,
@@ -144,6 +148,8 @@ whys! {
     Evidence = 14, "evidence";
     /// An exemption's rate is used up.
     ExemptRate = 15, "exempt_rate";
+    /// An overlay in an overlay, or one that is not understood.
+    Overlay = 16, "overlay";
 }
 
 impl Why {
@@ -177,8 +183,24 @@ pub struct Segment {
     pub direction: u32,
     /// CLOCK_MONOTONIC ms, wrapping.
     pub now_ms: u32,
+    /// Bytes of the datagram that come in later fragments; of a first fragment alone.
+    pub more: u32,
     /// Flags byte of TCP.
     pub flags: u8,
+    /// [`fragment::piece`].
+    pub piece: u8,
+    /// [`Class`] of the first fragment; of a later one alone.
+    pub class: u8,
+    /// 0.
+    pub reserved: u8,
+}
+
+impl Segment {
+    /// Payload of the datagram, whose first fragment this may be, bytes.
+    #[inline(always)]
+    pub const fn whole(&self) -> u32 {
+        self.len.saturating_add(self.more)
+    }
 }
 
 /// TCP's flags.
@@ -227,6 +249,15 @@ pub trait Payload {
         Self: Sized,
     {
         veto::looks_clear(self, at)
+    }
+
+    /// [`veto::holds_text`], likewise.
+    #[inline(always)]
+    fn holds_text(&self, len: u32) -> bool
+    where
+        Self: Sized,
+    {
+        veto::holds_text(self, len)
     }
 
     /// [`esp::is_null`], likewise.

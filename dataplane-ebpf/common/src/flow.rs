@@ -155,7 +155,7 @@ pub struct Flow {
     pub reserved: [u64; 3],
 }
 
-/// Entry of `FLOW_KEYS` by place: whose the place is. Written before the flow is in the hash, and not
+/// Entry of `FLOW_KEYS` by place: whose the place is. Written before the flow is in the hash, and but for its evidence not
 /// again while it is.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -168,8 +168,46 @@ pub struct FlowOpened {
     pub account: u32,
     /// CLOCK_MONOTONIC ns of its first packet, as the coarse clock has it.
     pub first_ns: u64,
-    /// For later; 0.
-    pub reserved: u64,
+    /// [`FlowEvidence`], since the flow began; the one word that is written again while it is in the hash.
+    pub evidence: u64,
+}
+
+/// What is known of a flow's encryption: the classes of what was delivered, and what its server chose. 0: nobody looked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowEvidence(pub u64);
+
+impl FlowEvidence {
+    /// Somebody looks: what [`FlowEvidence::of`] makes is to be noted.
+    pub const LOOKED: u64 = 1 << 63;
+
+    /// Version and suite of TLS, as on the wire; 0: none was read.
+    #[inline(always)]
+    pub const fn of(version: u16, suite: u16) -> Self {
+        Self(Self::LOOKED | (version as u64) << 16 | (suite as u64) << 32)
+    }
+
+    /// With a packet of `class`, which is `encryption::Class`, of which `seen` is known beside.
+    #[inline(always)]
+    pub const fn with(self, class: u32, seen: Self) -> Self {
+        const TLS: u64 = 0xFFFF_FFFF << 16;
+        let chosen = if seen.0 & TLS != 0 { seen.0 } else { self.0 } & TLS;
+        Self(self.0 & 0xFF | 1 << (class & 7) | chosen)
+    }
+
+    /// Bit n: something of class n was delivered.
+    pub const fn classes(self) -> u8 {
+        self.0 as u8
+    }
+
+    /// Version of TLS; 0: none was read.
+    pub const fn version(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// Suite of TLS; 0: none was read.
+    pub const fn suite(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
 }
 
 /// Entry of `FLOW_COUNTS` by bank and place: one line of the cache.

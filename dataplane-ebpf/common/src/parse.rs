@@ -199,6 +199,30 @@ fn general<F: Frame>(frame: &F, meta: &Meta, packet: &mut Packet) -> Result<(), 
     }
 }
 
+/// Parses what a tunnel carries: an Ethernet frame, or an IP packet alone whose EtherType is `ethertype`. Field by field:
+/// what is inside may begin anywhere.
+///
+/// # Errors
+/// The reason why it cannot be parsed.
+#[inline(always)]
+pub fn parse_inside<F: Frame>(
+    frame: &F,
+    meta: &Meta,
+    ethertype: u16,
+    packet: &mut Packet,
+) -> Result<(), DropReason> {
+    if ethertype == 0 {
+        return general(frame, meta, packet);
+    }
+    packet.ethertype = ethertype;
+    if ethertype == ethertype::IPV6 {
+        packet.network = Network::Ipv6;
+        return ipv6(frame, meta, packet);
+    }
+    packet.network = Network::Ipv4;
+    ipv4(frame, meta, packet)
+}
+
 /// The MAC at `offset`, in the low 48 bits.
 #[inline(always)]
 pub(crate) fn mac<F: Frame>(frame: &F, offset: u32) -> Result<u64, DropReason> {

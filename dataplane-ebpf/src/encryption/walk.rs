@@ -77,9 +77,21 @@ impl Payload for Skb {
     }
 
     #[inline(always)]
+    fn holds_text(&self, len: u32) -> bool {
+        encryption_holds_text(self.skb, self.base, len) != 0
+    }
+
+    #[inline(always)]
     fn is_null(&self, len: u32) -> bool {
         encryption_is_null(self.skb, self.base, len) != 0
     }
+}
+
+/// [`veto::holds_text`] of `len` bytes at `base` of the packet. 1: they do.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn encryption_holds_text(skb: *mut __sk_buff, base: u32, len: u32) -> u64 {
+    veto::holds_text(&Skb { skb, base }, len) as u64
 }
 
 /// [`esp::is_null`]. `base`: offset of the payload. 1: it is.

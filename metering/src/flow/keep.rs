@@ -57,6 +57,7 @@ fn row(flow: &FlowDelta, detail: Detail) -> Row {
         tcp_flags: flow.tcp_flags,
         drop_reasons: flow.drop_reasons,
         drop_packets: flow.drop_packets,
+        evidence: flow.evidence,
         ..Row::default()
     };
     match detail {
@@ -88,6 +89,7 @@ fn add(kept: &mut Row, next: &Row) {
     kept.counts = kept.counts.checked_add(next.counts).unwrap_or(kept.counts);
     kept.flows += next.flows;
     kept.tcp_flags |= next.tcp_flags;
+    kept.evidence = kept.evidence.joined(next.evidence);
     kept.drop_reasons |= next.drop_reasons;
     // Billed to nobody.
     kept.drop_packets = kept.drop_packets.saturating_add(next.drop_packets);

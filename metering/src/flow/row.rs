@@ -2,7 +2,7 @@
 //!
 //! What it is not: a record. It bills nothing, has no `seq`, and is a leaf of its window's own tree.
 
-use super::Detail;
+use super::{Detail, FlowEvidence};
 use crate::{
     record::{
         RecordError,
@@ -15,6 +15,8 @@ use sha2::{Digest as _, Sha256};
 
 /// Version of a row's encoding and of the meaning of its fields.
 pub const VERSION: u64 = 1;
+/// Version of one with [`Row::evidence`]: all else is as in [`VERSION`].
+pub const VERSION_WITH_EVIDENCE: u64 = 2;
 /// A row's kind: a number that no record has.
 pub const KIND: u64 = 16;
 /// No row has more bytes than this.
@@ -42,6 +44,7 @@ mod key {
     pub const LOCAL_PORT: u64 = 15;
     pub const FIRST: u64 = 16;
     pub const LAST: u64 = 17;
+    pub const EVIDENCE: u64 = 18;
 }
 
 /// What a flow, or all flows to a network and service, gained in a window.
@@ -81,6 +84,8 @@ pub struct Row {
     pub first_ns: u64,
     /// CLOCK_BOOTTIME ns of the last packet, not below the first; 0 in a prefix.
     pub last_ns: u64,
+    /// What is known of the encryption of all of them; without a class the row has none.
+    pub evidence: FlowEvidence,
 }
 
 /// Bytes of an address that a row has; `None`: the EtherType has no addresses.
@@ -109,14 +114,21 @@ impl Row {
         let address = self.remote_bytes();
         let dropped = self.drop_reasons != 0 || self.drop_packets != 0;
         let vlan = full && self.vlan != 0;
+        let evidence = self.evidence.classes != 0;
         let pairs = 11
             + u64::from(address.is_some())
             + u64::from(dropped)
             + u64::from(vlan)
             + 3 * u64::from(full)
-            + u64::from(full && address.is_some());
+            + u64::from(full && address.is_some())
+            + u64::from(evidence);
         writer.map(pairs);
-        for (key, value) in [(key::VERSION, VERSION), (key::KIND, KIND)] {
+        let version = if evidence {
+            VERSION_WITH_EVIDENCE
+        } else {
+            VERSION
+        };
+        for (key, value) in [(key::VERSION, version), (key::KIND, KIND)] {
             writer.unsigned(key);
             writer.unsigned(value);
         }
@@ -170,6 +182,14 @@ impl Row {
                 writer.unsigned(value);
             }
         }
+        if evidence {
+            writer.unsigned(key::EVIDENCE);
+            writer.row([
+                self.evidence.classes.into(),
+                self.evidence.tls_version.into(),
+                self.evidence.tls_suite.into(),
+            ]);
+        }
         writer.finish()
     }
 
@@ -180,33 +200,39 @@ impl Row {
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         let mut reader = Reader::new(bytes);
         let mut row = Self::default();
-        let mut seen = 0_u64;
+        let (mut seen, mut version) = (0_u64, VERSION);
         for _ in 0..reader.map()? {
             let key = reader.unsigned()?;
             reader.key = key;
-            if key > key::LAST {
+            if key > key::EVIDENCE {
                 return Err(RecordError::UnknownKey { key });
             } else if seen & (1 << key) != 0 {
                 return Err(RecordError::Duplicate { key });
             } else if seen > 1 << key {
                 return Err(RecordError::Order { key });
             }
-            row.read(&mut reader, seen)?;
+            row.read(&mut reader, seen, &mut version)?;
             seen |= 1 << key;
         }
         if !reader.is_empty() {
             return Err(RecordError::Trailing);
         }
-        row.check(seen)?;
+        row.check(seen, version)?;
         Ok(row)
     }
 
     /// Reads the value of the reader's key.
-    fn read(&mut self, reader: &mut Reader<'_>, seen: u64) -> Result<(), RecordError> {
+    fn read(
+        &mut self,
+        reader: &mut Reader<'_>,
+        seen: u64,
+        version: &mut u64,
+    ) -> Result<(), RecordError> {
         match reader.key {
             key::VERSION => {
                 let found = reader.unsigned()?;
-                if found != VERSION {
+                *version = found;
+                if found != VERSION && found != VERSION_WITH_EVIDENCE {
                     return Err(RecordError::Version { found });
                 }
             }
@@ -261,7 +287,19 @@ impl Row {
             key::LOCAL => self.local = self.address(reader, seen)?,
             key::LOCAL_PORT => self.local_port = reader.unsigned()?,
             key::FIRST => self.first_ns = reader.unsigned()?,
-            _ => self.last_ns = reader.unsigned()?,
+            key::LAST => self.last_ns = reader.unsigned()?,
+            _ => {
+                let [classes, version, suite] = reader.row()?;
+                let number = |value: u64| u16::try_from(value).map_err(|_| reader.range());
+                self.evidence = FlowEvidence {
+                    classes: u8::try_from(classes).map_err(|_| reader.range())?,
+                    tls_version: number(version)?,
+                    tls_suite: number(suite)?,
+                };
+                if classes == 0 {
+                    return Err(reader.range());
+                }
+            }
         }
         Ok(())
     }
@@ -285,7 +323,7 @@ impl Row {
     }
 
     /// Are these the fields of such a row, and do they go together?
-    fn check(&self, seen: u64) -> Result<(), RecordError> {
+    fn check(&self, seen: u64, version: u64) -> Result<(), RecordError> {
         let optional: u64 = 1 << key::REMOTE | 1 << key::DROPS;
         let mut must: u64 = ((1 << key::VLAN) - 1) & !optional;
         let mut may: u64 = 1 << key::DROPS;
@@ -296,6 +334,9 @@ impl Row {
         }
         if self.remote_bytes().is_some() {
             must |= 1 << key::REMOTE | u64::from(full) << key::LOCAL;
+        }
+        if version == VERSION_WITH_EVIDENCE {
+            must |= 1 << key::EVIDENCE;
         }
         let first = |keys: u64| u64::from(keys.trailing_zeros());
         if must & !seen != 0 {

@@ -28,6 +28,7 @@ prop_compose! {
         [first_ns, last_ns] in any::<[u64; 2]>(),
         (packets, bytes) in (0..1_000_u64, 60..9_000_u64),
         (tcp_flags, drop_reasons, drop_packets) in (any::<u8>(), any::<u32>(), 0..9_u64),
+        (classes, tls_version, tls_suite) in (prop::sample::select(vec![0, 1, 0x24, 0xFF]), 0x0303..0x0305_u16, 0x1301..0x1303_u16),
     ) -> FlowDelta {
         let mut addresses = [[0; 16]; 2];
         for (at, bit) in [(0, local[0]), (3, local[1])] {
@@ -40,6 +41,7 @@ prop_compose! {
         FlowDelta {
             direction, zone, ethertype, vlan, protocol, local_port, remote_port, first_ns, last_ns,
             local: addresses[0], remote: addresses[1], tcp_flags, drop_reasons, drop_packets,
+            evidence: if classes == 0 { FlowEvidence::default() } else { FlowEvidence { classes, tls_version, tls_suite } },
             counts: Counts { packets, l2_bytes: packets * bytes, l3_bytes: packets * (bytes - 14) },
         }
     }
@@ -105,7 +107,7 @@ proptest! {
             (flow.zone, flow.ethertype, flow.protocol, flow.remote[..bytes].to_vec(), service)
         };
         let mut twin = FlowDelta { direction: flow.direction, counts: flow.counts, ..other };
-        twin.tcp_flags = flow.tcp_flags;
+        (twin.tcp_flags, twin.evidence) = (flow.tcp_flags, flow.evidence);
         (twin.drop_reasons, twin.drop_packets) = (flow.drop_reasons, flow.drop_packets);
         let rows = [flow, twin].map(|flow| rows(&[flow], flow.direction, Detail::Prefix));
         prop_assert_eq!(rows[0] == rows[1], told(&flow) == told(&twin));
@@ -163,6 +165,11 @@ fn the_longest_row_is_within_its_bound() {
         local_port: u16::MAX,
         first_ns: MOST,
         last_ns: MOST,
+        evidence: FlowEvidence {
+            classes: u8::MAX,
+            tls_version: u16::MAX,
+            tls_suite: u16::MAX,
+        },
     };
     let bytes = row.encode();
     assert_eq!(Row::decode(&bytes), Ok(row));

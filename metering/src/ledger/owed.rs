@@ -80,6 +80,7 @@ fn joined(one: FlowDelta, other: FlowDelta) -> FlowDelta {
         tcp_flags: one.tcp_flags | other.tcp_flags,
         drop_reasons: one.drop_reasons | other.drop_reasons,
         drop_packets: one.drop_packets.saturating_add(other.drop_packets),
+        evidence: one.evidence.joined(other.evidence),
         ..other
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{accepted::counts, at, bytes, entries, fields::hex};
 use metering::{
-    flow::{Detail, Root, Row},
+    flow::{Detail, FlowEvidence, Root, Row},
     record::leaf_hash,
 };
 use serde_json::{Value, json};
@@ -111,6 +111,16 @@ fn accepted() -> Vec<(&'static str, Row)> {
         last_ns: MOST,
         ..ipv6(Detail::Full)
     };
+    let evidence = FlowEvidence {
+        classes: 1 << 2 | 1 << 5,
+        tls_version: 0x0304,
+        tls_suite: 0x1302,
+    };
+    let all = FlowEvidence {
+        classes: u8::MAX,
+        tls_version: u16::MAX,
+        tls_suite: u16::MAX,
+    };
     vec![
         ("a service in a /24", prefix()),
         ("a service in a /48", ipv6(Detail::Prefix)),
@@ -119,6 +129,21 @@ fn accepted() -> Vec<(&'static str, Row)> {
         ("nothing but drops", dropped),
         ("no addresses", arp),
         ("every number at its end", most),
+        (
+            "evidence of a service in a /24",
+            Row {
+                evidence,
+                ..prefix()
+            },
+        ),
+        ("evidence of a flow of IPv4", Row { evidence, ..full() }),
+        (
+            "every number at its end, with evidence",
+            Row {
+                evidence: all,
+                ..most
+            },
+        ),
     ]
 }
 
@@ -157,9 +182,34 @@ fn refused() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             "kind",
         ),
         (
-            "version 2",
-            edited(prefix(), b"\x00\x01\x01", b"\x00\x02\x01", 0),
+            "version 3",
+            edited(prefix(), b"\x00\x01\x01", b"\x00\x03\x01", 0),
             "version",
+        ),
+        (
+            "version 2 without evidence",
+            edited(prefix(), b"\x00\x01\x01", b"\x00\x02\x01", 0),
+            "missing",
+        ),
+        (
+            "version 1 with evidence",
+            edited(
+                prefix(),
+                FLAGS,
+                &[FLAGS, b"\x12\x83\x01\x00\x00"].concat(),
+                1,
+            ),
+            "not_allowed",
+        ),
+        (
+            "evidence of no class",
+            edited(
+                prefix(),
+                FLAGS,
+                &[FLAGS, b"\x12\x83\x00\x00\x00"].concat(),
+                1,
+            ),
+            "range",
         ),
         (
             "detail 0",
@@ -221,7 +271,7 @@ fn refused() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ),
         (
             "an unknown key",
-            edited(full(), LAST, &[LAST, b"\x12\x00"].concat(), 1),
+            edited(full(), LAST, &[LAST, b"\x13\x00"].concat(), 1),
             "unknown_key",
         ),
         (
@@ -252,7 +302,8 @@ fn of(row: &Row) -> Value {
     let mut number = |name: &str, value: u64| {
         fields.insert(name.into(), json!(value.to_string()));
     };
-    number("version", 1);
+    let evidence = row.evidence;
+    number("version", if evidence.classes == 0 { 1 } else { 2 });
     number("kind", 16);
     number("detail", row.detail as u64);
     number("zone", row.zone.into());
@@ -277,6 +328,14 @@ fn of(row: &Row) -> Value {
     if row.drop_reasons != 0 || row.drop_packets != 0 {
         let drops = [row.drop_reasons.into(), row.drop_packets];
         fields.insert("drops".into(), texts(&drops));
+    }
+    if evidence.classes != 0 {
+        let known = [
+            evidence.classes.into(),
+            evidence.tls_version.into(),
+            evidence.tls_suite.into(),
+        ];
+        fields.insert("evidence".into(), texts(&known));
     }
     let address = match (row.ethertype, row.detail) {
         (0x0800, Detail::Full) => 4,

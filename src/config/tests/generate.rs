@@ -11,10 +11,10 @@ use metering::flow::Detail;
 use super::Random;
 use crate::config::model::BUILT_IN_ZONES;
 use crate::config::{
-    Api, Billing, ChargeChange, ChargeClass, Cidr, Config, Direction, Encryption, Evidence,
-    Exemption, Fragments, Holder, Host, InterfaceName, Limits, Mac, Meter, Metrics, Midstream,
-    Mode, Name, Port, Profile, Retention, Shape, Share, Sink, TcpPort, Tenant, Uplink,
-    ZONE_ID_FIRST, Zone,
+    Accepts, Api, Billing, ChargeChange, ChargeClass, Cidr, Config, Direction, Encryption,
+    Evidence, Exemption, Fragments, Holder, Host, InterfaceName, Limits, Mac, Meter, Metrics,
+    Midstream, Mode, Name, Overlays, OwnProfile, Port, Profile, Retention, Shape, Share, Sink,
+    TcpPort, Tenant, TlsMin, Uplink, ZONE_ID_FIRST, Zone,
 };
 
 /// One configuration.
@@ -86,10 +86,13 @@ pub(super) fn config(random: &mut Random) -> Config {
             .collect(),
     });
     let zones = zones(random, host.zones_max);
+    let encryption_profiles: Vec<OwnProfile> = (0..random.below(3))
+        .map(|number| own_profile(random, number))
+        .collect();
     let encryption = match tenants.is_empty() {
         true => Vec::new(),
         false => (0..random.below(4))
-            .map(|_| encryption(random, &tenants, &zones))
+            .map(|_| encryption(random, &tenants, &zones, &encryption_profiles))
             .collect(),
     };
     let host = Host {
@@ -105,6 +108,7 @@ pub(super) fn config(random: &mut Random) -> Config {
         metrics,
         zones,
         encryption,
+        encryption_profiles,
         ports: ports(random, &tenants, &mut interfaces),
         host,
         meter,
@@ -440,7 +444,34 @@ fn limits(random: &mut Random) -> Limits {
     }
 }
 
-fn encryption(random: &mut Random, tenants: &[Tenant], zones: &[Zone]) -> Encryption {
+fn profile_of(random: &mut Random, profiles: &[OwnProfile]) -> Accepts {
+    if !profiles.is_empty() && random.one_in(2) {
+        return Accepts::Own(random.pick(profiles).name.clone());
+    }
+    Accepts::BuiltIn(*random.pick(&Profile::ALL))
+}
+
+fn own_profile(random: &mut Random, number: usize) -> OwnProfile {
+    let name = format!("own-{number}").parse().expect("a name");
+    let mut own = OwnProfile::of(name, *random.pick(&Profile::ALL));
+    own.tls_min = *random.pick(&[TlsMin::V1_2, TlsMin::V1_3]);
+    own.suites.truncate(1 + random.below(4));
+    own.groups.truncate(1 + random.below(4));
+    own.group_required = random.one_in(2);
+    own.early_data = random.one_in(2);
+    own.overlays = *random.pick(&[Overlays::Inspect, Overlays::Refuse]);
+    own.unverified_bytes = random.magnitude(65_536, 1 << 30) as u32;
+    own.unclassified_bytes = random.below(65_537) as u32;
+    own.unclassified_packets = random.below(256) as u32;
+    own
+}
+
+fn encryption(
+    random: &mut Random,
+    tenants: &[Tenant],
+    zones: &[Zone],
+    profiles: &[OwnProfile],
+) -> Encryption {
     let mut named = HashSet::new();
     let exempt = (0..7).filter(|_| random.one_in(2)).collect::<Vec<u32>>();
     Encryption {
@@ -454,10 +485,10 @@ fn encryption(random: &mut Random, tenants: &[Tenant], zones: &[Zone]) -> Encryp
                 .collect(),
         },
         mode: *random.pick(&[Mode::Off, Mode::Observe, Mode::Enforce]),
-        profile: *random.pick(&Profile::ALL),
+        profile: profile_of(random, profiles),
         min_evidence: *random.pick(&[Evidence::E1, Evidence::E2, Evidence::E3]),
         midstream: *random.pick(&[Midstream::Drop, Midstream::Relock]),
-        fragments: *random.pick(&[Fragments::Drop, Fragments::Allow]),
+        fragments: *random.pick(&[Fragments::Drop, Fragments::Track, Fragments::Allow]),
         unverified_bytes: random.magnitude(65_536, 1 << 30) as u32,
         unclassified_bytes: random.below(65_537) as u32,
         unclassified_packets: random.below(256) as u32,

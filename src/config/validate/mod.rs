@@ -17,11 +17,12 @@ use dataplane_common::units::TenantId;
 use super::api;
 use super::billing::Billing;
 use super::draft::{Draft, DraftHost, DraftPort, DraftTenant, DraftUplink, DraftZone, Field};
-use super::encryption::{self, DraftEncryption};
+use super::encryption;
 use super::errors::{At, Faults};
 use super::model::{
     BUILT_IN_ZONES, Config, Host, Meter, Port, Retention, Tenant, Uplink, ZONE_ID_FIRST, Zone,
 };
+use super::own_profile::{self, DraftProfile};
 use super::share::{self, DraftShare};
 use super::sink::{self, DraftSink};
 use super::values::{Cidr, InterfaceName, Name};
@@ -52,6 +53,7 @@ pub(super) fn check(draft: Draft, faults: &mut Faults<'_>) -> Option<Config> {
         .collect();
     let known = (tenants.as_slice(), draft.tenants_complete);
     encryption::check(&draft.encryption, known, &zones, faults);
+    own_profile::check(&draft.encryption_profiles, &draft.encryption, faults);
     let room = draft.host.conversations_max.clone();
     encryption::check_room(&draft.encryption, room.or(Host::CONVERSATIONS_MAX), faults);
     build(draft)
@@ -349,6 +351,11 @@ fn build(draft: Draft) -> Option<Config> {
             shares: shares(tenant.shares)?,
         })
     };
+    let encryption_profiles: Vec<_> = draft
+        .encryption_profiles
+        .into_iter()
+        .map(DraftProfile::build)
+        .collect::<Option<_>>()?;
     Some(Config {
         host,
         meter,
@@ -387,7 +394,8 @@ fn build(draft: Draft) -> Option<Config> {
         encryption: draft
             .encryption
             .into_iter()
-            .map(DraftEncryption::build)
+            .map(|rule| rule.build(&encryption_profiles))
             .collect::<Option<_>>()?,
+        encryption_profiles,
     })
 }

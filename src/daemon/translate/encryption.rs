@@ -43,10 +43,10 @@ fn holds(config: &Config, rules: &[&Encryption], direction: Direction, zone: usi
     rules
         .iter()
         .find(matches)
-        .map_or_else(Rule::default, |rule| compile(rule))
+        .map_or_else(Rule::default, |rule| compile(config, rule))
 }
 
-fn compile(rule: &Encryption) -> Rule {
+fn compile(config: &Config, rule: &Encryption) -> Rule {
     let mut compiled = Rule {
         mode: match rule.mode {
             Mode::Off => mode::OFF,
@@ -64,13 +64,15 @@ fn compile(rule: &Encryption) -> Rule {
         prefix_bytes: rule.starttls_bytes,
         ..Rule::default()
     };
-    rule.profile.fill(&mut compiled);
+    config.fill(&rule.profile, &mut compiled);
     if rule.midstream == Midstream::Relock {
         compiled.accepts |= accept::MIDSTREAM;
     }
-    if rule.fragments == Fragments::Allow {
-        compiled.accepts |= accept::FRAGMENTS;
-    }
+    compiled.accepts |= match rule.fragments {
+        Fragments::Drop => 0,
+        Fragments::Track => accept::FRAGMENTS_TRACKED,
+        Fragments::Allow => accept::FRAGMENTS,
+    };
     for (place, port) in compiled.prefix_ports.iter_mut().zip(&rule.starttls_ports) {
         *place = port.0;
     }

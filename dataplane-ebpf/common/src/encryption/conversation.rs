@@ -27,8 +27,24 @@ pub mod protocol {
     pub const QUIC: u8 = 4;
     /// DTLS.
     pub const DTLS: u8 = 5;
+    /// IKE, and ESP inside UDP.
+    pub const IKE: u8 = 6;
+    /// OpenVPN over UDP.
+    pub const OPENVPN: u8 = 7;
+    /// No conversation: a packet that comes in fragments ([`super::super::fragment`]).
+    pub const FRAGMENT: u8 = 8;
     /// Their names, by number.
-    pub const NAMES: [&str; 6] = ["unknown", "tls", "ssh", "wireguard", "quic", "dtls"];
+    pub const NAMES: [&str; 9] = [
+        "unknown",
+        "tls",
+        "ssh",
+        "wireguard",
+        "quic",
+        "dtls",
+        "ike",
+        "openvpn",
+        "fragment",
+    ];
 }
 
 /// One direction of a conversation: a reader of fields that goes on where the last packet ended.
@@ -216,8 +232,8 @@ impl Conversation {
         self.refused = self.refused.saturating_add(len);
     }
 
-    /// How readily it gives its place to another: more is readier. An empty one most, then what never opened, then
-    /// by how long it was quiet.
+    /// How readily it gives its place to another: more is readier. An empty one most, then a packet in fragments, then what
+    /// never opened, then by how long it was quiet.
     #[inline(always)]
     const fn leaves(&self, now_ms: u32) -> u64 {
         if self.key.ethertype == 0 {
@@ -225,7 +241,8 @@ impl Conversation {
         }
         let quiet = now_ms.wrapping_sub(self.last_ms) as u64;
         let opened = self.has(Self::OPEN) && !self.has(Self::CONDEMNED);
-        quiet | if opened { 0 } else { 1 << 32 }
+        let in_fragments = self.protocol == protocol::FRAGMENT;
+        quiet | (!opened as u64) << 32 | (in_fragments as u64) << 33
     }
 }
 

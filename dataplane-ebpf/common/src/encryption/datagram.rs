@@ -1,4 +1,4 @@
-//! Datagrams of a tenant under a policy: WireGuard, QUIC, DTLS, and ESP ([`esp`]). Each of the first three is E2 once its handshake was seen in both
+//! Datagrams of a tenant under a policy: WireGuard, QUIC, DTLS, ESP ([`esp`]), and what else has a shape ([`shape`]). Each of the first three is E2 once its handshake was seen in both
 //! directions; before that, only the packets of a handshake pass, and so many.
 //!
 //! Of a conversation's [`Stream`], `from` counts the packets of its opening. WireGuard: `want` is the index that this
@@ -6,7 +6,8 @@
 //! as many as its ends keep. An initiation that is lost must not end the session that it was to follow.
 
 use super::{
-    Class, Conversation, Payload, Rule, Segment, Stream, Why, accept, esp, protocol, veto,
+    Class, Conversation, Payload, Rule, Segment, Stream, Why, accept, esp, fragment, protocol,
+    shape, veto,
 };
 use crate::parse::proto;
 
@@ -34,7 +35,9 @@ pub fn judge(
     talk.last_ms = segment.now_ms;
     let verdict = read(talk, rule, segment, payload);
     match verdict {
-        Ok(Class::Handshake) if rule.evidence_min > 2 => {
+        Ok(class @ (Class::Shape | Class::Handshake))
+            if rule.evidence_min as u32 > least(class) =>
+        {
             talk.refuse(Why::Evidence, segment.len);
             Err(Why::Evidence)
         }
@@ -48,6 +51,12 @@ pub fn judge(
     }
 }
 
+/// The least evidence that a class is enough for.
+#[inline(always)]
+const fn least(class: Class) -> u32 {
+    class as u32 - Class::Shape as u32 + 1
+}
+
 #[inline(always)]
 fn read(
     talk: &mut Conversation,
@@ -55,9 +64,18 @@ fn read(
     segment: &Segment,
     payload: &impl Payload,
 ) -> Result<Class, Why> {
+    if segment.piece == fragment::piece::LATER {
+        return fragment::judge(talk, segment, payload);
+    }
     if talk.key.protocol == proto::ESP {
         let stream = &mut talk.streams[(segment.direction & 1) as usize];
         return esp::judge(stream, segment, payload);
+    }
+    if rule.accepts(accept::IKE)
+        && shape::is_ike(talk)
+        && let Some(class) = shape::ike(talk, rule, segment, payload)?
+    {
+        return Ok(class);
     }
     if segment.len < 8 {
         return unclassified(talk, rule, segment);
@@ -87,13 +105,18 @@ fn read(
             return dtls_record(talk, segment, payload, first, eight);
         }
     }
+    if rule.accepts(accept::OPENVPN)
+        && (known == protocol::OPENVPN || (known == protocol::UNKNOWN && shape::begins(first)))
+    {
+        return shape::openvpn(talk, segment, payload, first);
+    }
     unclassified(talk, rule, segment)
 }
 
 /// What is still unknown may be so few packets and bytes in all.
 #[inline(always)]
 fn unclassified(talk: &mut Conversation, rule: &Rule, segment: &Segment) -> Result<Class, Why> {
-    let bytes = talk.checked.saturating_add(segment.len);
+    let bytes = talk.checked.saturating_add(segment.whole());
     let packets = talk.unclassified.saturating_add(1);
     if talk.protocol != protocol::UNKNOWN
         || bytes > rule.unclassified_bytes
@@ -129,15 +152,26 @@ fn ciphertext(
     payload: &impl Payload,
     at: u32,
 ) -> Result<Class, Why> {
-    if veto::refuses(stream, payload, at, segment.len.saturating_sub(at)) {
+    if is_clear(stream, segment, payload, at) {
         return Err(Why::Clear);
     }
     Ok(Class::Handshake)
 }
 
+/// Does what must be ciphertext from `at` on look clear? Of whole datagrams some are looked at, of fragments all: they are few,
+/// and what follows one that passed passes more easily.
+#[inline(always)]
+pub fn is_clear(stream: &mut Stream, segment: &Segment, payload: &impl Payload, at: u32) -> bool {
+    let len = segment.len.saturating_sub(at);
+    if segment.piece == fragment::piece::WHOLE {
+        return veto::refuses(stream, payload, at, len);
+    }
+    payload.holds_text(segment.len) || veto::looks(stream, payload, at, len)
+}
+
 /// A packet of a handshake: it passes while there are not too many.
 #[inline(always)]
-fn opening(stream: &mut Stream) -> Result<Class, Why> {
+pub fn opening(stream: &mut Stream) -> Result<Class, Why> {
     stream.from = stream.from.saturating_add(1);
     if stream.from > OPENING_PACKETS {
         return Err(Why::Unverified);
@@ -162,12 +196,12 @@ fn wireguard_message(
     let named =
         !fresh && (other.left == index || other.record_end == index || other.field as u32 == index);
     match kind {
-        1 if segment.len == 148 => {
+        1 if segment.whole() == 148 => {
             talk.streams[side].want = index;
             talk.streams[side].flags |= Stream::SPOKEN;
             opening(&mut talk.streams[side])
         }
-        2 if segment.len == 92 => {
+        2 if segment.whole() == 92 => {
             let receiver = payload.be(8, 4).ok_or(Why::Malformed)? as u32;
             if !other.has(Stream::SPOKEN) || other.want != receiver {
                 return Err(Why::Sequence);
@@ -179,13 +213,13 @@ fn wireguard_message(
             talk.flags |= Conversation::OPEN;
             Ok(Class::Opening)
         }
-        3 if segment.len == 64
+        3 if segment.whole() == 64
             && other.has(Stream::SPOKEN)
             && (other.want == index || other.left == index) =>
         {
             opening(&mut talk.streams[side])
         }
-        4 if segment.len >= 32 => {
+        4 if segment.whole() >= 32 => {
             if talk.has(Conversation::OPEN) && named {
                 ciphertext(&mut talk.streams[side], segment, payload, 16)
             } else {
@@ -254,7 +288,7 @@ fn quic_packet(
     let kind = first >> 4 & 3;
     let initial = kind == if version == QUIC_V1 { 0 } else { 1 };
     if !answered && !talk.streams[side].has(Stream::SPOKEN) {
-        if !initial || segment.len < QUIC_INITIAL_MIN {
+        if !initial || segment.whole() < QUIC_INITIAL_MIN {
             return Err(Why::Sequence);
         }
         talk.protocol = protocol::QUIC;
@@ -290,7 +324,7 @@ fn dtls_record(
         return Err(Why::Malformed);
     }
     let len = payload.be(11, 2).ok_or(Why::Malformed)? as u32;
-    if len == 0 || len > segment.len - 13 {
+    if len == 0 || len > segment.whole() - 13 {
         return Err(Why::Malformed);
     }
     if epoch != 0 {

@@ -5,7 +5,7 @@
 //! value. Where those agree with what stands at the beginning, as RFC 5879 proposes, it is clear. Of ciphertext, one
 //! packet in some ten million agrees by chance: that one is dropped, and nothing follows from it.
 
-use super::{Class, Payload, Segment, Stream, Why, veto};
+use super::{Class, Payload, Segment, Stream, Why, fragment::piece, veto};
 use crate::parse::proto;
 
 /// Integrity check value and initialisation vector, bytes: HMAC-SHA-1-96 and XCBC-96, HMAC-SHA-256-128, -384-192,
@@ -25,11 +25,15 @@ pub fn judge(stream: &mut Stream, segment: &Segment, payload: &impl Payload) -> 
     if spi <= SPI_RESERVED || segment.len < HEADER {
         return Err(Why::Malformed);
     }
-    if veto::is_due(stream) {
+    // A first fragment has no trailer: what follows it is looked at as ciphertext.
+    if segment.piece == piece::WHOLE && veto::is_due(stream) {
         stream.then = payload.is_null(segment.len) as u16;
         if stream.then != 0 {
             return Err(Why::Clear);
         }
+    }
+    if segment.piece != piece::WHOLE && payload.holds_text(segment.len) {
+        return Err(Why::Clear);
     }
     Ok(Class::Shape)
 }

@@ -1,6 +1,6 @@
 //! What a packet is to the policy, by its headers alone.
 
-use super::exempt;
+use super::{exempt, overlay};
 use crate::{
     abi::FROM_TENANT,
     parse::{Fragment, Network, Packet, proto},
@@ -19,6 +19,8 @@ pub enum Kind {
     Esp,
     /// A fragment whose transport is not known.
     Fragment,
+    /// An overlay: [`overlay::kind`].
+    Overlay(u32),
     /// Of nothing that can be encrypted: clear.
     Other,
 }
@@ -88,7 +90,9 @@ impl Found {
         };
         match self.protocol {
             proto::TCP => Kind::Tcp,
-            proto::UDP => self.udp(),
+            proto::UDP => self.udp(direction),
+            proto::GRE => Kind::Overlay(overlay::kind::GRE),
+            proto::IPIP | proto::IPV6 => Kind::Overlay(overlay::kind::IP),
             proto::ESP => Kind::Esp,
             IGMP => Kind::Exempt(exempt::ND),
             // RFC 792: unreachable, time exceeded, parameter problem; echo and its reply.
@@ -109,7 +113,17 @@ impl Found {
     }
 
     #[inline(always)]
-    fn udp(&self) -> Kind {
+    fn udp(&self, direction: u32) -> Kind {
+        let target = if direction == FROM_TENANT {
+            self.far
+        } else {
+            self.near
+        };
+        match target {
+            overlay::VXLAN_PORT => return Kind::Overlay(overlay::kind::VXLAN),
+            overlay::GENEVE_PORT => return Kind::Overlay(overlay::kind::GENEVE),
+            _ => {}
+        }
         match (self.near, self.far) {
             (68, 67) | (67, 68) | (546, 547) | (547, 546) => Kind::Exempt(exempt::DHCP),
             (_, DNS) => Kind::Exempt(exempt::DNS),

@@ -34,8 +34,16 @@ pub mod accept {
     pub const ESP: u32 = 256;
     /// A conversation that began before anybody looked is taken up, within the budget for what is unverified.
     pub const MIDSTREAM: u32 = 512;
-    /// Fragments pass when their first one may; without it they are refused.
+    /// Fragments pass, unverified.
     pub const FRAGMENTS: u32 = 1024;
+    /// Overlays are what they carry; without it they are datagrams and protocols like others, and clear.
+    pub const OVERLAYS: u32 = 2_048;
+    /// A first fragment is judged, and those that follow one that passed.
+    pub const FRAGMENTS_TRACKED: u32 = 4_096;
+    /// IKEv2: its shape alone.
+    pub const IKE: u32 = 8_192;
+    /// OpenVPN over UDP: its shape alone.
+    pub const OPENVPN: u32 = 16_384;
 }
 
 /// Bits of [`Rule::exempt`], and places in [`Rule::exempt_interval_ns`].

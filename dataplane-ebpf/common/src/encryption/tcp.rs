@@ -4,7 +4,8 @@
 //! what came of it. Three functions, because the kernel's walk is a loop of its own.
 
 use super::{
-    Class, Conversation, Payload, Rule, Segment, Stream, Why, accept, protocol, ssh, tcp_flag,
+    Class, Conversation, Payload, Rule, Segment, Stream, Why, accept, fragment, protocol, ssh,
+    tcp_flag,
     tls::{self, Step},
 };
 
@@ -99,7 +100,7 @@ pub fn enter(
 /// A SYN. One alone changes nothing: whoever can forge one cannot forge the answer.
 #[inline(always)]
 fn open(talk: &mut Conversation, rule: &Rule, segment: &Segment) -> Entry {
-    if segment.len != 0 {
+    if segment.len != 0 || segment.piece != fragment::piece::WHOLE {
         // TCP Fast Open: its sender falls back to a SYN without payload.
         return Entry::Refuse(Why::SynPayload);
     }

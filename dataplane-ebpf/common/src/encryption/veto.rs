@@ -60,6 +60,49 @@ pub fn looks_clear(payload: &impl Payload, at: u32) -> bool {
     squares > SQUARES_MAX
 }
 
+/// Are the first bytes at `at`, 16 at least and [`WINDOW`] at most, all of 7 bits? Ciphertext is so once in 65,536 where there
+/// are 16 of them, and hardly ever where there are more: for what is too short for a window, and rare enough to lose.
+#[inline(always)]
+pub fn is_text(payload: &impl Payload, at: u32, len: u32) -> bool {
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let mut words = 0;
+    while words < WINDOW / 8 {
+        if (words + 1) * 8 > len {
+            break;
+        }
+        match payload.be(at + words * 8, 8) {
+            Some(word) if word & HIGH == 0 => {}
+            _ => return false,
+        }
+        words += 1;
+    }
+    words >= 2
+}
+
+/// Places of [`holds_text`], and how many bytes at the end.
+const PLACES: u32 = 32;
+const LAST: u32 = 32;
+
+/// Is there text somewhere in `len` bytes? Looked at are up to [`PLACES`] places, a window apart or further, and the end: where
+/// the bytes fit a link, text of two windows is always found, and of [`LAST`] bytes at the end. At ciphertext it is the first word of each, nearly always.
+#[inline(always)]
+pub fn holds_text(payload: &impl Payload, len: u32) -> bool {
+    let apart = len / PLACES;
+    let apart = if apart > WINDOW { apart } else { WINDOW };
+    let mut number = 0;
+    while number < PLACES {
+        let at = number * apart;
+        if at + 16 > len {
+            break;
+        }
+        if is_text(payload, at, len - at) {
+            return true;
+        }
+        number += 1;
+    }
+    len >= LAST && is_text(payload, len - LAST, LAST)
+}
+
 /// Is the next record or datagram of a direction, whose keys are in use, one to look at? Counts it.
 #[inline(always)]
 pub fn is_due(stream: &mut Stream) -> bool {
@@ -71,9 +114,12 @@ pub fn is_due(stream: &mut Stream) -> bool {
 /// Looks at the `len` bytes of ciphertext at `at`, if it is their turn: true when they are refused.
 #[inline(always)]
 pub fn refuses(stream: &mut Stream, payload: &impl Payload, at: u32, len: u32) -> bool {
-    if len < WINDOW || !is_due(stream) {
-        return false;
-    }
+    len >= WINDOW && is_due(stream) && looks(stream, payload, at, len)
+}
+
+/// The same, whosever turn it is.
+#[inline(always)]
+pub fn looks(stream: &mut Stream, payload: &impl Payload, at: u32, len: u32) -> bool {
     let mut window = 0;
     while window < IN_A_ROW as u32 {
         if (window + 1) * WINDOW > len {
@@ -152,6 +198,31 @@ mod tests {
         }
         // From the nineteenth byte on, mostly.
         assert!((10_000..19_000).contains(&clear), "{clear}");
+    }
+
+    #[test]
+    fn tells_short_text_by_its_bits() {
+        let text = b"GET /index.html HTTP/1.1\r\nHost: remote.example\r\n\r\n";
+        for len in 0..text.len() as u32 {
+            assert_eq!(is_text(&Bytes(text), 0, len), len >= 16, "{len}");
+        }
+        let mut one = *text;
+        one[40] = 0xE9;
+        assert!(!is_text(&Bytes(&one), 0, 52) && is_text(&Bytes(&one), 0, 40));
+        let mut state = 0x0C7;
+        let taken = (0..100_000).filter(|_| is_text(&Bytes(&noise(&mut state)), 0, 64));
+        assert_eq!(taken.count(), 0);
+        // Wherever 127 bytes of it are in a fragment of a link.
+        let sealed: Vec<u8> = (0..24).flat_map(|_| noise(&mut state)).collect();
+        assert!(!holds_text(&Bytes(&sealed), 1_480));
+        for at in 0..1_480 - 127 {
+            let mut bytes = sealed.clone();
+            bytes[at..at + 127].fill(b'a');
+            assert!(holds_text(&Bytes(&bytes), 1_480), "{at}");
+        }
+        let mut bytes = sealed.clone();
+        bytes[1_480 - 32..1_480].fill(b'a');
+        assert!(holds_text(&Bytes(&bytes), 1_480));
     }
 
     #[test]

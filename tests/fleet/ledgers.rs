@@ -221,7 +221,7 @@ pub fn fleet(name: &str) -> Result<Fleet> {
     let shelf = Shelf::new(name)?;
     let begins = MARCH_NS[1] - 2 * DAY_NS;
     let mut hosts = Vec::new();
-    let mut march = [[0; 2]; 2];
+    let mut march = [[0_u64; 2]; 2];
     for (number, host) in (1..).zip(["par1", "par2", "par3"]) {
         let mut one = Metering::new(&shelf, host, number, begins)?;
         one.port("uplink", 0);
@@ -270,10 +270,10 @@ pub fn fleet(name: &str) -> Result<Fleet> {
                 one.correct(ACME, 4, CORRECTED)?;
             }
             if slot + 1 == OF_MARCH || number == 2 && slot == 399 {
-                for (at, tenant) in [ACME, BETA].into_iter().enumerate() {
-                    for direction in 0..2 {
-                        let sum = one.carried.get(&(tenant, direction));
-                        march[at][direction] += sum.copied().unwrap_or_default();
+                for (sums, tenant) in march.iter_mut().zip([ACME, BETA]) {
+                    for (direction, sum) in sums.iter_mut().enumerate() {
+                        let carried = one.carried.get(&(tenant, direction));
+                        *sum += carried.copied().unwrap_or_default();
                     }
                 }
             }

@@ -202,7 +202,7 @@ fn a_statement_from_the_store_is_the_one_from_the_ledgers_to_the_byte() -> Resul
         let sum = march[0] + march[1];
         let billed = sum.checked_add_signed(corrected).context("bytes")?;
         ensure!(
-            read["total"]["l2_bytes"] == billed.to_string(),
+            read["total"]["l2_bytes"].as_str() == Some(&*billed.to_string()),
             "{billed}: {}",
             read["total"]
         );

@@ -38,6 +38,9 @@ pub struct Bench {
     /// octroi beside HTB, TBF and nftables instead; `cargo xtask bench --isolation --help` has its options.
     #[arg(long)]
     isolation: bool,
+    /// How fast records come to each sink instead, and what that costs; stored in bench/results/sinks.jsonl.
+    #[arg(long, conflicts_with = "isolation")]
+    sinks: bool,
     /// Handed on to criterion: a filter, or its options. `meter` also runs octroi beside its peers.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
@@ -77,6 +80,10 @@ impl Bench {
         let first = self.args.first().map(String::as_str);
         if self.isolation || first == Some("isolation") {
             return self.isolation();
+        }
+        if self.sinks {
+            crate::sinks::run(self.short)?;
+            return Ok(ExitCode::SUCCESS);
         }
         let begin = SystemTime::now();
         let peers = host::target_dir().join("peers.ndjson");

@@ -9,6 +9,7 @@ mod fleet;
 mod host;
 mod power_cut;
 mod setup;
+mod sinks;
 mod tally;
 mod test;
 mod vm;

@@ -104,17 +104,19 @@ fn answers_mean_what_they_mean_and_the_mark_moves_behind_the_records() -> Result
     let mut cases = 0;
     let (mut ids, mut bytes) = (1, 0);
     // The first change is that of the records, the second that of the mark.
-    for before in [0, 1] {
-        for mood in [
-            "busy",
-            "gateway",
-            "nobody",
-            "reset",
-            "hang",
-            "done-reset",
-            "done-hang",
-            "done-late",
-        ] {
+    const RECORDS: [&str; 8] = [
+        "busy",
+        "gateway",
+        "nobody",
+        "reset",
+        "hang",
+        "done-reset",
+        "done-hang",
+        "done-late",
+    ];
+    const MARK: [&str; 5] = ["busy", "nobody", "reset", "done-reset", "done-late"];
+    for (before, moods) in [(0, RECORDS.as_slice()), (1, &MARK)] {
+        for mood in moods {
             ids += 1;
             // Of a host of its own: windows of one host have one ledger.
             let host = format!("h{ids}");

@@ -158,7 +158,7 @@ fn target(random: &mut Random, number: usize) -> Target {
         }
         3 => Target::ClickHouse(clickhouse::Target {
             url: match (&ca_file, &secret) {
-                (Some(_), Some(_)) => "https://a.b-c_d@clickhouse.example/_metering_2",
+                (Some(_), Some(_)) => "https://a.b-c@clickhouse.example/_metering_2",
                 (Some(_), None) => "https://clickhouse.example:8443",
                 (None, Some(_)) => "http://octroi@localhost:8123",
                 (None, None) => "http://127.0.0.1/a",

@@ -246,7 +246,7 @@ fn a_sink_to_clickhouse_has_a_user_a_database_and_no_secret_in_its_address() {
 > [[sink]]
 > name = "h"
 > kind = "clickhouse"
-> url = "https://octroi%3A@clickhouse.example:8443"
+> url = "https://a@b@clickhouse.example:8443"
 > ca_file = "/ca.pem"
 c.toml:5:1: sink `a` has no `url`; write url = "https://octroi@clickhouse.example:8443"
 c.toml:8:10: a sink of the kind clickhouse has no `stream`; take it out

@@ -236,7 +236,7 @@ pub fn replay(options: &ReplayOptions) -> Result<()> {
         sent += batch
             .items
             .iter()
-            .filter(|item| item.billed().is_some())
+            .filter(|item| item.billed().is_some() && there.bills(item.record.tenant.into()))
             .count();
         at = batch.to;
     }

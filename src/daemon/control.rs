@@ -226,7 +226,7 @@ fn uid(pid: Option<i32>) -> String {
 }
 
 /// Waits for the ledger's thread, and lets the daemon go on meanwhile.
-async fn add(state: &RefCell<State>, addition: &Addition) -> Result<String, Refusal> {
+pub(super) async fn add(state: &RefCell<State>, addition: &Addition) -> Result<String, Refusal> {
     let written = async {
         // Not while a window is written, and never with the state held over a wait.
         let ticket = loop {

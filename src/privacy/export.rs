@@ -199,7 +199,8 @@ fn flow_rows(folder: &mut Folder, ledger: &Path, tenant: u32) -> Result<()> {
 /// What was looked at: by name for this tenant, or for nobody by name, and then without what was asked, which may
 /// be another tenant's. Changes by the API stand among the entries too, and are no looks.
 fn of_tenant(look: Look, tenant: u32) -> Option<Entry> {
-    if !matches!(look.what.split(' ').next(), Some("flows" | "privacy")) {
+    let kind = look.what.split(' ').next().unwrap_or_default();
+    if !["flows", "privacy", "records", "usage", "statement"].contains(&kind) {
         return None;
     }
     let mut words = look.what.split(' ');
@@ -207,7 +208,7 @@ fn of_tenant(look: Look, tenant: u32) -> Option<Entry> {
     let what = match named.map(str::parse::<u32>) {
         Some(Ok(number)) if number == tenant => look.what,
         Some(Ok(_)) => return None,
-        _ => "flows of several tenants".into(),
+        _ => format!("{kind} of several tenants"),
     };
     Some(Entry {
         at: time(look.at),
@@ -330,12 +331,24 @@ mod tests {
             };
             of_tenant(look, 17).map(|entry| entry.what)
         };
-        for own in ["flows --tenant 17 --limit 5", "privacy export --tenant 17"] {
+        for own in [
+            "flows --tenant 17 --limit 5",
+            "privacy export --tenant 17",
+            "usage --tenant 17",
+            "statement --tenant 17",
+        ] {
             assert_eq!(told(own).as_deref(), Some(own));
         }
         assert_eq!(told("flows").as_deref(), Some("flows of several tenants"));
+        assert_eq!(
+            told("records").as_deref(),
+            Some("records of several tenants")
+        );
         for other in [
             "flows --tenant 18",
+            "records --tenant 170",
+            "start: BPF object sha256:00, revision 1",
+            "correct {\"seq\":1}",
             "port add {\"name\":\"vm\",\"tenant\":\"globex\"}",
             "port remove vm",
             "apply changes tenant globex",

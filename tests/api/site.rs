@@ -121,6 +121,12 @@ impl Served {
     /// What the API has entered in the ledger.
     pub fn entries(&self) -> Result<Vec<(String, String)>> {
         let looks = ledger::looks(&self.ledger)?.into_iter();
+        // A daemon's start is its own entry, and who looks has one, too: `detail.rs` counts those.
+        let is_change = |what: &str| {
+            let kind = what.split(' ').next().unwrap_or_default();
+            !["start:", "records", "usage", "statement", "flows"].contains(&kind)
+        };
+        let looks = looks.filter(|look| is_change(&look.what));
         Ok(looks.map(|look| (look.who, look.what)).collect())
     }
 

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import select
 import subprocess
 import sys
 import tempfile
@@ -65,7 +66,7 @@ class Browser:
             preexec_fn=places, close_fds=False)
         os.close(child_in)
         os.close(child_out)
-        self.rest, self.events, self.number, self.session = b"", [], 0, None
+        self.rest, self.events, self.number, self.session, self.asked = b"", [], 0, None, ""
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in "Page", "Network", "Runtime", "Log":
@@ -73,6 +74,9 @@ class Browser:
 
     def message(self):
         while b"\0" not in self.rest:
+            # A page that computes for ever answers nothing: say so, and what it was asked.
+            if not select.select([self.back], [], [], PATIENCE_S)[0]:
+                raise SystemExit(f"the browser has said nothing for {PATIENCE_S} s; asked last: {self.asked}")
             part = os.read(self.back, 1 << 20)
             if not part:
                 raise SystemExit("the browser ended")
@@ -86,6 +90,7 @@ class Browser:
         if self.session:
             request["sessionId"] = self.session
         data = json.dumps(request).encode() + b"\0"
+        self.asked = data[:300]
         while data:
             data = data[os.write(self.to, data):]
         while True:

@@ -31,11 +31,11 @@ const PICTURE_MAX: u64 = 150_000;
 const RULE: &str =
     "\n[[encryption]]\ntenant = \"alice\"\nmode = \"observe\"\nprofile = \"anssi-2026\"\n";
 
-/// axe-core: `OCTROI_AXE`, or where npm puts it in the build's directory.
+/// axe-core: `OCTROI_AXE`, or where `cargo xtask setup` puts it in the build's directory.
 fn axe() -> Option<PathBuf> {
     let named = env::var_os("OCTROI_AXE").map(PathBuf::from);
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent()?;
-    let installed = target.join("npm/node_modules/axe-core/axe.min.js");
+    let installed = target.join("tools/axe/axe_playwright_python/axe.min.js");
     named
         .into_iter()
         .chain([installed])
@@ -55,8 +55,7 @@ pub fn what_is_seen_is_what_octroi_says() -> Result<()> {
     let axe = axe();
     if axe.is_none() {
         println!(
-            "SKIPPED: {NAME}: axe: there is no axe-core; `npm install --prefix target/npm axe-core`, or name axe.min.js \
-             in OCTROI_AXE"
+            "SKIPPED: {NAME}: axe: there is no axe-core; run `cargo xtask setup`, or name axe.min.js in OCTROI_AXE"
         );
     }
     let _alone = alone();
@@ -93,25 +92,28 @@ fn look(chromium: &Path, axe: Option<&Path>, files: &Path) -> Result<()> {
     input.write_all(wanted.to_string().as_bytes())?;
     drop(input);
     let mut said = BufReader::new(child.stderr.take().context("stderr")?);
+    let mut results = child.stdout.take().context("stdout")?;
     // They send until the browser has seen it.
-    let mut first = String::new();
+    let (mut first, mut errors, mut found) = (String::new(), String::new(), Vec::new());
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| -> Result<()> {
         let sent = scope.spawn(|| send(&served, &stop));
+        // Both at once: what axe finds may be more than a pipe holds, and who writes it would wait for ever.
+        let results = scope.spawn(|| results.read_to_end(&mut found));
         said.read_line(&mut first)?;
         stop.store(true, Relaxed);
-        sent.join()
-            .map_err(|_| anyhow::anyhow!("a sender panicked"))?
+        said.read_to_string(&mut errors)?;
+        let joined = |_| anyhow::anyhow!("a thread panicked");
+        results.join().map_err(joined)??;
+        sent.join().map_err(joined)?
     })?;
-    let mut errors = String::new();
-    said.read_to_string(&mut errors)?;
-    let output = child.wait_with_output()?;
+    let status = child.wait()?;
     ensure!(
-        output.status.success(),
-        "{first}{errors}\n{}",
+        status.success(),
+        "{status}: {first}{errors}\n{}",
         served.site.log()
     );
-    let found: Value = serde_json::from_slice(&output.stdout)?;
+    let found: Value = serde_json::from_slice(&found)?;
     let compared = same_numbers(&served, &found)?;
     println!("CASES: numbers of the page that are what octroi says: {compared}");
     statements(&served, &found)?;

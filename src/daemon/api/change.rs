@@ -148,7 +148,8 @@ fn port_answer(
     Ok(ok(status, &shown))
 }
 
-fn who(peer: &Peer, role: Role) -> String {
+/// Whom an entry names.
+pub fn who(peer: &Peer, role: Role) -> String {
     format!("uid {}, {}, by the API", peer.uid, role.name())
 }
 

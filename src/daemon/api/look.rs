@@ -29,7 +29,7 @@ const RECORDS_MAX: usize = 1_000;
 /// Parts of a period of usage, and rows of all.
 const PARTS_MAX: usize = 1_000;
 const ROWS_MAX: usize = 10_000;
-const TIME: &str = "a time such as 2026-11-24T03:00:00Z";
+pub const TIME: &str = "a time such as 2026-11-24T03:00:00Z";
 
 /// What `octroi status` says; ports are only counted.
 pub fn status(shared: &Shared) -> Result<Value, Problem> {
@@ -193,12 +193,12 @@ pub async fn read<T: Send + 'static>(
     }
 }
 
-fn utc_ns(text: &str) -> Option<i64> {
+pub fn utc_ns(text: &str) -> Option<i64> {
     let time: Timestamp = text.parse().ok()?;
     i64::try_from(time.as_nanosecond()).ok()
 }
 
-fn direction(query: &Query) -> Result<Option<u8>, Problem> {
+pub fn direction(query: &Query) -> Result<Option<u8>, Problem> {
     query.read("direction", "from or to", |text| match text {
         "from" => Some(0),
         "to" => Some(1),

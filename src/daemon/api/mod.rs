@@ -11,6 +11,7 @@
 
 mod answer;
 mod change;
+mod detail;
 mod look;
 mod page;
 mod peer;
@@ -90,6 +91,8 @@ struct Shared {
     readers: Arc<Semaphore>,
     /// What the page sees of everything, as it was a moment ago.
     seen: RefCell<watch::Seen>,
+    /// Who has looked at which tenant within the hour.
+    looked: RefCell<detail::Looked>,
     /// Who opens the page.
     users: RefCell<page::Users>,
 }
@@ -182,6 +185,7 @@ pub fn start(state: &Rc<RefCell<State>>) -> Result<Option<Listening>> {
         connections: RefCell::default(),
         readers: Arc::new(Semaphore::new(READERS_MAX)),
         seen: RefCell::default(),
+        looked: RefCell::default(),
         users: RefCell::default(),
     });
     let listening = Listening(socket);

@@ -27,6 +27,10 @@ pub enum Action {
     Apply,
     /// Meter records, by pages.
     Records,
+    /// As `octroi flows`.
+    Flows,
+    /// As `octroi correct`.
+    Correct,
     /// As `octroi usage`.
     Usage,
     /// Everything that changes from second to second, by tenant.
@@ -71,7 +75,7 @@ const fn route(
 }
 
 /// All of them.
-pub static ROUTES: [Route; 15] = [
+pub static ROUTES: [Route; 17] = [
     route(
         Method::GET,
         "/v1/openapi.json",
@@ -132,6 +136,29 @@ pub static ROUTES: [Route; 15] = [
             "after",
             "limit",
         ],
+    ),
+    route(
+        Method::GET,
+        "/v1/flows",
+        Role::Admin,
+        Action::Flows,
+        &[
+            "tenant",
+            "port",
+            "direction",
+            "remote",
+            "from",
+            "to",
+            "after",
+            "limit",
+        ],
+    ),
+    route(
+        Method::POST,
+        "/v1/corrections",
+        Role::Admin,
+        Action::Correct,
+        &[],
     ),
     route(
         Method::GET,

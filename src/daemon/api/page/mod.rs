@@ -175,7 +175,7 @@ async fn act(
     peer: &Peer,
     shared: &Rc<Shared>,
 ) -> Result<Answer, Problem> {
-    if shared.role(peer).is_none() {
+    let Some(role) = shared.role(peer) else {
         let detail = match peer.uid {
             u32::MAX => {
                 "the kernel does not tell who asks: keep your end of the connection open".into()
@@ -183,7 +183,7 @@ async fn act(
             uid => format!("uid {uid} has no role here; [api] read and policy name who has one"),
         };
         return Err(Problem::new(StatusCode::FORBIDDEN, detail));
-    }
+    };
     guard::check(request.method(), request.uri(), request.headers())?;
     if !request.body().is_end_stream() {
         let detail = "this takes no body";
@@ -200,5 +200,5 @@ async fn act(
         return Err(Problem::bad("the page only shows"));
     }
     let query = Query::of(request.uri(), found.route)?;
-    answer::look_at(shared, &found, &query).await
+    answer::look_at(shared, (peer, role), &found, &query).await
 }

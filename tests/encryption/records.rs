@@ -88,6 +88,8 @@ fn records_usage_and_explanations_have_the_classes_that_the_registers_counted() 
     site.kill()?;
     page(&site, 0)?;
     site.start(octroi())?;
+    // Once more: flows of the window in which it died are nobody's.
+    page(&site, 1)?;
     for _ in 0..3 {
         page(&site, 0)?;
         std::thread::sleep(Duration::from_millis(700));

@@ -136,7 +136,7 @@ pub fn note(key: &mut FlowKey, outer: &FlowKey, packet: &Packet, which: u32, net
     let mixed = (ends ^ network.rotate_left(17) ^ packet.vid as u32).wrapping_mul(0x9E37_79B1);
     key.slot = outer.slot;
     key.zone = 0;
-    key.vlan = INSIDE * (which as u16 & 7) | (mixed >> 20) as u16;
+    key.vlan = (INSIDE * (which as u16 & 7)) | (mixed >> 20) as u16;
     key.ethertype = packet.ethertype;
     key.protocol = packet.protocol;
 }

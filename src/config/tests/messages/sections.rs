@@ -97,15 +97,15 @@ fn an_unknown_key_is_told_the_nearest_and_all_others() {
         r##"
 > [hst]
 > name = "h"
-c.toml:1:2: unknown key `hst` in the file; did you mean `host`? The keys are host, meter, retention, billing, api, metrics, sink, uplink, zone, tenant, port, encryption
+c.toml:1:2: unknown key `hst` in the file; did you mean `host`? The keys are host, meter, retention, billing, api, metrics, sink, uplink, zone, tenant, port, encryption, encryption_profile
 > ports = 3
 > [host]
 > name = "h"
-c.toml:1:1: unknown key `ports` in the file; did you mean `port`? The keys are host, meter, retention, billing, api, metrics, sink, uplink, zone, tenant, port, encryption
+c.toml:1:1: unknown key `ports` in the file; did you mean `port`? The keys are host, meter, retention, billing, api, metrics, sink, uplink, zone, tenant, port, encryption, encryption_profile
 > x = 1
 > [host]
 > name = "h"
-c.toml:1:1: unknown key `x` in the file; the keys are host, meter, retention, billing, api, metrics, sink, uplink, zone, tenant, port, encryption
+c.toml:1:1: unknown key `x` in the file; the keys are host, meter, retention, billing, api, metrics, sink, uplink, zone, tenant, port, encryption, encryption_profile
 > [host]
 > nam = "h"
 c.toml:2:1: unknown key `nam` in [host]; did you mean `name`? The keys are name, pin_dir, run_dir, trusted_interfaces, shape, ports_max, zones_max, flows_max, conversations_max

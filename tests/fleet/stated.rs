@@ -93,7 +93,18 @@ fn one(tenant: u32, ledgers: &[PathBuf], database: &Database, stated: &mut State
     let [from, to] = ends.map(|end| end.map(|end| end.to_string()));
     let (tenant, from, to) = (tenant.to_string(), from?, to?);
     let arguments = [
-        "usage", "--tenant", &tenant, "--from", &from, "--to", &to, "--p95", "--format", "csv",
+        "usage",
+        "--tenant",
+        &tenant,
+        "--from",
+        &from,
+        "--to",
+        &to,
+        "--p95",
+        "--by",
+        "direction",
+        "--format",
+        "csv",
     ];
     let (fine, of_store, err) = run(&arguments, &store)?;
     ensure!(fine, "{err}");

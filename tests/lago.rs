@@ -59,7 +59,7 @@ fn sink(service: &Service, dir: &Dir, token_file: PathBuf) -> Lago {
         subscriptions: vec!["7 sub_é/7".parse().expect("a subscription")],
     };
     target.check().expect("it is right");
-    Lago::with_patience(target, dir.0.join("cursor"), Duration::from_millis(400))
+    Lago::with_patience(target, dir.0.join("cursor"), Duration::from_millis(1_500))
 }
 
 /// Not taken, because of this.

@@ -176,6 +176,53 @@ fn the_meter_writes_where_its_records_are_and_nowhere_else() -> Result<()> {
     Ok(())
 }
 
+/// The hash of the programs is what another program says of the object, everywhere where octroi says it.
+#[test]
+fn a_start_is_in_the_ledger_with_the_hash_of_the_programs() -> Result<()> {
+    const TEST: &str = "a_start_is_in_the_ledger_with_the_hash_of_the_programs";
+    let _alone = alone();
+    let Some(mut site) = site(TEST)? else {
+        return Ok(());
+    };
+    let file = site.directory().join("object");
+    fs::write(&file, dataplane::object::OBJECT)?;
+    let sum = Command::new("sha256sum").arg(&file).output()?;
+    let sum = String::from_utf8(sum.stdout)?;
+    let hash = sum.split(' ').next().filter(|hash| hash.len() == 64);
+    let hash = hash.context("sha256sum says no hash")?.to_owned();
+    assert_eq!(site.report()?.bpf_sha256, hash);
+    let said = Command::new(octroi()).arg("--version").output()?;
+    let said = String::from_utf8(said.stdout)?;
+    ensure!(
+        said.trim_end()
+            .ends_with(&format!("BPF object sha256:{hash}")),
+        "{said}"
+    );
+    let ledger = site.directory().join("ledger.db");
+    let starts = || -> Result<Vec<String>> {
+        let looks = metering::ledger::looks(&ledger).unwrap_or_default();
+        let starts = looks
+            .into_iter()
+            .filter(|look| look.who.starts_with("octroi "));
+        Ok(starts.map(|look| look.what).collect())
+    };
+    soon("an entry of the start", || Ok(starts()?.len() == 1))?;
+    site.kill()?;
+    site.start(octroi())?;
+    soon("an entry of the next", || Ok(starts()?.len() == 2))?;
+    let begins = format!("start: BPF object sha256:{hash}, revision ");
+    let starts = starts()?;
+    ensure!(
+        starts.iter().all(|what| what.starts_with(&begins)),
+        "{starts:?}"
+    );
+    site.stop();
+    let verified = Command::new(octroi()).arg("verify").arg(&ledger).output()?;
+    ensure!(verified.status.success(), "{verified:?}");
+    println!("CASES: starts in the ledger: {}", starts.len());
+    Ok(())
+}
+
 #[test]
 fn the_meters_command_is_not_for_people() -> Result<()> {
     let output = Command::new(octroi())

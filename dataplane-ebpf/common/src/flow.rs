@@ -174,6 +174,7 @@ pub struct FlowOpened {
 
 /// What is known of a flow's encryption: the classes of what was delivered, and what its server chose. 0: nobody looked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "std", derive(serde::Serialize, serde::Deserialize))]
 pub struct FlowEvidence(pub u64);
 
 impl FlowEvidence {

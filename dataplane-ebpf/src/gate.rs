@@ -166,16 +166,17 @@ fn stages<const DIRECTION: u32, const APART: bool>(
     let zone = zone::of::<DIRECTION>(book.epoch, packet, intra_host);
     thin::begin(ctx, packet.finds_neighbours());
     thin::look::<DIRECTION, APART>(ctx, packet, port, book.slot, booked);
-    let departure_ns = match limiter::take(port, book.slot, DIRECTION, booked, thin::fat(ctx)) {
-        Ok(departure_ns) => {
-            thin::accepted::<DIRECTION>(ctx, port, book.slot, booked, departure_ns);
-            departure_ns
-        }
-        Err(reason) => {
-            flow::refused(zone, booked, book, port, reason);
-            return Err(reason);
-        }
-    };
+    let departure_ns =
+        match limiter::take(port, book.slot, DIRECTION, booked, thin::fat(ctx.skb.skb)) {
+            Ok(departure_ns) => {
+                thin::accepted::<DIRECTION>(ctx, port, book.slot, booked, departure_ns);
+                departure_ns
+            }
+            Err(reason) => {
+                flow::refused(zone, booked, book, port, reason);
+                return Err(reason);
+            }
+        };
     Ok(Admitted {
         port,
         zone,

@@ -51,7 +51,8 @@ impl Now for Kernel {
 }
 
 /// Takes `wire` from both limits of a direction, or from none. Returns when the packet may leave, in
-/// CLOCK_MONOTONIC ns; 0: at once. What is `fat` is refused earlier than what is not.
+/// CLOCK_MONOTONIC ns; 0: at once. What is `fat` (1, else 0) is refused
+/// earlier than what is not.
 ///
 /// # Errors
 /// The ceiling that it is over.
@@ -61,7 +62,7 @@ pub fn take(
     slot: u32,
     direction: u32,
     wire: &Wire,
-    fat: bool,
+    fat: u64,
 ) -> Result<u64, DropReason> {
     let [bytes, packets] = &port.limits[(direction & 1) as usize];
     let sizes = maps::sizes();
@@ -69,7 +70,7 @@ pub fn take(
     if by_packets {
         let clock = maps::CLOCKS.get_ptr_mut(sizes.clock(slot, direction, 1));
         let clock = Shared(clock.ok_or(DropReason::Internal)?);
-        let horizon = packets.horizon_of(fat);
+        let horizon = packets.horizon_less(fat);
         match packets.take_within(&clock, &Kernel, wire.packets, horizon) {
             Decision::Pass { .. } => {}
             Decision::Over => return Err(DropReason::CeilingPackets),
@@ -81,7 +82,7 @@ pub fn take(
     }
     let clock = maps::CLOCKS.get_ptr_mut(sizes.clock(slot, direction, 0));
     let clock = Shared(clock.ok_or(DropReason::Internal)?);
-    let horizon = bytes.horizon_of(fat);
+    let horizon = bytes.horizon_less(fat);
     let refused = match bytes.take_within(&clock, &Kernel, wire.l2_bytes, horizon) {
         Decision::Pass { backlog: 0, .. } => return Ok(0),
         Decision::Pass { backlog, at_ns } => return Ok(at_ns + bytes.delay_ns(backlog)),

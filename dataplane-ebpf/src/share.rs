@@ -5,7 +5,7 @@ use crate::{
     limiter::{self, Shared},
     maps, thin,
 };
-use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_ns, programs::TcContext};
+use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_ns};
 use core::ptr::{addr_of, addr_of_mut};
 use dataplane_common::{
     abi::{
@@ -157,11 +157,7 @@ pub fn take(
     let pace = share_pace(whose);
     let which = book.slot * DIRECTIONS + book.direction;
     let looked = thin::look_for_share(skb, which, wire, pace);
-    let class = if thin::fat(&TcContext::new(skb)) {
-        FAT
-    } else {
-        0
-    };
+    let class = thin::fat(skb) << FAT_SHIFT;
     let refused = match share_take(whose | class, wire.packets, wire.l2_bytes, now_ns) {
         PASSED => {
             if looked {
@@ -187,7 +183,7 @@ const CONTENDED: u64 = 4;
 const MISSING: u64 = 5;
 
 /// In the word of [`policy`]: the packet's flow is fat.
-const FAT: u64 = 1 << 63;
+const FAT_SHIFT: u32 = 63;
 
 /// ns that a byte takes at what the tenant has at least, times 2^20: its guarantee, else its ceiling, else an eighth of
 /// the link. What is thin is told by it.
@@ -283,7 +279,7 @@ extern "C" fn share_take(whose: u64, packets: u64, l2_bytes: u64, now_ns: u64) -
         (uplink, &link),
         now_ns,
         (packets, l2_bytes),
-        whose & FAT != 0,
+        whose >> FAT_SHIFT != 0,
     ) {
         Ok(_) => PASSED,
         Err(Refused::Share) => SHARE,

@@ -53,7 +53,10 @@ impl Cells for Rows {
 #[inline(always)]
 pub fn begin(ctx: &TcContext, urgent: bool) {
     // SAFETY: the context is the program's own; these words are for its programs.
-    unsafe { (*ctx.skb.skb).cb[0] = urgent as u32 };
+    unsafe {
+        (*ctx.skb.skb).cb[0] = urgent as u32;
+        (*ctx.skb.skb).cb[4] = 0;
+    }
 }
 
 /// True for what goes ahead of bulk, and is refused after it.
@@ -63,11 +66,12 @@ pub fn first(ctx: &TcContext) -> bool {
     unsafe { (*ctx.skb.skb).cb[0] & (URGENT | THIN) != 0 }
 }
 
-/// True for a packet whose flow was looked for and is not thin.
+/// 1 for a packet whose flow was looked for and is not thin, else 0. A number from the skb, of which the verifier knows
+/// nothing: it would walk the limiter twice for a bool.
 #[inline(always)]
-pub fn fat(ctx: &TcContext) -> bool {
+pub fn fat(skb: *mut __sk_buff) -> u64 {
     // SAFETY: as above.
-    unsafe { (*ctx.skb.skb).cb[0] & (FOUND | THIN | URGENT) == FOUND }
+    unsafe { (*skb).cb[4] as u64 & 1 }
 }
 
 /// Asks whether the packet's flow is thin, on a port with a ceiling. `APART`: see [`crate::packet::parsed`].
@@ -142,12 +146,7 @@ pub fn look_for_share(skb: *mut __sk_buff, which: u32, wire: &Wire, pace: u64) -
 /// takes at the tenant's pace.
 #[inline(always)]
 pub fn shared(skb: *mut __sk_buff, which: u32, wire: &Wire, pace: u64) {
-    let ctx = TcContext::new(skb);
-    if fat(&ctx) {
-        // SAFETY: as above.
-        let place = unsafe { (*skb).cb[1] };
-        thin_hold((which as u64) << 32 | place as u64, wire.l2_bytes, pace, 0);
-    }
+    thin_hold(skb, which, wire.l2_bytes, pace, 0);
 }
 
 /// Notes in the skb what is found. `which`: slot and direction.
@@ -169,7 +168,9 @@ pub extern "C" fn thin_look(
     // SAFETY: the context is the program's own; these words are for its programs.
     unsafe {
         (*skb).cb[1] = place.packed();
-        (*skb).cb[0] = (*skb).cb[0] & URGENT | FOUND | if thin { THIN } else { 0 };
+        let urgent = (*skb).cb[0] & URGENT;
+        (*skb).cb[0] = urgent | FOUND | if thin { THIN } else { 0 };
+        (*skb).cb[4] = !thin as u32 & (urgent ^ URGENT);
     }
     1
 }
@@ -183,27 +184,28 @@ pub fn accepted<const DIRECTION: u32>(
     wire: &Wire,
     departure_ns: u64,
 ) {
-    // SAFETY: as above.
-    let (found, place) = unsafe { ((*ctx.skb.skb).cb[0], (*ctx.skb.skb).cb[1]) };
-    if found & (FOUND | THIN | URGENT) != FOUND {
-        return;
+    if port.has(PortPolicy::limited(DIRECTION, 0)) {
+        let pace = port.limits[(DIRECTION & 1) as usize][0].ns_per_unit;
+        let which = slot * DIRECTIONS + DIRECTION;
+        thin_hold(ctx.skb.skb, which, wire.l2_bytes, pace, departure_ns);
     }
-    let pace = port.limits[(DIRECTION & 1) as usize][0].ns_per_unit;
-    let which = (slot * DIRECTIONS + DIRECTION) as u64;
-    thin_hold(
-        which << 32 | place as u64,
-        wire.l2_bytes,
-        pace,
-        departure_ns,
-    );
 }
 
-/// `whose`: slot and direction, and the place of its clocks.
+/// Holds the packet's flow if it is fat. `which`: slot and direction.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn thin_hold(whose: u64, l2_bytes: u64, pace: u64, departure_ns: u64) -> u64 {
-    let rows = Rows((whose >> 32) as u32);
-    let place = Place::unpacked(whose as u32);
-    limit(pace).hold(&rows, place, l2_bytes, departure_ns);
+pub extern "C" fn thin_hold(
+    skb: *mut __sk_buff,
+    which: u32,
+    l2_bytes: u64,
+    pace: u64,
+    departure_ns: u64,
+) -> u64 {
+    if fat(skb) == 0 {
+        return 0;
+    }
+    // SAFETY: the context is the program's own; these words are for its programs.
+    let place = Place::unpacked(unsafe { (*skb).cb[1] });
+    limit(pace).hold(&Rows(which), place, l2_bytes, departure_ns);
     1
 }

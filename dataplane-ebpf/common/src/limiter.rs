@@ -137,11 +137,13 @@ impl LimitPolicy {
     /// The backlog within which a packet is accepted.
     #[inline(always)]
     pub const fn horizon_of(&self, fat: bool) -> u64 {
-        if fat {
-            self.horizon_fat()
-        } else {
-            self.horizon
-        }
+        self.horizon_less(fat as u64)
+    }
+
+    /// The same for 1 (fat) or 0, without a branch.
+    #[inline(always)]
+    pub const fn horizon_less(&self, fat: u64) -> u64 {
+        self.horizon - self.horizon / 8 * fat
     }
 
     /// Decides on a packet of `units`, and books it on `clock` when it is accepted.

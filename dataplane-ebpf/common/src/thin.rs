@@ -43,9 +43,13 @@ pub const DEPTH_NS: u64 = 2_000_000;
 pub const DEPTH_BYTES: u64 = 2 * 1_514;
 
 /// What thin packets may be ahead of half the rate, ns of it: a tick of the coarse clock at 250 Hz, which stands still in
-/// between; and [`DEPTH_BYTES`] at least. A packet that takes its flow more than an eighth into its bucket has half of
-/// that: who has just begun, or begins again after a loss, leaves room for who says a little now and then.
+/// between; and [`DEPTH_BYTES`] at least. A packet of more than [`SMALL_BYTES`], or that takes its flow more than an eighth
+/// into its bucket, has half of that: who has just begun, or begins again after a loss, leaves room for who says a little
+/// now and then.
 pub const TOGETHER_NS: u64 = 4_000_000;
+
+/// The largest packet that is small.
+pub const SMALL_BYTES: u64 = DEPTH_BYTES / 8;
 
 /// Swaps tried before a packet is fat.
 const TRIES: u32 = 4;
@@ -250,7 +254,8 @@ impl Limit {
         let seen = self.load(cells, place, depth);
         let least = if seen.0 < seen.1 { seen.0 } else { seen.1 };
         let used = least + self.cost(bytes);
-        if used > depth || !self.take(together, bytes, used * 8 > depth) {
+        let large = bytes > SMALL_BYTES || used * 8 > depth;
+        if used > depth || !self.take(together, bytes, large) {
             return false;
         }
         self.raise(cells, place, seen, depth, used);

@@ -230,9 +230,7 @@ fn a_conversation_waits_for_no_bulk_and_no_flow_overtakes_itself() {
         assert_eq!((fat, refused), (0, 0), "a conversation was taken for bulk");
         // What may be ahead of it of flows that begin, at their half of the rate; a frame on the wire, and its own.
         let frame_ns = 1_514 * 8_000_000_000 / bits;
-        // A full frame is large where an eighth of a bucket is less.
-        let part = if bits <= 100_000_000 { 4 } else { 2 };
-        let most_ns = (TOGETHER_NS / part).max(frame_ns) + 3 * frame_ns;
+        let most_ns = (TOGETHER_NS / 4).max(frame_ns) + 3 * frame_ns;
         assert!(conversation.longest_ns <= most_ns, "{most_ns} ns");
         // Once, where the hash is drawn anew, a bucket of each flow goes before what waits of it.
         assert!(overtaken <= bulk as u64 * window, "{overtaken} overtaken");

@@ -83,8 +83,10 @@ pub fn look<const DIRECTION: u32, const APART: bool>(
     slot: u32,
     wire: &Wire,
 ) {
-    let limited = port.has(PortPolicy::limited(DIRECTION, 0));
-    if !limited && port.share == 0 {
+    // One question, and what was parsed is not looked at any more behind it: else the verifier walks all ways to parse
+    // through what follows.
+    let limited = port.flags & PortPolicy::limited(DIRECTION, 0);
+    if limited as u64 | port.share == 0 {
         return;
     }
     let hash = if APART {
@@ -92,23 +94,17 @@ pub fn look<const DIRECTION: u32, const APART: bool>(
     } else {
         dataplane_common::thin::hash(packet, &maps::thin_keys())
     };
-    if !limited {
-        // Whether its tenant's share or ceiling asks is not known yet: `look_for_share`.
-        // SAFETY: as above.
-        unsafe {
-            (*ctx.skb.skb).cb[2] = hash as u32;
-            (*ctx.skb.skb).cb[3] = (hash >> 32) as u32;
-        }
-        return;
+    // SAFETY: as above.
+    unsafe {
+        (*ctx.skb.skb).cb[2] = hash as u32;
+        (*ctx.skb.skb).cb[3] = (hash >> 32) as u32;
     }
     let pace = port.limits[(DIRECTION & 1) as usize][0].ns_per_unit;
-    thin_look(
-        ctx.skb.skb,
-        hash,
-        slot * DIRECTIONS + DIRECTION,
-        wire.l2_bytes,
-        pace,
-    );
+    // Without a ceiling of the port's own, its tenant's share asks: `look_for_share`.
+    if limited != 0 {
+        let which = slot * DIRECTIONS + DIRECTION;
+        thin_look(ctx.skb.skb, which, wire.l2_bytes, pace);
+    }
 }
 
 /// [`dataplane_common::thin::hash`], in a function of its own.
@@ -133,12 +129,10 @@ fn limit(pace: u64) -> Limit {
 #[inline(always)]
 pub fn look_for_share(skb: *mut __sk_buff, which: u32, wire: &Wire, pace: u64) -> bool {
     // SAFETY: as above.
-    let (found, low, high) = unsafe { ((*skb).cb[0], (*skb).cb[2], (*skb).cb[3]) };
-    if found & FOUND != 0 {
+    if unsafe { (*skb).cb[0] } & FOUND != 0 {
         return false;
     }
-    let hash = (high as u64) << 32 | low as u64;
-    thin_look(skb, hash, which, wire.l2_bytes, pace);
+    thin_look(skb, which, wire.l2_bytes, pace);
     true
 }
 
@@ -152,17 +146,14 @@ pub fn shared(skb: *mut __sk_buff, which: u32, wire: &Wire, pace: u64) {
 /// Notes in the skb what is found. `which`: slot and direction.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn thin_look(
-    skb: *mut __sk_buff,
-    hash: u64,
-    which: u32,
-    l2_bytes: u64,
-    pace: u64,
-) -> u64 {
+pub extern "C" fn thin_look(skb: *mut __sk_buff, which: u32, l2_bytes: u64, pace: u64) -> u64 {
     let Some(together) = maps::THIN_TOGETHER.get_ptr_mut(which) else {
         return 0;
     };
     let limit = limit(pace);
+    // SAFETY: the context is the program's own; these words are for its programs.
+    let (low, high) = unsafe { ((*skb).cb[2], (*skb).cb[3]) };
+    let hash = (high as u64) << 32 | low as u64;
     let place = Place::of(hash, maps::thin_keys()[0], limit.now_ns, maps::thin_cells());
     let thin = limit.thin(&Rows(which), &Shared(together), place, l2_bytes);
     // SAFETY: the context is the program's own; these words are for its programs.

@@ -252,8 +252,8 @@ fn nobody_ends_or_restarts_a_conversation_alone() {
                     ack: 5,
                     len: 0,
                     direction,
-                    now_ms: 0,
                     flags,
+                    ..Segment::default()
                 },
                 &[],
             );
@@ -324,6 +324,7 @@ fn no_bytes_panic_or_loop() {
                 direction: dice.roll() as u32 & 1,
                 now_ms: dice.roll() as u32,
                 flags: dice.byte() & 0x12,
+                ..Segment::default()
             };
             let _ = tcp::judge(
                 &mut gate.talk,

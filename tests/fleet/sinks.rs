@@ -191,6 +191,7 @@ fn to_files(ledger: &Ledger) -> Result<Cost> {
     fs::create_dir(&directory)?;
     let sink = files::Files::new(files::Target {
         directory: directory.clone(),
+        parquet: false,
     });
     let cost = drive(sink, ledger, &[])?;
     let mut bytes = 0;
@@ -218,7 +219,7 @@ fn to_events(ledger: &Ledger) -> Result<Cost> {
         token_file: None,
         ca_file: None,
     };
-    let cursor = cloudevents::cursor_file(&ledger.host.path, "events");
+    let cursor = ledger.shelf.0.join("events.cursor");
     let cost = drive(cloudevents::CloudEvents::new(target, cursor), ledger, &[])?;
     let totals = service.totals()?;
     let bytes: i128 = totals.values().map(|(_, bytes)| bytes).sum();

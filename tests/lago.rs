@@ -136,7 +136,7 @@ fn a_batch_that_is_rolled_back_goes_again_without_what_is_there() -> Result<()> 
         );
     }
     // What it has is read back, over two pages, and counts once.
-    let sums = sink.sums(&[3; 16], 150, &[10..20])?;
+    let sums = sink.sums(&[3; 16], 150, std::slice::from_ref(&(10..20)))?;
     let sums = sums.0.get(&(7, 0, 4)).context("the one series")?;
     ensure!(sums.records == 140 && sums.packets == 140, "{sums:?}");
     ensure!(sums.l2_bytes == 140 * i128::from(u64::MAX), "{sums:?}");

@@ -245,7 +245,7 @@ pub fn load(plan: &Plan, pins: Option<&Pins>) -> Result<Ebpf> {
         reason: format!("getrandom: {error}"),
     })?;
     for (name, key) in THIN_KEYS.iter().zip(&keys) {
-        loader.override_global(*name, key, true);
+        loader.override_global(name, key, true);
     }
     if let Some(pins) = pins {
         pins.check(plan)?;

@@ -1,7 +1,7 @@
 //! The loader: the process that `octroi run` starts as, and the only one that may change the kernel (decision 0041).
 //!
 //! It keeps three capabilities, opens the gate, starts the meter as a process of its own without any, and then does
-//! what that asks for over a socket: nothing but [`wire::Request`].
+//! what that asks for over a socket: nothing but `wire::Request`.
 //!
 //! Invariants (`tests/privilege.rs`)
 //! - It reads one file, the configuration, when it starts. It listens nowhere, and connects to nobody.

@@ -89,7 +89,7 @@ fn a_record_that_is_there_twice_counts_once_and_one_above_the_mark_not_at_all() 
     sink.deliver(&large.batch(Mark::NONE, 3))?;
     let said = server.ask("SELECT sum(l2_bytes) FROM billed WHERE host = 'l'")?;
     ensure!(said == (3 * u128::from(u64::MAX)).to_string(), "{said}");
-    let totals = sink.sums(&large.id, 3, &[1..2])?;
+    let totals = sink.sums(&large.id, 3, std::slice::from_ref(&(1..2)))?;
     let bytes: i128 = totals.0.values().map(|sums| sums.l2_bytes).sum();
     ensure!(bytes == 2 * i128::from(u64::MAX), "{bytes}");
     let floats = server.ask(

@@ -185,7 +185,7 @@ fn mixed(number: u64) -> FlowDelta {
         }
         _ => {}
     }
-    if number % 5 == 0 {
+    if number.is_multiple_of(5) {
         made.drop_reasons = 1 << 2;
         made.drop_packets = 3;
     }

@@ -134,7 +134,7 @@ pub struct First {
     pub origin: u32,
     /// Sequence number of TCP there.
     pub seq: u32,
-    /// Where the datagram of UDP ends, as its own length says; [`PACKET_MAX`] of others.
+    /// Where the datagram of UDP ends, as its own length says; `PACKET_MAX` of others.
     pub end: u32,
     /// Port of the tenant in the low half, the other end's in the high one.
     pub ports: u32,

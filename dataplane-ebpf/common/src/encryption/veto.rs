@@ -83,8 +83,8 @@ pub fn is_text(payload: &impl Payload, at: u32, len: u32) -> bool {
 const PLACES: u32 = 32;
 const LAST: u32 = 32;
 
-/// Is there text somewhere in `len` bytes? Looked at are up to [`PLACES`] places, a window apart or further, and the end: where
-/// the bytes fit a link, text of two windows is always found, and of [`LAST`] bytes at the end. At ciphertext it is the first word of each, nearly always.
+/// Is there text somewhere in `len` bytes? Looked at are up to `PLACES` places, a window apart or further, and the end: where
+/// the bytes fit a link, text of two windows is always found, and of `LAST` bytes at the end. At ciphertext it is the first word of each, nearly always.
 #[inline(always)]
 pub fn holds_text(payload: &impl Payload, len: u32) -> bool {
     let apart = len / PLACES;

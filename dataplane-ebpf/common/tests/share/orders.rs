@@ -142,7 +142,7 @@ fn offer(
         limited: seen(limited),
     };
     share::renew(uplink, cpu, now_ns);
-    let fat = now_ns % 2 == 0;
+    let fat = now_ns.is_multiple_of(2);
     share::take_of((tenant.1, &clocks), (uplink, cpu), now_ns, (1, BYTES), fat).is_ok()
 }
 

@@ -17,10 +17,16 @@ mod database;
 mod fake;
 #[path = "fleet/hosts.rs"]
 mod hosts;
+#[path = "lago/fake.rs"]
+#[allow(dead_code, reason = "written for tests/lago.rs")]
+mod lago;
 #[path = "fleet/ledgers.rs"]
 mod ledgers;
 #[path = "fleet/page.rs"]
 mod page;
+#[path = "clickhouse/server.rs"]
+#[allow(dead_code, reason = "written for tests/clickhouse.rs")]
+mod server;
 #[path = "fleet/sinks.rs"]
 mod sinks;
 #[path = "fleet/speed.rs"]
@@ -42,6 +48,7 @@ mod way;
 use anyhow::{Context as _, Result, ensure};
 use cluster::Cluster;
 use database::Database;
+use fake as http;
 use metering::sink::{
     Mark, Sink as _, SinkError,
     nats::{Done, Intake, Nats, Target},

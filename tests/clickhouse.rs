@@ -11,6 +11,9 @@ mod bill;
 mod certificate;
 #[path = "clickhouse/daemon.rs"]
 mod daemon;
+#[path = "fleet/day.rs"]
+#[allow(dead_code, reason = "each page uses its own part of this")]
+mod day;
 #[path = "meter/delivered.rs"]
 #[allow(dead_code, reason = "each test of a sink uses its own part of this")]
 mod delivered;

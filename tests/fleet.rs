@@ -12,6 +12,9 @@ mod cluster;
 #[path = "delivery/database.rs"]
 #[allow(dead_code, reason = "written for tests/delivery.rs")]
 mod database;
+#[path = "fleet/day.rs"]
+#[allow(dead_code, reason = "each page uses its own part of this")]
+mod day;
 #[path = "events/fake.rs"]
 #[allow(dead_code, reason = "written for tests/events.rs")]
 mod fake;

@@ -87,7 +87,7 @@ impl Ledgers {
         let named = self.timezone.clone().or(of_config).unwrap_or_default();
         let store = self.store()?;
         let sources = match &store {
-            Some(books) => Source::of(books.ledgers(None).context("--store")?)?,
+            Some(books) => Source::of(books.ledgers(None).with_context(|| named_store(books))?)?,
             None => Source::open(&self.paths(config.as_ref())?)?,
         };
         Ok(Opened {
@@ -126,6 +126,11 @@ impl Ledgers {
     }
 }
 
+/// Which store an error is of.
+fn named_store(store: &Books) -> String {
+    format!("--store: {}", store.describe())
+}
+
 impl Opened {
     /// Of a store, leaves the ledgers that have something of this tenant, and the hosts that should.
     ///
@@ -135,9 +140,10 @@ impl Opened {
         let Some(store) = &self.store else {
             return Ok(());
         };
-        self.sources = Source::of(store.ledgers(Some(tenant)).context("--store")?)?;
+        let which = || named_store(store);
+        self.sources = Source::of(store.ledgers(Some(tenant)).with_context(which)?)?;
         self.hosts
-            .extend(store.expected(tenant).context("--store")?);
+            .extend(store.expected(tenant).with_context(which)?);
         self.hosts.sort();
         self.hosts.dedup();
         ensure!(

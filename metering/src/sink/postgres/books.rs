@@ -65,6 +65,13 @@ impl Books {
         })))
     }
 
+    /// Which database it is, for people.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        line.target.describe()
+    }
+
     /// The ledgers that have something of a tenant, or all.
     ///
     /// # Errors

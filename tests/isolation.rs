@@ -6,6 +6,9 @@
 //! With `OCTROI_ACCEPT=1` the bins are held against the target: less than 1 % below the guarantee, and
 //! never two in a row.
 //!
+//! Where the kernel has fq (`cargo xtask vm --kernel 6.12 --test isolation`) what is over a share waits for its departure,
+//! else it is refused: the same is asked of both.
+//!
 //! `ISOLATION: what …`
 
 mod support;
@@ -204,7 +207,13 @@ fn run(site: &Site, plans: [Plan; 2]) -> Result<Run> {
 
 /// The site's configuration with these guarantees, Mbit/s, in both directions.
 fn config(site: &Site, guarantees: [f64; 2]) -> String {
-    let mut text = site.config("shape = \"police\"").replace(
+    // Where fq is, what is over a share waits: under QEMU. Else it is refused.
+    let shape = if dataplane::shaping::abilities().fq.is_ok() {
+        "edt"
+    } else {
+        "police"
+    };
+    let mut text = site.config(&format!("shape = \"{shape}\"")).replace(
         "capacity = \"10Gbit/s\"",
         &format!("capacity = \"{CAPACITY_MBIT}Mbit/s\""),
     );

@@ -90,14 +90,14 @@ fn every_system_that_is_here_is_measured() -> Result<()> {
 #[test]
 fn the_readme_has_the_table_of_what_is_stored() -> Result<()> {
     let stored = std::fs::read_to_string(at("results/isolation.jsonl"))?;
-    let cells = results::newest(&results::read(&stored)?);
-    ensure!(!cells.is_empty(), "nothing is stored");
+    let series = results::by_series(&results::read(&stored)?);
+    ensure!(!series.is_empty(), "nothing is stored");
     let page = std::fs::read_to_string(at("README.md"))?;
     ensure!(
-        table::put_into(&page, &table::markdown(&cells))? == page,
+        table::put_into(&page, &table::by_series(&series))? == page,
         "run `cargo xtask bench --isolation --publish`"
     );
-    for (name, picture) in bench::isolation::plot::all(&cells) {
+    for (name, picture) in bench::isolation::plot::by_series(&series) {
         let path = at("results").join(name);
         ensure!(
             std::fs::read_to_string(&path)? == picture,

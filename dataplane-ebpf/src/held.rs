@@ -93,7 +93,15 @@ pub extern "C" fn held_share(skb: *mut __sk_buff) -> u64 {
         return 1;
     };
     match share::take(skb, admitted.port, &book, admitted.zone, &wire) {
-        Ok(()) => 0,
+        Ok(departs_ns) => {
+            if departs_ns > admitted.departure_ns
+                && let Some(held) = maps::HELD.get_ptr_mut(0)
+            {
+                // SAFETY: this CPU's own copy.
+                unsafe { (*held).departure_ns = departs_ns };
+            }
+            0
+        }
         Err(reason) => {
             flow::refused(admitted.zone, &wire, &book, admitted.port, reason);
             book.dropped(reason, wire.packets, wire.l2_bytes, len);

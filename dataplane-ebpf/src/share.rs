@@ -134,7 +134,8 @@ impl Link for Uplink {
 }
 
 /// Takes the packet from its tenant's guarantee or share, if the tenant shares an uplink and the packet
-/// does not stay on this host. A packet that is refused is given back to its port's limits.
+/// does not stay on this host. A packet that is refused is given back to its port's limits. Returns when the packet may
+/// leave, CLOCK_MONOTONIC ns; 0: at once.
 ///
 /// # Errors
 /// [`DropReason::ShareExceeded`], [`DropReason::UplinkFull`], [`DropReason::CeilingBytes`] of the tenant,
@@ -146,9 +147,9 @@ pub fn take(
     book: &Book,
     zone: u32,
     wire: &Wire,
-) -> Result<(), DropReason> {
+) -> Result<u64, DropReason> {
     if port.share == 0 || zone == zone::INTRA_HOST {
-        return Ok(());
+        return Ok(0);
     }
     let account = port.share - 1;
     let set = book.epoch.policy_set() as u64;
@@ -158,23 +159,25 @@ pub fn take(
     let which = book.slot * DIRECTIONS + book.direction;
     let looked = thin::look_for_share(skb, which, wire, pace);
     let class = thin::fat(skb) << FAT_SHIFT;
-    let refused = match share_take(whose | class, wire.packets, wire.l2_bytes, now_ns) {
-        PASSED => {
-            if looked {
-                thin::shared(skb, which, wire, pace);
-            }
-            return Ok(());
-        }
+    let taken = share_take(whose | class, wire.packets, wire.l2_bytes, now_ns);
+    let refused = match taken {
         SHARE => DropReason::ShareExceeded,
         LINK => DropReason::UplinkFull,
         CEILING => DropReason::CeilingBytes,
         CONTENDED => DropReason::LimiterContended,
-        _ => DropReason::Internal,
+        MISSING => DropReason::Internal,
+        departs_ns => {
+            if looked {
+                thin::shared(skb, which, wire, pace, departs_ns);
+            }
+            return Ok(departs_ns);
+        }
     };
     limiter::give_back(port, book.slot, book.direction, wire);
     Err(refused)
 }
 
+// What `share_take` returns; anything else is when the packet leaves.
 const PASSED: u64 = 0;
 const SHARE: u64 = 1;
 const LINK: u64 = 2;
@@ -249,7 +252,7 @@ extern "C" fn share_renew(whose: u64) -> u64 {
     now_ns
 }
 
-/// Decides on `packets` of together `l2_bytes`.
+/// Decides on `packets` of together `l2_bytes`. Returns [`PASSED`], why not, or when it leaves.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn share_take(whose: u64, packets: u64, l2_bytes: u64, now_ns: u64) -> u64 {
@@ -272,6 +275,7 @@ extern "C" fn share_take(whose: u64, packets: u64, l2_bytes: u64, now_ns: u64) -
             guarantee: Shared(addr_of_mut!((*clocks).guarantee)),
             borrowed: Shared(addr_of_mut!((*clocks).borrowed)),
             limited: Shared(addr_of_mut!((*clocks).limited)),
+            departs: Shared(addr_of_mut!((*clocks).departs)),
         }
     };
     match share::take_of(
@@ -281,6 +285,7 @@ extern "C" fn share_take(whose: u64, packets: u64, l2_bytes: u64, now_ns: u64) -
         (packets, l2_bytes),
         whose >> FAT_SHIFT != 0,
     ) {
+        Ok(taken) if taken.departs_ns > now_ns => taken.departs_ns,
         Ok(_) => PASSED,
         Err(Refused::Share) => SHARE,
         Err(Refused::Link) => LINK,

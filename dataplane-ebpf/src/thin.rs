@@ -136,11 +136,11 @@ pub fn look_for_share(skb: *mut __sk_buff, which: u32, wire: &Wire, pace: u64) -
     true
 }
 
-/// Holds the flow of a fat packet that its share let through. Nothing of a share's waits: for as long as the packet
-/// takes at the tenant's pace.
+/// Holds the flow of a fat packet that its share let through: until it leaves, at `departs_ns`. Where nothing of a share's
+/// waits that is 0: for as long as the packet takes at the tenant's pace.
 #[inline(always)]
-pub fn shared(skb: *mut __sk_buff, which: u32, wire: &Wire, pace: u64) {
-    thin_hold(skb, which, wire.l2_bytes, pace, 0);
+pub fn shared(skb: *mut __sk_buff, which: u32, wire: &Wire, pace: u64, departs_ns: u64) {
+    thin_hold(skb, which, wire.l2_bytes, pace, departs_ns);
 }
 
 /// Notes in the skb what is found. `which`: slot and direction.

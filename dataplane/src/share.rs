@@ -106,6 +106,23 @@ pub(crate) fn tenants(policy: &Policy) -> BTreeSet<u32> {
     all.map(|share| share.tenant).collect()
 }
 
+/// What is over a share waits, by number of the uplink and direction: see [`crate::shaping::Shaper::queued`].
+pub(crate) type Queued = BTreeSet<(u32, u32)>;
+
+/// What an uplink carries in a direction.
+fn carries(uplink: &SharedUplink, direction: u32, queued: &Queued) -> Result<UplinkPolicy> {
+    let capacity = uplink.capacity()?;
+    let policy = UplinkPolicy::new(capacity, uplink.overhead, uplink.tenants.len() as u32);
+    if !queued.contains(&(uplink.number, direction)) {
+        return Ok(policy);
+    }
+    let parts = uplink.tenants.iter();
+    let guaranteed = parts
+        .filter_map(|share| share.parts[direction as usize & 1].guarantee)
+        .fold(0_u64, |sum, guarantee| sum.saturating_add(guarantee.0));
+    Ok(policy.queued(capacity, BitsPerSecond(guaranteed)))
+}
+
 /// Writes the shares of a whole set of policy, which must not be in force. `set_before`: the one that is.
 ///
 /// # Errors
@@ -116,20 +133,19 @@ pub(crate) fn write(
     policy: &Policy,
     accounts: &BTreeMap<u32, u32>,
     (set_before, set): (u32, u32),
-    times: &Times,
+    (times, queued): (&Times, &Queued),
 ) -> Result<()> {
     let slots = plan.sizes.slots;
     let mut written = BTreeSet::new();
     for number in 0..UPLINKS_MAX {
         let shared = policy.shared.iter().find(|uplink| uplink.number == number);
-        let carries = match shared {
-            Some(uplink) => {
-                let tenants = uplink.tenants.len() as u32;
-                UplinkPolicy::new(uplink.capacity()?, uplink.overhead, tenants)
-            }
-            None => UplinkPolicy::default(),
-        };
+        let mut horizons = [0; DIRECTIONS as usize];
         for direction in 0..DIRECTIONS {
+            let carries = match shared {
+                Some(uplink) => carries(uplink, direction, queued)?,
+                None => UplinkPolicy::default(),
+            };
+            horizons[direction as usize & 1] = carries.horizon_ns;
             let index = uplink_index(set, number, direction);
             maps.uplinks
                 .set(index, Raw(carries), 0)
@@ -143,7 +159,8 @@ pub(crate) fn write(
                 let index = share_index(slots, set, *account, direction);
                 let part = &share.parts[direction as usize];
                 let before = share_index(slots, set_before, *account, direction);
-                let entry = entry(maps, part, number, (before, *account, direction), times)?;
+                let of = (number, horizons[direction as usize & 1]);
+                let entry = entry(maps, part, of, (before, *account, direction), times)?;
                 put(maps, index, entry)?;
                 written.insert(index);
             }
@@ -169,7 +186,7 @@ fn put(maps: &mut Maps, index: u32, entry: SharePolicy) -> Result<()> {
 fn entry(
     maps: &Maps,
     part: &Part,
-    uplink: u32,
+    (uplink, horizon_ns): (u32, u64),
     (before, account, direction): (u32, u32, u32),
     times: &Times,
 ) -> Result<SharePolicy> {
@@ -180,15 +197,18 @@ fn entry(
         .map_err(Error::map("SHARE_CLOCKS"))?
         .0;
     let before = maps.shares.get(&before, 0).map_err(Error::map("SHARES"))?.0;
+    let shape = if horizon_ns == 0 {
+        Shape::Police
+    } else {
+        Shape::Edt
+    };
     let ask = Ask {
         guarantee: part.guarantee,
-        // Nothing of its own holds packets back: as a port's that only drops.
-        ceiling: part
-            .limit
-            .ceiling
-            .zip(part.limit.burst_bytes(Shape::Police)),
+        // Where nothing holds packets back: as a port's that only drops.
+        ceiling: part.limit.ceiling.zip(part.limit.burst_bytes(shape)),
         weight: part.weight,
         uplink,
+        horizon_ns,
     };
     let before = (before.weight != 0).then_some(&before);
     Ok(SharePolicy::new(&ask, before, &clocks, times))

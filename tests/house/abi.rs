@@ -63,8 +63,8 @@ pub fn describe() -> String {
             blessed, reserved,
         }
         SharePolicy { ceiling, guarantee, weight, uplink, reserved }
-        ShareClocks { ceiling, guarantee, borrowed, limited }
-        UplinkPolicy { rate, period_ns, stop, overhead, packet_min }
+        ShareClocks { ceiling, guarantee, borrowed, limited, departs, reserved }
+        UplinkPolicy { rate, period_ns, stop, overhead, packet_min, horizon_ns, ns_per_byte }
         SharePace { origin_ns, alpha, integral, fraction, reach, carried, pressed, reserved }
         ShareLine { pace, guaranteed, borrowed, refused, limited, held, reserved }
         UplinkShare { state, guaranteed, borrowed, refused, limited, reserved, lines }

@@ -7,7 +7,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::{self, say};
 use crate::setup::{self, Need};
+use crate::vm;
 
 /// Enough to see that every bench runs, and an effect of 20 %.
 const SHORT: [&str; 6] = [
@@ -38,6 +39,9 @@ pub struct Bench {
     /// octroi beside HTB, TBF and nftables instead; `cargo xtask bench --isolation --help` has its options.
     #[arg(long)]
     isolation: bool,
+    /// The same on another kernel under QEMU, which has more peers: 6.1, 6.12, 7.x. It needs KVM, or the figures say nothing.
+    #[arg(long, value_name = "KERNEL", requires = "isolation")]
+    vm: Option<String>,
     /// How fast records come to each sink instead, and what that costs; stored in bench/results/sinks.jsonl.
     #[arg(long, conflicts_with = "isolation")]
     sinks: bool,
@@ -139,7 +143,11 @@ impl Bench {
         let mut build = host::cargo();
         build.args(["build", "--release", "--workspace", "--bins"]);
         host::run(&mut build)?;
-        let mut bench = Command::new(host::target_dir().join("release/bench-isolation"));
+        let program = host::target_dir().join("release/bench-isolation");
+        if let Some(kernel) = &self.vm {
+            return self.isolation_in_vm(kernel, program);
+        }
+        let mut bench = Command::new(program);
         bench.args(["--commit", &host::commit().unwrap_or_default()]);
         bench.arg("--root").arg(host::root());
         if self.short {
@@ -152,6 +160,65 @@ impl Bench {
             .context("bench-isolation does not run")?;
         anyhow::ensure!(status.success(), "bench --isolation: {status}");
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Longest run of all scenarios in a machine of QEMU's.
+const VM_LIMIT: Duration = Duration::from_secs(3 * 3600);
+
+/// What stands before a figure in the output of `bench-isolation --lines`.
+const FIGURE: &str = "FIGURE: ";
+
+impl Bench {
+    /// The same in a machine of QEMU's, whose figures come out on its console.
+    fn isolation_in_vm(&self, kernel: &str, program: PathBuf) -> Result<ExitCode> {
+        if !vm::has_kvm() {
+            println!(
+                "SKIPPED: bench --isolation --vm {kernel}: there is no KVM, and an emulated clock measures nothing"
+            );
+            return Ok(vm::SKIPPED.into());
+        }
+        let machine = match vm::Machine::new(kernel) {
+            Ok(machine) => machine,
+            Err(reason) => {
+                println!("SKIPPED: bench --isolation --vm {kernel}: {reason:#}");
+                return Ok(vm::SKIPPED.into());
+            }
+        };
+        let mut words = vec![program.display().to_string(), "--lines".into()];
+        words.extend(["--commit".into(), host::commit().unwrap_or_default()]);
+        if self.short {
+            words.push("--short".into());
+        }
+        words.extend(self.args.iter().cloned());
+        let words: Vec<String> = words.iter().map(|word| vm::quoted(word)).collect();
+        let job = vm::Job {
+            programs: vec![program.clone()],
+            files: Vec::new(),
+            command: words.join(" "),
+            limit: VM_LIMIT,
+            lean: false,
+        };
+        let stored = host::root().join("bench/results/isolation.jsonl");
+        let mut failed = None;
+        // Stored as they come: what was measured is not lost with what comes after.
+        let status = machine.run(job, |line| match line.strip_prefix(FIGURE) {
+            Some(figure) if !self.short => {
+                let file = OpenOptions::new().create(true).append(true).open(&stored);
+                let kept = file.and_then(|mut file| writeln!(file, "{figure}"));
+                failed = failed.take().or(kept.err());
+            }
+            _ => println!("{line}"),
+        })?;
+        if let Some(error) = failed {
+            return Err(error).context("a figure could not be stored");
+        }
+        if !self.short {
+            let mut publish = Command::new(program);
+            publish.arg("--root").arg(host::root()).arg("--publish");
+            host::run(&mut publish)?;
+        }
+        Ok(u8::try_from(status).unwrap_or(1).into())
     }
 }
 

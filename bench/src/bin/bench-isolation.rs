@@ -1,4 +1,4 @@
-//! octroi beside HTB, TBF, nftables and no limit at all: see `bench::isolation`. `cargo xtask bench --isolation` builds
+//! octroi beside what an operator would use instead, and no limit at all: see `bench::isolation`. `cargo xtask bench --isolation` builds
 //! and runs it.
 
 use anyhow::{Context as _, Result};
@@ -22,6 +22,9 @@ struct Arguments {
     /// A second of a few scenarios; nothing is stored.
     #[arg(long)]
     short: bool,
+    /// Print each figure as a line of JSON, and store nothing: for who stores it elsewhere.
+    #[arg(long)]
+    lines: bool,
     /// Measure nothing: make the table and the plots of what is stored.
     #[arg(long)]
     publish: bool,
@@ -63,7 +66,7 @@ fn run(arguments: Arguments) -> Result<()> {
     };
     isolation::run(&options, |lines| {
         println!("{}", table::markdown(&results::newest(lines)));
-        if options.short {
+        if options.short || arguments.lines {
             return json(lines);
         }
         results::append(&results, lines)?;
@@ -74,7 +77,7 @@ fn run(arguments: Arguments) -> Result<()> {
 /// What would be stored.
 fn json(lines: &[results::Line]) -> Result<()> {
     for line in lines {
-        println!("{}", serde_json::to_string(line).context("a line")?);
+        println!("FIGURE: {}", serde_json::to_string(line).context("a line")?);
     }
     Ok(())
 }

@@ -4,7 +4,9 @@
 //! away again, so many times, in turns. What it leaves is in `results.rs`, how it is shown in `table.rs` and `plot.rs`.
 //! What it is not: a test. A figure never fails a run; a system that cannot be put in force does.
 
+mod edt;
 pub mod measure;
+mod ours;
 pub mod plot;
 pub mod results;
 pub mod scenarios;
@@ -14,7 +16,7 @@ pub mod table;
 pub mod traffic;
 
 use anyhow::{Context as _, Result, ensure};
-use octroi::lab::{Site, TenantSpec, site};
+use octroi::lab::{Namespace, Site, TenantSpec, site};
 use results::Line;
 use scenarios::{Scenario, TENANTS, Timing};
 use std::path::{Path, PathBuf};
@@ -155,8 +157,19 @@ fn once(
     site: &mut Site,
     options: &Options,
 ) -> Result<results::Cell> {
-    system.install(&scenario.plan(), site, &options.octroi)?;
+    let _peer = system.install(&scenario.plan(), site, &options.octroi)?;
+    for namespace in site.tenants.iter().chain([&site.remote]) {
+        ecn(namespace, scenario.ecn())?;
+    }
     scenario.run(site, options.timing())
+}
+
+/// Whether TCP asks for explicit congestion notification (RFC 3168) and grants it, or neither.
+fn ecn(namespace: &Namespace, asks: bool) -> Result<()> {
+    let value = if asks { "1" } else { "0" };
+    // Of the thread's namespace, whoever mounted it.
+    namespace.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_ecn", value))??;
+    Ok(())
 }
 
 /// octroi's binary beside the program that runs, or the one that `OCTROI_BINARY` names.
@@ -186,11 +199,11 @@ pub fn octroi_binary() -> Result<PathBuf> {
 /// When a file cannot be read or written, or has no such marks.
 pub fn publish(results: &Path, readme: &Path) -> Result<()> {
     let text = std::fs::read_to_string(results).with_context(|| results.display().to_string())?;
-    let cells = results::newest(&results::read(&text)?);
+    let series = results::by_series(&results::read(&text)?);
     let page = std::fs::read_to_string(readme).with_context(|| readme.display().to_string())?;
-    std::fs::write(readme, table::put_into(&page, &table::markdown(&cells))?)?;
+    std::fs::write(readme, table::put_into(&page, &table::by_series(&series))?)?;
     let directory = results.parent().context("results without a directory")?;
-    for (name, picture) in plot::all(&cells) {
+    for (name, picture) in plot::by_series(&series) {
         std::fs::write(directory.join(name), picture)?;
     }
     Ok(())

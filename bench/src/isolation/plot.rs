@@ -32,6 +32,23 @@ enum Scale {
     Decades,
 }
 
+/// The pictures of each series of kernels: those of the newest have plain names, the others' end with their series.
+pub fn by_series(series: &[(String, Cells)]) -> Vec<(String, String)> {
+    let mut pictures = Vec::new();
+    for (at, (series, cells)) in series.iter().enumerate() {
+        for (name, picture) in all(cells) {
+            let stem = name.trim_end_matches(".svg");
+            let name = if at == 0 {
+                name.to_owned()
+            } else {
+                format!("{stem}-{series}.svg")
+            };
+            pictures.push((name, picture));
+        }
+    }
+    pictures
+}
+
 /// Every picture by its name; one that would be empty is left out.
 pub fn all(cells: &Cells) -> Vec<(&'static str, String)> {
     let mut pictures = Vec::new();

@@ -174,6 +174,38 @@ pub fn append(file: &Path, lines: &[Line]) -> Result<()> {
 /// Figures by metric, of one scenario and system.
 pub type Cells = BTreeMap<(String, String), BTreeMap<String, Line>>;
 
+/// What is newest of each series of kernels that was measured, the newest series first: one is this machine's, others ran
+/// under QEMU.
+pub fn by_series(lines: &[Line]) -> Vec<(String, Cells)> {
+    let mut found: Vec<(String, Cells)> = Vec::new();
+    for line in lines.iter().rev() {
+        let series = series(&line.kernel);
+        if found.iter().all(|(known, _)| known != series) {
+            let of: Vec<Line> = lines
+                .iter()
+                .filter(|line| self::series(&line.kernel) == series)
+                .cloned()
+                .collect();
+            found.push((series.to_owned(), newest(&of)));
+        }
+    }
+    // Numbers, so that 6.18 is after 6.12 and 6.2.
+    let number = |series: &str| -> Vec<u32> {
+        series
+            .split('.')
+            .filter_map(|part| part.parse().ok())
+            .collect()
+    };
+    found.sort_by_key(|(series, _)| std::cmp::Reverse(number(series)));
+    found
+}
+
+/// `6.12` of `6.12.48+deb13-cloud-amd64`.
+fn series(kernel: &str) -> &str {
+    let second = kernel.match_indices('.').nth(1).map(|(at, _)| at);
+    &kernel[..second.unwrap_or(kernel.len())]
+}
+
 /// The newest figures of each cell, of the kernel that was measured last. What stands beside each other in a scenario is
 /// of one commit: what an older one had measured besides is left out.
 pub fn newest(lines: &[Line]) -> Cells {
@@ -253,6 +285,33 @@ mod tests {
         let cell = &newest[&("bulk".to_owned(), "htb".to_owned())];
         assert_eq!(cell.len(), 1);
         assert_eq!(cell["jain"].commit, "new");
+    }
+
+    #[test]
+    fn kernels_stand_apart_by_series() {
+        let mut all = lines(&cell(&[("jain", 0.5)]), ("a", "6.12.1+deb"), "bulk", "htb");
+        all.extend(lines(
+            &cell(&[("jain", 0.6)]),
+            ("b", "6.18.44-x"),
+            "bulk",
+            "htb",
+        ));
+        all.extend(lines(
+            &cell(&[("jain", 0.7)]),
+            ("c", "6.12.9+deb"),
+            "bulk",
+            "htb",
+        ));
+        let found = by_series(&all);
+        let of = |at: usize| {
+            let (series, cells) = &found[at];
+            let line = &cells[&("bulk".to_owned(), "htb".to_owned())]["jain"];
+            (series.as_str(), line.commit.as_str())
+        };
+        assert_eq!(
+            (found.len(), of(0), of(1)),
+            (2, ("6.18", "b"), ("6.12", "c"))
+        );
     }
 
     #[test]

@@ -65,6 +65,8 @@ pub enum Scenario {
         mbit: u64,
         /// Flows.
         flows: usize,
+        /// With ECN.
+        ecn: bool,
     },
     /// A flow of UDP that looks at nothing, ten TCP flows, and a request-response connection, to one tenant.
     Mixed,
@@ -79,27 +81,39 @@ pub enum Scenario {
     /// The same with 16 TCP flows each.
     GuaranteesTcp,
     /// Eight equal tenants with 1, 2, 4 … 128 TCP flows.
-    EqualTenants,
+    EqualTenants {
+        /// With ECN.
+        ecn: bool,
+    },
 }
 
 impl Scenario {
     /// All, in the order of the table.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Bulk {
             mbit: 100,
             flows: 64,
+            ecn: false,
         },
         Self::Bulk {
             mbit: 100,
             flows: 128,
+            ecn: false,
         },
         Self::Bulk {
             mbit: 1_000,
             flows: 64,
+            ecn: false,
         },
         Self::Bulk {
             mbit: 1_000,
             flows: 128,
+            ecn: false,
+        },
+        Self::Bulk {
+            mbit: 100,
+            flows: 128,
+            ecn: true,
         },
         Self::Mixed,
         Self::SmallFrames,
@@ -107,21 +121,32 @@ impl Scenario {
         Self::NeighbourTcp,
         Self::GuaranteesUdp,
         Self::GuaranteesTcp,
-        Self::EqualTenants,
+        Self::EqualTenants { ecn: false },
+        Self::EqualTenants { ecn: true },
     ];
 
     /// As it stands in the results.
     pub fn name(self) -> String {
         match self {
-            Self::Bulk { mbit, flows } => format!("bulk-{mbit}mbit-{flows}flows"),
+            Self::Bulk { mbit, flows, ecn } => {
+                format!("bulk-{mbit}mbit-{flows}flows{}", suffix(ecn))
+            }
             Self::Mixed => "mixed-udp-and-10tcp".to_owned(),
             Self::SmallFrames => "small-frames-1mbit".to_owned(),
             Self::NeighbourUdp => "neighbour-udp-64b".to_owned(),
             Self::NeighbourTcp => "neighbour-tcp-128flows".to_owned(),
             Self::GuaranteesUdp => "guarantees-udp".to_owned(),
             Self::GuaranteesTcp => "guarantees-tcp".to_owned(),
-            Self::EqualTenants => "equal-tenants".to_owned(),
+            Self::EqualTenants { ecn } => format!("equal-tenants{}", suffix(ecn)),
         }
+    }
+
+    /// Whether TCP asks for ECN.
+    pub const fn ecn(self) -> bool {
+        matches!(
+            self,
+            Self::Bulk { ecn: true, .. } | Self::EqualTenants { ecn: true }
+        )
     }
 
     /// What the systems are asked for.
@@ -147,7 +172,7 @@ impl Scenario {
                     })
                     .to_vec(),
             },
-            Self::EqualTenants => Plan::Uplink {
+            Self::EqualTenants { .. } => Plan::Uplink {
                 capacity: Some(SHARED),
                 parts: vec![Part::default(); TENANTS],
             },
@@ -160,16 +185,20 @@ impl Scenario {
     /// When traffic or counters fail.
     pub fn run(self, site: &Site, timing: Timing) -> Result<Cell> {
         match self {
-            Self::Bulk { mbit, flows } => bulk(site, timing, mbit, flows),
+            Self::Bulk { mbit, flows, .. } => bulk(site, timing, mbit, flows),
             Self::Mixed => mixed(site, timing),
             Self::SmallFrames => small_frames(site, timing),
             Self::NeighbourUdp => neighbour(site, timing, false),
             Self::NeighbourTcp => neighbour(site, timing, true),
             Self::GuaranteesUdp => guarantees(site, timing, false),
             Self::GuaranteesTcp => guarantees(site, timing, true),
-            Self::EqualTenants => equal_tenants(site, timing),
+            Self::EqualTenants { .. } => equal_tenants(site, timing),
         }
     }
+}
+
+const fn suffix(ecn: bool) -> &'static str {
+    if ecn { "-ecn" } else { "" }
 }
 
 fn address(index: usize) -> Result<IpAddr> {

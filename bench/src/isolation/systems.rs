@@ -3,6 +3,10 @@
 //!
 //! What this kernel has not got is tried, not looked up, and skipped with the kernel's own words.
 
+use super::{
+    edt::Edt,
+    ours::{ports, shares, start},
+};
 use anyhow::{Context as _, Result};
 use octroi::lab::{
     Site,
@@ -21,12 +25,18 @@ pub enum System {
     OctroiPolice,
     /// Ceilings of ports, departure times and fq.
     OctroiEdt,
-    /// Shares of the uplink: guarantees and ceilings of tenants.
+    /// Shares of the uplink: guarantees and ceilings of tenants; what is over them is refused.
     OctroiShare,
+    /// The same with departure times: what is over them waits in fq.
+    OctroiShareEdt,
     /// HTB as `tc` makes it: a FIFO below each class.
     Htb,
     /// HTB with fq_codel below each class.
     HtbFqCodel,
+    /// cake as the shaper; where it cannot be (tenants with ceilings of their own), below the classes of HTB.
+    Cake,
+    /// A small program that gives departure times by one rate, and fq: [`super::edt`].
+    FqEdt,
     /// TBF with 50 ms.
     Tbf,
     /// nftables, `limit rate over … drop`, with 50 ms of burst.
@@ -63,7 +73,7 @@ const BURST_MS: u64 = 50;
 /// Of a peer at a low rate, bytes: two frames.
 const BURST_MIN: u64 = 3_028;
 /// What an uplink that has room enough is said to have, Mbit/s.
-const ROOM: u64 = 10_000;
+pub(super) const ROOM: u64 = 10_000;
 
 fn burst(mbit: u64) -> u64 {
     (mbit * 125 * BURST_MS).max(BURST_MIN)
@@ -71,14 +81,17 @@ fn burst(mbit: u64) -> u64 {
 
 impl System {
     /// All, in the order of the table.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::None,
         Self::OctroiHtb,
         Self::OctroiPolice,
         Self::OctroiEdt,
         Self::OctroiShare,
+        Self::OctroiShareEdt,
         Self::Htb,
         Self::HtbFqCodel,
+        Self::Cake,
+        Self::FqEdt,
         Self::Tbf,
         Self::Nft,
         Self::Police,
@@ -92,8 +105,11 @@ impl System {
             Self::OctroiPolice => "octroi-police",
             Self::OctroiEdt => "octroi-edt",
             Self::OctroiShare => "octroi-share",
+            Self::OctroiShareEdt => "octroi-share-edt",
             Self::Htb => "htb",
             Self::HtbFqCodel => "htb+fq_codel",
+            Self::Cake => "cake",
+            Self::FqEdt => "fq+edt",
             Self::Tbf => "tbf",
             Self::Nft => "nftables",
             Self::Police => "tc-police",
@@ -119,13 +135,18 @@ impl System {
         let ingress = "tc qdisc del dev lo ingress";
         match self {
             Self::None | Self::OctroiPolice | Self::OctroiShare => None,
-            Self::OctroiEdt => dataplane::shaping::abilities().fq.clone().err(),
+            Self::OctroiEdt | Self::OctroiShareEdt => {
+                dataplane::shaping::abilities().fq.clone().err()
+            }
             Self::OctroiHtb => {
                 let able = dataplane::shaping::abilities();
                 able.htb.clone().and(able.ifb.clone()).err()
             }
             Self::Htb => tries(&["tc qdisc add dev lo root handle 1: htb"], root),
             Self::HtbFqCodel => tries(&["tc qdisc add dev lo root fq_codel"], root),
+            Self::Cake => tries(&["tc qdisc add dev lo root cake"], root),
+            Self::FqEdt => tries(&["tc qdisc add dev lo root fq"], root)
+                .or_else(|| Edt::load().err().map(|error| format!("{error:#}"))),
             Self::Tbf => tries(
                 &["tc qdisc add dev lo root tbf rate 1mbit burst 10kb latency 50ms"],
                 root,
@@ -153,29 +174,33 @@ impl System {
                 capacity: Some(_), ..
             } => !matches!(
                 self,
-                Self::OctroiHtb | Self::OctroiPolice | Self::OctroiEdt | Self::Police
+                Self::OctroiHtb | Self::OctroiPolice | Self::OctroiEdt | Self::FqEdt | Self::Police
             ),
             Plan::Uplink { .. } => true,
         }
     }
 
-    /// Puts it in force.
+    /// Puts it in force; what is returned is a part of it.
     ///
     /// # Errors
     /// When the system or octroi refuse.
-    pub fn install(self, plan: &Plan, site: &mut Site, octroi: &Path) -> Result<()> {
+    pub fn install(self, plan: &Plan, site: &mut Site, octroi: &Path) -> Result<Option<Edt>> {
+        let mut peer = None;
         match self {
             Self::None => Ok(()),
             Self::OctroiHtb => start(site, octroi, "htb", &ports(plan)),
             Self::OctroiPolice => start(site, octroi, "police", &ports(plan)),
             Self::OctroiEdt => start(site, octroi, "edt", &ports(plan)),
-            Self::OctroiShare => start(site, octroi, "auto", &shares(plan)),
-            Self::Htb | Self::HtbFqCodel | Self::Tbf | Self::Nft | Self::Police => {
+            Self::OctroiShare => start(site, octroi, "police", &shares(plan)),
+            Self::OctroiShareEdt => start(site, octroi, "edt", &shares(plan)),
+            Self::FqEdt => fq_edt(plan, site).map(|made| peer = Some(made)),
+            Self::Htb | Self::HtbFqCodel | Self::Cake | Self::Tbf | Self::Nft | Self::Police => {
                 let lines = self.lines(plan, site);
                 lines.iter().try_for_each(|line| run(site, line))
             }
         }
-        .with_context(|| format!("{} for {plan:?}", self.name()))
+        .with_context(|| format!("{} for {plan:?}", self.name()))?;
+        Ok(peer)
     }
 
     /// The commands of a peer.
@@ -194,6 +219,9 @@ impl System {
                         lines.extend(self.leaf(&port, "1:1"));
                         lines
                     }
+                    Self::Cake => vec![format!(
+                        "tc qdisc add dev {port} root cake bandwidth {mbit}mbit"
+                    )],
                     Self::Tbf => vec![tbf(&port, *mbit)],
                     // Ingress of the uplink is where what goes to the tenant comes in.
                     Self::Police => police(UPLINK, *mbit),
@@ -207,7 +235,13 @@ impl System {
     fn uplink(self, capacity: Option<u64>, parts: &[Part], site: &Site) -> Vec<String> {
         let whole = capacity.unwrap_or(ROOM);
         let mut lines = Vec::new();
-        if matches!(self, Self::Htb | Self::HtbFqCodel) {
+        if let (Self::Cake, Some(capacity)) = (self, capacity) {
+            // It knows no guarantees: equal parts by sender.
+            return vec![format!(
+                "tc qdisc add dev {UPLINK} root cake bandwidth {capacity}mbit dual-srchost"
+            )];
+        }
+        if matches!(self, Self::Htb | Self::HtbFqCodel | Self::Cake) {
             lines = vec![
                 format!("tc qdisc add dev {UPLINK} root handle 1: htb"),
                 format!("tc class add dev {UPLINK} parent 1: classid 1:1 htb rate {whole}mbit"),
@@ -230,7 +264,7 @@ impl System {
                 });
             let (port, class) = (site.port(at), format!("1:{}", 10 + at));
             match self {
-                Self::Htb | Self::HtbFqCodel => {
+                Self::Htb | Self::HtbFqCodel | Self::Cake => {
                     lines.push(format!(
                         "tc class add dev {UPLINK} parent 1:1 classid {class} htb rate {least}mbit ceil {most}mbit"
                     ));
@@ -261,9 +295,45 @@ impl System {
     }
 
     fn leaf(self, device: &str, class: &str) -> Option<String> {
-        let wanted = self == Self::HtbFqCodel;
-        wanted.then(|| format!("tc qdisc add dev {device} parent {class} fq_codel"))
+        let kind = match self {
+            Self::HtbFqCodel => "fq_codel",
+            Self::Cake => "cake",
+            _ => return None,
+        };
+        Some(format!("tc qdisc add dev {device} parent {class} {kind}"))
     }
+}
+
+/// fq where packets leave, and the program where they come in, or where they go to the tenant.
+fn fq_edt(plan: &Plan, site: &Site) -> Result<Edt> {
+    let edt = Edt::load()?;
+    let limits: Vec<(usize, u64)> = match plan {
+        Plan::ToTenant(mbit) => vec![(0, *mbit)],
+        Plan::Uplink { parts, .. } => {
+            let parts = parts.iter().enumerate();
+            parts
+                .filter_map(|(at, part)| Some((at, part.ceiling?)))
+                .collect()
+        }
+    };
+    let (leaves, hook) = match plan {
+        Plan::ToTenant(_) => (site.port(0), "egress"),
+        Plan::Uplink { .. } => (UPLINK.to_owned(), "ingress"),
+    };
+    run(site, &format!("tc qdisc add dev {leaves} root fq"))?;
+    for (at, mbit) in limits {
+        let port = site.port(at);
+        let index = format!("/sys/class/net/{port}/ifindex");
+        let index = site.host.command(&format!("cat {index}"))?;
+        edt.set(index.trim().parse().context("an index")?, mbit)?;
+        run(site, &format!("tc qdisc add dev {port} clsact"))?;
+        let path = edt.path();
+        run(
+            site,
+            &format!("tc filter add dev {port} {hook} bpf da object-pinned {path}"),
+        )?;
+    }
+    Ok(edt)
 }
 
 fn tbf(device: &str, mbit: u64) -> String {
@@ -306,90 +376,13 @@ fn run_in(site: &Site, line: &str) -> Result<()> {
     site.remote.command(line).map(drop)
 }
 
-/// A line for `[[tenant]]` or `[[port]]` number `.0`, from 0.
-struct Limits {
-    of_ports: bool,
-    capacity: Option<u64>,
-    lines: Vec<(usize, String)>,
-}
-
-/// The plan as ceilings of ports.
-fn ports(plan: &Plan) -> Limits {
-    let ceiling = |key: &str, mbit: u64| format!("{key} = {{ ceiling = \"{mbit}Mbit/s\" }}");
-    let lines = match plan {
-        Plan::ToTenant(mbit) => vec![(0, ceiling("to_tenant", *mbit))],
-        Plan::Uplink { parts, .. } => {
-            let parts = parts.iter().enumerate();
-            parts
-                .filter_map(|(at, part)| Some((at, ceiling("from_tenant", part.ceiling?))))
-                .collect()
-        }
-    };
-    Limits {
-        of_ports: true,
-        capacity: None,
-        lines,
-    }
-}
-
-/// The plan as shares of the uplink.
-fn shares(plan: &Plan) -> Limits {
-    let (capacity, lines) = match plan {
-        Plan::ToTenant(mbit) => {
-            let share = format!("to_tenant = {{ ceiling = \"{mbit}Mbit/s\" }}");
-            (None, vec![(0, share)])
-        }
-        Plan::Uplink { capacity, parts } => {
-            let line = |(at, part): (usize, &Part)| {
-                let key = |name: &str, mbit: Option<u64>| {
-                    mbit.map(|mbit| format!("{name} = \"{mbit}Mbit/s\""))
-                };
-                let keys = [
-                    key("guarantee", part.guarantee),
-                    key("ceiling", part.ceiling),
-                    Some("weight = 1".to_owned()),
-                ];
-                let keys: Vec<String> = keys.into_iter().flatten().collect();
-                (at, format!("from_tenant = {{ {} }}", keys.join(", ")))
-            };
-            (*capacity, parts.iter().enumerate().map(line).collect())
-        }
-    };
-    Limits {
-        of_ports: false,
-        capacity,
-        lines,
-    }
-}
-
-fn start(site: &mut Site, octroi: &Path, shape: &str, limits: &Limits) -> Result<()> {
-    let mut text = site.config(&format!("shape = \"{shape}\""));
-    if let Some(mbit) = limits.capacity {
-        // As the peers count.
-        let said = format!("capacity = \"{mbit}Mbit/s\"\noverhead_bytes = 0");
-        text = text.replace(&format!("capacity = \"{}Gbit/s\"", ROOM / 1_000), &said);
-    }
-    for (at, line) in &limits.lines {
-        // The first line of the tenant's, and the last of the port's, keys.
-        let after = if limits.of_ports {
-            format!("\ninterface = \"{}\"\n", site.port(*at))
-        } else {
-            format!("\nid = {}\n", at + 1)
-        };
-        anyhow::ensure!(text.contains(&after), "no {after:?} in:\n{text}");
-        text = text.replacen(&after, &format!("{after}{line}\n"), 1);
-    }
-    site.write_config(&text)?;
-    site.start(octroi)
-}
-
 /// Takes everything off the host's interfaces, whoever put it there. What is not there is no fault.
 pub fn clear(site: &mut Site, tenants: usize) {
     site.stop();
     let _ = site.host.command("nft delete table netdev peer");
     let ports = (0..tenants).map(|at| site.port(at)).collect::<Vec<_>>();
     for device in ports.iter().map(String::as_str).chain([UPLINK]) {
-        for what in ["root", "ingress"] {
+        for what in ["root", "ingress", "clsact"] {
             let _ = site
                 .host
                 .command(&format!("tc qdisc del dev {device} {what}"));
@@ -426,20 +419,6 @@ mod tests {
             capacity: Some(500),
             parts,
         };
-        let limits = shares(&plan);
-        assert_eq!(limits.capacity, Some(500));
-        assert_eq!(
-            limits.lines[0].1,
-            "from_tenant = { guarantee = \"100Mbit/s\", weight = 1 }"
-        );
-        assert_eq!(
-            limits.lines[1].1,
-            "from_tenant = { ceiling = \"10Mbit/s\", weight = 1 }"
-        );
-        assert_eq!(
-            ports(&plan).lines,
-            [(1, "from_tenant = { ceiling = \"10Mbit/s\" }".to_owned())]
-        );
         assert!(!System::OctroiHtb.fits(&plan) && System::OctroiShare.fits(&plan));
     }
 }

@@ -13,6 +13,13 @@ pub const BEGIN: &str = "<!-- isolation: begin -->";
 /// Its end.
 pub const END: &str = "<!-- isolation: end -->";
 
+/// The tables of each series of kernels, one below the other.
+pub fn by_series(series: &[(String, Cells)]) -> String {
+    let part =
+        |(series, cells): &(String, Cells)| format!("\n### Linux {series}\n{}", markdown(cells));
+    series.iter().map(part).collect()
+}
+
 type Rows<'c> = Vec<(&'static str, &'c BTreeMap<String, Line>)>;
 
 /// Of each scenario that was measured a table, and in which figures a peer is ahead of octroi in all its shapes.

@@ -9,6 +9,7 @@
 //!   of [`crate::limiter`] with a clock of its own, and asks for nothing else.
 //! - What is borrowed passes only while the link is at most `stop` bytes behind: a link's real queue
 //!   holds at most that, the guarantees' bursts, and one packet a CPU.
+//! - Where an fq qdisc sits ([`UplinkPolicy::horizon_ns`]) what is over a share has a departure time instead: [`turn`].
 //! - A change of α is a corner in every tenant's line and never a step. What a tenant borrows between
 //!   two times is at most `weight · ΔA`, one period's share, and one packet.
 //!
@@ -18,6 +19,7 @@
 pub mod alpha;
 #[cfg(feature = "std")]
 pub mod ask;
+mod turn;
 
 use crate::{
     abi::share::{ShareLine, SharePace, SharePolicy, UplinkPolicy, UplinkShare},
@@ -45,6 +47,8 @@ pub struct Clocks<C> {
     pub borrowed: C,
     /// 1 + the last period in which it was limited.
     pub limited: C,
+    /// When the last that had to wait departs.
+    pub departs: C,
 }
 
 /// An uplink's words: [`UplinkShare`].
@@ -82,6 +86,15 @@ pub enum Paid {
     Guarantee,
     /// What others leave.
     Borrowed,
+}
+
+/// A packet that passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// By what.
+    pub paid: Paid,
+    /// When it leaves in its turn, CLOCK_MONOTONIC ns: now where nothing can wait.
+    pub departs_ns: u64,
 }
 
 /// Why a packet does not pass.
@@ -181,17 +194,18 @@ pub fn take<C: Clock, L: Link>(
     now_ns: u64,
     (packets, l2_bytes): (u64, u64),
 ) -> Result<Paid, Refused> {
-    take_of(
+    let taken = take_of(
         (policy, clocks),
         (uplink, link),
         now_ns,
         (packets, l2_bytes),
         false,
-    )
+    );
+    taken.map(|taken| taken.paid)
 }
 
 /// The same for a packet of a flow that may be fat ([`crate::thin`]): that one is refused earlier, by an eighth of each
-/// horizon but the guarantee's, which refuses nobody.
+/// horizon but the guarantee's, which refuses nobody; and it alone waits for its departure.
 ///
 /// # Errors
 /// As [`take`].
@@ -202,38 +216,97 @@ pub fn take_of<C: Clock, L: Link>(
     now_ns: u64,
     (packets, l2_bytes): (u64, u64),
     fat: bool,
-) -> Result<Paid, Refused> {
+) -> Result<Taken, Refused> {
     let (period, pace) = in_force(link);
+    let waits = uplink.horizon_ns != 0;
+    let mut ceiling_ns = 0;
     if policy.ceiling.limited() {
         let horizon = policy.ceiling.horizon_of(fat);
         let (clock, now) = (&clocks.ceiling, At(now_ns));
         match policy.ceiling.take_within(clock, &now, l2_bytes, horizon) {
+            Decision::Pass { backlog, .. } if waits => {
+                ceiling_ns = policy.ceiling.delay_ns(backlog)
+            }
             Decision::Pass { .. } => {}
             Decision::Over => return Err(Refused::Ceiling),
             Decision::Contended => return Err(Refused::Contended),
         }
     }
     let bytes = uplink.charge(packets, l2_bytes);
+    let asked = Asked {
+        now_ns,
+        bytes,
+        fat,
+        period,
+        pace,
+    };
+    let taken = if waits {
+        let mut taken = turn::take((policy, clocks), (uplink, link), &asked);
+        if let (Ok(taken), true) = (&mut taken, fat) {
+            let departs_ns = taken.departs_ns.max(now_ns + ceiling_ns);
+            taken.departs_ns = turn::in_order(clocks, uplink, departs_ns);
+        }
+        taken
+    } else {
+        at_once((policy, clocks), (uplink, link), &asked)
+    };
+    if taken.is_err() && policy.ceiling.limited() {
+        policy.ceiling.give_back(&clocks.ceiling, l2_bytes);
+    }
+    taken
+}
+
+/// A packet, and when.
+struct Asked {
+    now_ns: u64,
+    /// Of the link.
+    bytes: u64,
+    fat: bool,
+    /// The period in force, and its pace.
+    period: u64,
+    pace: SharePace,
+}
+
+/// Takes a packet from the guarantee or from what is left, where nothing can wait.
+#[inline(always)]
+fn at_once<C: Clock, L: Link>(
+    (policy, clocks): (&SharePolicy, &Clocks<C>),
+    (uplink, link): (&UplinkPolicy, &L),
+    asked: &Asked,
+) -> Result<Taken, Refused> {
+    let passes = |paid| Taken {
+        paid,
+        departs_ns: asked.now_ns,
+    };
     if policy.guarantee.limited() {
-        let guarantee = policy.guarantee.take(&clocks.guarantee, &At(now_ns), bytes);
+        let now = At(asked.now_ns);
+        let guarantee = policy.guarantee.take(&clocks.guarantee, &now, asked.bytes);
         if let Decision::Pass { .. } = guarantee {
-            link.guaranteed().fetch_add(bytes);
-            return Ok(Paid::Guarantee);
+            link.guaranteed().fetch_add(asked.bytes);
+            return Ok(passes(Paid::Guarantee));
         }
     }
-    let borrowed = match borrow(policy, clocks, &pace, now_ns, (bytes, fat)) {
-        Ok(()) => from_link(uplink, link, &pace, now_ns, (bytes, fat)),
+    borrow_from((policy, clocks), (uplink, link), asked)?;
+    Ok(passes(Paid::Borrowed))
+}
+
+/// Books a packet on its tenant's share and on the link.
+#[inline(always)]
+fn borrow_from<C: Clock, L: Link>(
+    (policy, clocks): (&SharePolicy, &Clocks<C>),
+    (uplink, link): (&UplinkPolicy, &L),
+    asked: &Asked,
+) -> Result<(), Refused> {
+    let (now_ns, of) = (asked.now_ns, (asked.bytes, asked.fat));
+    match borrow(policy, clocks, &asked.pace, now_ns, of) {
+        Ok(()) => from_link(uplink, link, &asked.pace, now_ns, of),
         Err(refused) => {
             if refused == Refused::Share {
-                mark(policy, clocks, link, period);
+                mark(policy, clocks, link, asked.period);
             }
             Err(refused)
         }
-    };
-    if borrowed.is_err() && policy.ceiling.limited() {
-        policy.ceiling.give_back(&clocks.ceiling, l2_bytes);
     }
-    borrowed.map(|()| Paid::Borrowed)
 }
 
 /// A horizon, of which a fat packet has an eighth less.
@@ -291,18 +364,25 @@ fn from_link<L: Link>(
     now_ns: u64,
     (bytes, fat): (u64, bool),
 ) -> Result<(), Refused> {
+    let queue = queue(uplink, link, pace, now_ns);
+    if queue > less(uplink.stop, fat) {
+        link.refused().fetch_add(bytes);
+        return Err(Refused::Link);
+    }
+    link.borrowed().fetch_add(bytes);
+    Ok(())
+}
+
+/// Bytes that passed and that the link cannot have carried yet.
+#[inline(always)]
+fn queue<L: Link>(uplink: &UplinkPolicy, link: &L, pace: &SharePace, now_ns: u64) -> u64 {
     let elapsed = now_ns.saturating_sub(pace.origin_ns);
     let carried = pace.carried.wrapping_add(uplink.carries(elapsed));
     let passed = link
         .guaranteed()
         .load()
         .wrapping_add(link.borrowed().load());
-    if ahead(passed, carried) > less(uplink.stop, fat) {
-        link.refused().fetch_add(bytes);
-        return Err(Refused::Link);
-    }
-    link.borrowed().fetch_add(bytes);
-    Ok(())
+    ahead(passed, carried)
 }
 
 /// Counts the tenant's weight among the limited of this period, once.

@@ -165,13 +165,14 @@ impl Gate {
             Self::slot_of(slots, port)
         })?;
         let sets = (1 - set, set);
+        let queued = self.shaper.queued(policy);
         share::write(
             &mut self.maps,
             &self.plan,
             policy,
             &self.accounts,
             sets,
-            times,
+            (times, &queued),
         )?;
         let sharing = share::tenants(policy);
         let mut written = HashSet::new();

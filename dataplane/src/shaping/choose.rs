@@ -67,7 +67,7 @@ impl InForce {
     ) -> Self {
         let at = (direction & 1) as usize;
         let shape = Shape::from_number(entry.shape[at]);
-        let limited = entry.limits[at][0].limited();
+        let limited = entry.limits[at][0].limited() || shape == Shape::Edt;
         let device = match (shape, direction) {
             (Shape::Police, _) => None,
             (Shape::Htb, FROM_TENANT) => Some(entry.ifb_ifindex),
@@ -90,6 +90,8 @@ impl InForce {
 pub(super) struct Input {
     limits: [Limit; 2],
     asked: Option<Shape>,
+    /// Its tenant shares an uplink.
+    shares: bool,
     vlan: bool,
     /// The port's device and its IFB, where they are there; the counters are left out.
     device: Option<Interface>,
@@ -118,6 +120,9 @@ impl Input {
         Self {
             limits: port.limits,
             asked: policy.shape,
+            shares: (policy.shared.iter())
+                .flat_map(|uplink| &uplink.tenants)
+                .any(|share| share.tenant == port.tenant),
             vlan: port.vlan.is_some(),
             ifb: device
                 .as_ref()
@@ -160,11 +165,15 @@ impl Shaper {
         let mut queues = Vec::new();
         let choices = [FROM_TENANT, 1].map(|direction| {
             let limit = &input.limits[direction as usize];
-            if limit.ceiling.is_none() {
-                return Choice::police("no ceiling".into());
-            }
+            // Without a ceiling there is nothing to queue but what is over a share, and only fq knows when that may leave.
+            let candidates = match (limit.ceiling, input.shares) {
+                (None, false) => return Choice::police("no ceiling".into()),
+                (None, true) if input.candidates().contains(&Shape::Edt) => &[Shape::Edt][..],
+                (None, true) => return Choice::police("no ceiling; its share has no queue".into()),
+                (Some(_), _) => input.candidates(),
+            };
             let mut missed = Vec::new();
-            for shape in input.candidates() {
+            for shape in candidates {
                 match self.offer(*shape, direction, &input, abilities()) {
                     Ok((made, why)) => {
                         let devices = made.iter().map(|(index, _)| *index).collect();
@@ -183,7 +192,7 @@ impl Shaper {
                 return Choice::police("asked for".into());
             }
             let why = missed.join("; ");
-            if input.asked.is_some() {
+            if input.asked.is_some() && limit.ceiling.is_some() {
                 failed.push((name.to_owned(), why.clone()));
             }
             Choice::police(why)

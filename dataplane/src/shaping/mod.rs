@@ -25,9 +25,11 @@ pub use probe::{Abilities, abilities};
 use crate::{
     Error, Result,
     netlink::{self, Interface},
-    policy::Policy,
+    policy::{Policy, Port, Shape},
+    share::Queued,
 };
 use choose::Input;
+use dataplane_common::abi::DIRECTIONS;
 use htb::Pace;
 use rtnl::{ROOT, Refusal, Rtnl};
 use std::{
@@ -212,6 +214,29 @@ impl Shaper {
             }
         }
         Ok(())
+    }
+
+    /// The shared uplinks and directions in which everything that is over a share can wait: all ports that share have fq.
+    pub(crate) fn queued(&self, policy: &Policy) -> Queued {
+        let mut queued = Queued::new();
+        for uplink in &policy.shared {
+            let shares = |port: &&Port| {
+                let mut tenants = uplink.tenants.iter();
+                tenants.any(|share| share.tenant == port.tenant)
+            };
+            for direction in 0..DIRECTIONS {
+                let waits = |port: &Port| {
+                    let known = self.ports.get(&port.name);
+                    known.is_some_and(|known| {
+                        known.choices[direction as usize & 1].shape == Shape::Edt
+                    })
+                };
+                if policy.ports.iter().filter(shares).all(waits) {
+                    queued.insert((uplink.number, direction));
+                }
+            }
+        }
+        queued
     }
 
     /// What was chosen for a port, by direction.

@@ -69,6 +69,10 @@ pub struct ShareClocks {
     pub borrowed: u64,
     /// 1 + the last period in which it asked for more than its share; 0: none.
     pub limited: u64,
+    /// When the last of its packets that had to wait leaves, CLOCK_MONOTONIC ns.
+    pub departs: u64,
+    /// For later; 0. A cache line.
+    pub reserved: [u64; 3],
 }
 
 /// Value of `UPLINKS`: what an uplink carries in one direction. `rate` 0: nobody shares it.
@@ -87,6 +91,10 @@ pub struct UplinkPolicy {
     pub overhead: u32,
     /// Layer-2 bytes that the smallest packet takes.
     pub packet_min: u32,
+    /// How long what is over a share may wait for its departure, ns; 0: it is refused.
+    pub horizon_ns: u64,
+    /// ns that the link takes for a byte, times 2^20: for departure times.
+    pub ns_per_byte: u64,
 }
 
 /// Where the lines of one period begin: all that a packet reads of it.
@@ -103,8 +111,8 @@ pub struct SharePace {
     pub integral: u64,
     /// What is less than that, in 2^-50 of it.
     pub fraction: u64,
-    /// What α of lately gives one unit of weight in a period, 256ths of a byte: the horizon of what is
-    /// borrowed.
+    /// What α of lately gives one unit of weight in a period, or in [`UplinkPolicy::horizon_ns`], 256ths of a byte: the
+    /// horizon of what is borrowed.
     pub reach: u64,
     /// What the link could have carried by then, on the scale of `guaranteed + borrowed`.
     pub carried: u64,
@@ -165,7 +173,7 @@ impl UplinkShare {
 
 const _: () = {
     assert!(size_of::<SharePolicy>() == 2 * 64 + 16);
-    assert!(size_of::<ShareClocks>() == 32 && size_of::<UplinkPolicy>() == 32);
+    assert!(size_of::<ShareClocks>() == 64 && size_of::<UplinkPolicy>() == 48);
     assert!(
         size_of::<SharePace>() == 64
             && size_of::<ShareLine>() == 128

@@ -187,6 +187,9 @@ pub fn renew<L: Link>(uplink: &UplinkPolicy, link: &L, period: u64, now_ns: u64)
     seen.queue = ahead(passed, carried.wrapping_add(seen.capacity));
     // What the link had no work for is gone: time that was idle is not saved up.
     link.set_carried(to, passed.wrapping_sub(seen.queue));
+    // What waits for its departure is no queue of the link's: as much as tenants may have there together.
+    let waits = super::less(uplink.carries(uplink.horizon_ns), true);
+    seen.queue = seen.queue.saturating_sub(waits);
     let long = seen.time_ns > PERIODS_MAX * uplink.period_ns;
     let renewed = if long {
         after_idling(alpha, uplink.rate, seen.held)
@@ -228,7 +231,12 @@ fn count<L: Link>(link: &L, (from, to): (u64, u64), seen: &mut Seen) -> u64 {
 #[inline(always)]
 const fn pace(uplink: &UplinkPolicy, before: &SharePace, alpha: u64, now_ns: u64) -> SharePace {
     let (integral, fraction) = before.integral_at(now_ns);
-    let (high, low) = product(uplink.period_ns, alpha);
+    let horizon_ns = if uplink.horizon_ns == 0 {
+        uplink.period_ns
+    } else {
+        uplink.horizon_ns
+    };
+    let (high, low) = product(horizon_ns, alpha);
     let shift = crate::limiter::RATE_SHIFT - UNIT_SHIFT;
     let given = (high << (64 - shift)) | (low >> shift);
     SharePace {

@@ -27,8 +27,11 @@ pub const FRAME_BYTES: u64 = 1_514;
 /// The smallest, likewise.
 pub const FRAME_MIN_BYTES: u32 = 60;
 
-/// What a guarantee lets through at once after a pause, ns of it.
+/// What a guarantee lets through at once after a pause, ns of it, where nothing can wait.
 pub const GUARANTEE_BURST_NS: u64 = 8_000_000;
+
+/// Where it can: the longest wait for a departure, ns; or two periods, where they are longer.
+pub const HORIZON_NS: u64 = 32_000_000;
 
 /// A tenant's part of an uplink in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub struct Ask {
     pub weight: u32,
     /// The uplink's number.
     pub uplink: u32,
+    /// [`UplinkPolicy::horizon_ns`] of that uplink.
+    pub horizon_ns: u64,
 }
 
 impl SharePolicy {
@@ -64,7 +69,14 @@ impl SharePolicy {
         });
         let guarantee = ask.guarantee.map(|bits| {
             let old = before.map(|before| &before.guarantee);
-            line(old, bits, guarantee_burst(bits), clocks.guarantee)
+            // What waits has its departure by then: the clock is as far ahead as the last one of them.
+            let burst = match ask.horizon_ns {
+                0 => guarantee_burst(bits),
+                time_ns => Rate::bytes(bits)
+                    .units_in(time_ns.into())
+                    .max(2 * FRAME_BYTES),
+            };
+            line(old, bits, burst, clocks.guarantee)
         });
         Self {
             ceiling: ceiling.unwrap_or_default(),
@@ -98,6 +110,36 @@ impl UplinkPolicy {
             stop: rate.units_in(period_ns.into()),
             overhead,
             packet_min: FRAME_MIN_BYTES,
+            horizon_ns: 0,
+            ns_per_byte: 0,
+        }
+    }
+
+    /// The same where what is over a share waits for its departure. Of the link's `capacity`, `guaranteed` is all that
+    /// tenants have guaranteed.
+    ///
+    /// What is guaranteed goes before what waits, and may come while a horizon of it waits already: so much stands before
+    /// the link then. It is to be no more than three quarters of a period and [`GUARANTEE_BURST_NS`]: with a period that
+    /// departures are before their line, and a quarter for their order, that is the bound of a link without a queue.
+    #[must_use]
+    pub fn queued(self, capacity: BitsPerSecond, guaranteed: BitsPerSecond) -> Self {
+        let most = u128::from(self.period_ns / 4 * 3 + GUARANTEE_BURST_NS);
+        let most = most * u128::from(capacity.0) / u128::from(guaranteed.0.max(1));
+        let horizon_ns = u64::try_from(most).unwrap_or(u64::MAX);
+        let horizon_ns = horizon_ns.min(HORIZON_NS.max(2 * self.period_ns));
+        let rate = Rate::bytes(capacity);
+        let stop = rate.units_in((horizon_ns + self.period_ns).into());
+        let ns_per_byte = (u128::from(rate.period_ns) << 20) / u128::from(rate.units.max(1));
+        Self {
+            stop,
+            horizon_ns,
+            ns_per_byte: u64::try_from(ns_per_byte)
+                .unwrap_or(u64::MAX)
+                .min(u64::MAX / LARGEST / 2),
+            ..self
         }
     }
 }
+
+/// More than any packet has, bytes.
+const LARGEST: u64 = 1 << 20;

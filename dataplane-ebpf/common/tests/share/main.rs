@@ -9,6 +9,8 @@
 //! | no ceiling is exceeded, nor the link | `hostile` |
 //! | another CPU at every step of a packet; many threads | `orders`, `threads` |
 //! | one step of α never overshoots | `step` |
+//! | what waits departs in order, within its horizon, at the link's rate; guarantees go first | `departs` |
+//! | what looks at losses has what it may have | `tcp` |
 //!
 //! `OCTROI_TEST_LEVEL` and `OCTROI_TEST_SEED` are as for `tests/limiter`.
 #![allow(
@@ -17,6 +19,7 @@
     reason = "several tables of tenants are read side by side"
 )]
 
+mod departs;
 mod fill;
 #[path = "../harness/mod.rs"]
 mod harness;
@@ -24,6 +27,7 @@ mod hostile;
 mod orders;
 mod settle;
 mod step;
+mod tcp;
 mod threads;
 mod world;
 

@@ -62,7 +62,7 @@ impl Clock for Seen<'_, '_> {
 struct Memory {
     link: [Alone; 5],
     lines: [Cell<ShareLine>; 4],
-    clocks: [[Alone; 4]; 2],
+    clocks: [[Alone; 5]; 2],
 }
 
 struct Cpu<'a, 's>(&'a Memory, &'a Steps<'s>);
@@ -133,20 +133,21 @@ fn offer(
     tenant: (usize, &SharePolicy),
     now_ns: u64,
 ) -> bool {
-    let [ceiling, guarantee, borrowed, limited] = &cpu.0.clocks[tenant.0];
+    let [ceiling, guarantee, borrowed, limited, departs] = &cpu.0.clocks[tenant.0];
     let seen = |word| Seen(word, cpu.1);
     let clocks = Clocks {
         ceiling: seen(ceiling),
         guarantee: seen(guarantee),
         borrowed: seen(borrowed),
         limited: seen(limited),
+        departs: seen(departs),
     };
     share::renew(uplink, cpu, now_ns);
     let fat = now_ns.is_multiple_of(2);
     share::take_of((tenant.1, &clocks), (uplink, cpu), now_ns, (1, BYTES), fat).is_ok()
 }
 
-fn policies(now_ns: u64) -> [SharePolicy; 2] {
+fn policies(now_ns: u64, horizon_ns: u64) -> [SharePolicy; 2] {
     let times = Times {
         now_ns,
         switch_ns: now_ns,
@@ -157,6 +158,7 @@ fn policies(now_ns: u64) -> [SharePolicy; 2] {
         ceiling,
         weight: 3,
         uplink: 0,
+        horizon_ns,
     };
     [
         ask(Some(BitsPerSecond(8_000_000)), None),
@@ -180,11 +182,19 @@ fn memory(uplink: &UplinkPolicy, now_ns: u64, due: bool) -> Memory {
 }
 
 /// Interrupts CPU 0's packet before its step `at` by packets of CPU 1; returns the steps that it took.
-fn interrupt(at: u32, (first, second): (usize, usize), packets: usize, due: bool) -> u32 {
+fn interrupt(
+    at: u32,
+    (first, second): (usize, usize),
+    packets: usize,
+    (due, queued): (bool, bool),
+) -> u32 {
     let mut uplink = UplinkPolicy::new(CAPACITY, 0, 2);
+    if queued {
+        uplink = uplink.queued(CAPACITY, BitsPerSecond(8_000_000));
+    }
     uplink.packet_min = 0;
     let now_ns = 1 << 40;
-    let policies = policies(now_ns);
+    let policies = policies(now_ns, uplink.horizon_ns);
     let memory = memory(&uplink, now_ns, due);
     let before = memory.lines[0].get().pace;
     let passed = Cell::new(0_u64);
@@ -205,7 +215,9 @@ fn interrupt(at: u32, (first, second): (usize, usize), packets: usize, due: bool
         now_ns,
     );
     let passed = passed.get() + u64::from(did);
-    let what = format!("step {at}, tenants {first} and {second}, {packets} packets, due {due}");
+    let what = format!(
+        "step {at}, tenants {first} and {second}, {packets} packets, due {due}, queued {queued}"
+    );
 
     let [state, guaranteed, borrowed, _, limited] = &memory.link;
     let sums = guaranteed.0.get() + borrowed.0.get();
@@ -236,7 +248,8 @@ fn interrupt(at: u32, (first, second): (usize, usize), packets: usize, due: bool
         "{what}: {}",
         borrowed.0.get()
     );
-    let guarantee = 8_000_000 / 8 / 125 + 2 * BYTES;
+    let burst_ns = uplink.horizon_ns.max(8_000_000);
+    let guarantee = burst_ns / 1_000 + 2 * BYTES;
     assert!(
         guaranteed.0.get() <= guarantee,
         "{what}: {}",
@@ -257,9 +270,9 @@ fn another_cpu_at_every_step_changes_no_sum() {
     let mut orders = 0;
     for tenants in [(0, 0), (0, 1), (1, 0), (1, 1)] {
         for packets in [1, 3, 40] {
-            for due in [false, true] {
+            for how in [(false, false), (true, false), (false, true), (true, true)] {
                 let mut at = 1;
-                while at <= interrupt(at, tenants, packets, due) {
+                while at <= interrupt(at, tenants, packets, how) {
                     (at, orders) = (at + 1, orders + 1);
                 }
             }

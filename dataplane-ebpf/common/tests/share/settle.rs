@@ -78,6 +78,15 @@ fn span(world: &mut World, capacity: u64, periods: u64) -> Option<Span> {
 
 #[test]
 fn everybody_has_its_weighted_max_min_share() {
+    settles(false);
+}
+
+#[test]
+fn everybody_has_it_where_what_is_over_it_waits() {
+    settles(true);
+}
+
+fn settles(queued: bool) {
     let mut draw = draw("settle");
     let mut early = Vec::new();
     let (mut used, mut misplaced, mut judged) = (0, 0, 0);
@@ -89,7 +98,7 @@ fn everybody_has_its_weighted_max_min_share() {
         let largest: Vec<u64> = (wants.iter())
             .map(|_| draw.of(&[200, 1_514, 1_514, 9_000]))
             .collect();
-        let mut world = World::new(capacity, &wants, &largest, draw.clone());
+        let mut world = World::with(capacity, &wants, &largest, draw.clone(), queued);
         for change in 0..3 {
             for at in 0..wants.len() {
                 let mut bits = demand(&mut draw, tenants, capacity);
@@ -127,7 +136,7 @@ fn everybody_has_its_weighted_max_min_share() {
     early.sort_unstable();
     let tenth = early[early.len() / 10];
     println!(
-        "CASES: share settle: {cases}; of the link used {}, misplaced {} per mille; in periods 5 to 8 used \
+        "CASES: share settle: {cases}, queued {queued}; of the link used {}, misplaced {} per mille; in periods 5 to 8 used \
          {} in the middle case, {tenth} in the tenth",
         used / judged,
         misplaced / judged,

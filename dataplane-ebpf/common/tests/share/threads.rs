@@ -110,23 +110,25 @@ fn threads_share_a_link_within_its_bounds() {
             ceiling: None,
             weight: 1,
             uplink: 0,
+            horizon_ns: 0,
         };
         SharePolicy::new(&ask, None, &ShareClocks::default(), &times)
     });
     let words = Words::default();
-    let clocks: [[AtomicU64; 4]; 2] = Default::default();
+    let clocks: [[AtomicU64; 5]; 2] = Default::default();
     let time = Duration::from_millis(level(100, 400, 5_000));
     let begun = now();
     // By thread: what the guarantee paid, and what was borrowed.
     let passed: Vec<[u64; 2]> = thread::scope(|scope| {
         let send = |which: usize| {
             let (words, policy, clocks) = (&words, &policies[which], &clocks[which]);
-            let [ceiling, guarantee, borrowed, limited] = clocks;
+            let [ceiling, guarantee, borrowed, limited, departs] = clocks;
             let clocks = Clocks {
                 ceiling,
                 guarantee,
                 borrowed,
                 limited,
+                departs,
             };
             let mut passed = [0, 0];
             while zero.elapsed() < time {

@@ -5,7 +5,7 @@ use crate::{Draw, fill::Want, harness::Alone};
 use dataplane_common::{
     abi::share::{ShareClocks, ShareLine, SharePace, SharePolicy, UplinkPolicy},
     limit::Times,
-    share::{self, Clocks, Link, Paid, Refused, ask::Ask},
+    share::{self, Clocks, Link, Refused, Taken, ask::Ask},
     units::BitsPerSecond,
 };
 use std::{cell::Cell, cmp::Reverse, collections::BinaryHeap};
@@ -78,7 +78,7 @@ pub struct Tenant {
     /// Largest packet, layer-2 bytes.
     pub largest: u64,
     pub policy: SharePolicy,
-    clocks: [Alone; 4],
+    clocks: [Alone; 5],
     /// Bytes of the link that passed since the test took them.
     pub passed: u64,
     /// And what was offered.
@@ -103,14 +103,31 @@ pub fn ceiling_burst(ceiling: u64, largest: u64) -> u64 {
 }
 
 impl World {
-    /// Nobody has sent anything yet. No overhead: rates are those of the oracle.
-    pub fn new(capacity: u64, wants: &[Want], largest: &[u64], mut draw: Draw) -> Self {
+    /// Nobody has sent anything yet. No overhead: rates are those of the oracle. Nothing can wait.
+    pub fn new(capacity: u64, wants: &[Want], largest: &[u64], draw: Draw) -> Self {
+        Self::with(capacity, wants, largest, draw, false)
+    }
+
+    /// The same; where it is `queued`, what is over a share waits for its departure.
+    pub fn with(
+        capacity: u64,
+        wants: &[Want],
+        largest: &[u64],
+        mut draw: Draw,
+        queued: bool,
+    ) -> Self {
         let now_ns = 1 + draw.up_to(1 << 55);
         let times = Times {
             now_ns,
             switch_ns: now_ns,
             coarse_slack_ns: 0,
         };
+        let mut uplink = UplinkPolicy::new(BitsPerSecond(capacity), 0, wants.len() as u32);
+        uplink.packet_min = 0;
+        if queued {
+            let guaranteed = wants.iter().map(|want| want.guarantee).sum();
+            uplink = uplink.queued(BitsPerSecond(capacity), BitsPerSecond(guaranteed));
+        }
         let tenant = |(want, largest): (&Want, &u64)| {
             let bits = |bits: u64| (bits != 0 && bits != u64::MAX).then_some(BitsPerSecond(bits));
             let ask = Ask {
@@ -118,6 +135,7 @@ impl World {
                 ceiling: bits(want.ceiling).map(|bits| (bits, ceiling_burst(bits.0, *largest))),
                 weight: want.weight as u32,
                 uplink: 0,
+                horizon_ns: uplink.horizon_ns,
             };
             Tenant {
                 want: *want,
@@ -129,8 +147,6 @@ impl World {
                 turn: 0,
             }
         };
-        let mut uplink = UplinkPolicy::new(BitsPerSecond(capacity), 0, wants.len() as u32);
-        uplink.packet_min = 0;
         let mut world = Self {
             uplink,
             words: Words::default(),
@@ -158,18 +174,29 @@ impl World {
     }
 
     /// One packet of `bytes`, now.
-    pub fn offer(&mut self, at: usize, bytes: u64) -> Result<Paid, Refused> {
+    pub fn offer(&mut self, at: usize, bytes: u64) -> Result<Taken, Refused> {
+        // Half of the packets are of fat flows: what is promised of tenants does not depend on it. What is thin leaves now,
+        // and is little.
+        let fat = if self.uplink.horizon_ns == 0 {
+            self.draw.once_in(2)
+        } else {
+            !self.draw.once_in(32)
+        };
+        self.offer_of(at, bytes, fat)
+    }
+
+    /// The same of a fat flow or a thin one.
+    pub fn offer_of(&mut self, at: usize, bytes: u64, fat: bool) -> Result<Taken, Refused> {
         let tenant = &mut self.tenants[at];
-        let [ceiling, guarantee, borrowed, limited] = &tenant.clocks;
+        let [ceiling, guarantee, borrowed, limited, departs] = &tenant.clocks;
         let clocks = Clocks {
             ceiling,
             guarantee,
             borrowed,
             limited,
+            departs,
         };
         share::renew(&self.uplink, &&self.words, self.now_ns);
-        // Half of the packets are of fat flows: what is promised of tenants does not depend on it.
-        let fat = self.draw.once_in(2);
         let decided = share::take_of(
             (&tenant.policy, &clocks),
             (&self.uplink, &&self.words),
@@ -188,7 +215,7 @@ impl World {
     pub fn run(
         &mut self,
         time_ns: u64,
-        mut seen: impl FnMut(&Self, usize, u64, Result<Paid, Refused>),
+        mut seen: impl FnMut(&Self, usize, u64, Result<Taken, Refused>),
     ) {
         let end = self.now_ns + time_ns;
         while let Some(Reverse((at_ns, at, turn))) = self.due.peek().copied() {

@@ -238,10 +238,15 @@ impl Machine {
     }
 }
 
-/// Whether QEMU may use the processor itself.
+/// Whether QEMU may use the processor itself. A KVM without the processor's help (`kvm_pvm`) boots only kernels that were
+/// built for it: Debian's end in an internal error.
 pub fn has_kvm() -> bool {
+    let helped = ["kvm_intel", "kvm_amd"];
     let mut options = fs::OpenOptions::new();
-    options.read(true).write(true).open("/dev/kvm").is_ok()
+    helped
+        .iter()
+        .any(|name| Path::new("/sys/module").join(name).is_dir())
+        && options.read(true).write(true).open("/dev/kvm").is_ok()
 }
 
 /// The job's command with the variables that octroi's tests read, and from where `cargo test` would call it.

@@ -25,6 +25,12 @@ struct Arguments {
     /// Print each figure as a line of JSON, and store nothing: for who stores it elsewhere.
     #[arg(long)]
     lines: bool,
+    /// This machine's processors are emulated: it stands beside the kernel's name.
+    #[arg(long)]
+    emulated: bool,
+    /// Divide all rates by this, on machines that are so slow that they would be what is measured.
+    #[arg(long, value_name = "TIMES", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
+    slower: u64,
     /// Measure nothing: make the table and the plots of what is stored.
     #[arg(long)]
     publish: bool,
@@ -62,6 +68,8 @@ fn run(arguments: Arguments) -> Result<()> {
         scenarios: arguments.scenario,
         short: arguments.short,
         commit: arguments.commit,
+        emulated: arguments.emulated,
+        slower: arguments.slower,
         octroi: octroi_binary()?,
     };
     isolation::run(&options, |lines| {

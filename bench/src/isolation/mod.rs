@@ -35,6 +35,10 @@ pub struct Options {
     pub short: bool,
     /// The commit that stands in the results.
     pub commit: String,
+    /// The machine's processors are emulated.
+    pub emulated: bool,
+    /// All rates are divided by it; 1 to 100.
+    pub slower: u64,
     /// The binary that is measured.
     pub octroi: PathBuf,
 }
@@ -66,7 +70,11 @@ impl Options {
         } else {
             (2.0, self.seconds as f64)
         };
-        Timing { before, measured }
+        Timing {
+            before,
+            measured,
+            slower: self.slower.max(1),
+        }
     }
 
     /// The scenarios that are asked for.
@@ -116,11 +124,20 @@ pub fn run(options: &Options, mut done: impl FnMut(&[Line]) -> Result<()>) -> Re
             Some(why) => println!("SKIPPED: isolation, {}: {why}", system.name()),
         }
     }
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut kernel = release.trim().to_owned();
+    if options.emulated {
+        kernel += " (emulated)";
+    }
+    if options.slower > 1 {
+        kernel += &format!(" (rates / {})", options.slower);
+    }
     for scenario in scenarios {
         let mut lines = Vec::new();
         let name = scenario.name();
-        let fitting = here.iter().filter(|system| system.fits(&scenario.plan()));
+        let fitting = here
+            .iter()
+            .filter(|system| system.fits(&scenario.plan(options.slower)));
         let mut runs: Vec<(System, Vec<results::Cell>)> =
             fitting.map(|system| (*system, Vec::new())).collect();
         for round in 1..=options.runs {
@@ -143,7 +160,7 @@ pub fn run(options: &Options, mut done: impl FnMut(&[Line]) -> Result<()>) -> Re
                 cell.remove("rate_error_percent");
                 cell.remove("burst_kb");
             }
-            let of = (options.commit.as_str(), kernel.trim());
+            let of = (options.commit.as_str(), kernel.as_str());
             lines.extend(results::lines(&cell, of, &name, system.name()));
         }
         done(&lines)?;
@@ -157,7 +174,7 @@ fn once(
     site: &mut Site,
     options: &Options,
 ) -> Result<results::Cell> {
-    let _peer = system.install(&scenario.plan(), site, &options.octroi)?;
+    let _peer = system.install(&scenario.plan(options.slower), site, &options.octroi)?;
     for namespace in site.tenants.iter().chain([&site.remote]) {
         ecn(namespace, scenario.ecn())?;
     }

@@ -47,6 +47,8 @@ pub struct Timing {
     pub before: f64,
     /// Seconds that are measured.
     pub measured: f64,
+    /// All rates are divided by it: for machines that are so slow that they would be what is measured.
+    pub slower: u64,
 }
 
 impl Timing {
@@ -150,30 +152,31 @@ impl Scenario {
     }
 
     /// What the systems are asked for.
-    pub fn plan(self) -> Plan {
+    pub fn plan(self, slower: u64) -> Plan {
+        let of = |mbit: u64| (mbit / slower).max(1);
         let ceiling = |mbit| Part {
             guarantee: None,
-            ceiling: Some(mbit),
+            ceiling: Some(of(mbit)),
         };
         match self {
-            Self::Bulk { mbit, .. } => Plan::ToTenant(mbit),
-            Self::Mixed => Plan::ToTenant(100),
-            Self::SmallFrames => Plan::ToTenant(1),
+            Self::Bulk { mbit, .. } => Plan::ToTenant(of(mbit)),
+            Self::Mixed => Plan::ToTenant(of(100)),
+            Self::SmallFrames => Plan::ToTenant(of(1)),
             Self::NeighbourUdp | Self::NeighbourTcp => Plan::Uplink {
                 capacity: None,
                 parts: vec![ceiling(VICTIM), ceiling(FLOODER)],
             },
             Self::GuaranteesUdp | Self::GuaranteesTcp => Plan::Uplink {
-                capacity: Some(CAPACITY),
+                capacity: Some(of(CAPACITY)),
                 parts: GUARANTEES
                     .map(|mbit| Part {
-                        guarantee: Some(mbit),
+                        guarantee: Some(of(mbit)),
                         ceiling: None,
                     })
                     .to_vec(),
             },
             Self::EqualTenants { .. } => Plan::Uplink {
-                capacity: Some(SHARED),
+                capacity: Some(of(SHARED)),
                 parts: vec![Part::default(); TENANTS],
             },
         }
@@ -185,7 +188,9 @@ impl Scenario {
     /// When traffic or counters fail.
     pub fn run(self, site: &Site, timing: Timing) -> Result<Cell> {
         match self {
-            Self::Bulk { mbit, flows, .. } => bulk(site, timing, mbit, flows),
+            Self::Bulk { mbit, flows, .. } => {
+                bulk(site, timing, (mbit / timing.slower).max(1), flows)
+            }
             Self::Mixed => mixed(site, timing),
             Self::SmallFrames => small_frames(site, timing),
             Self::NeighbourUdp => neighbour(site, timing, false),
@@ -353,7 +358,7 @@ fn mixed(site: &Site, timing: Timing) -> Result<Cell> {
     let blast = Blast {
         payload: LARGE.0,
         at_once: 1,
-        mbit: 200.0,
+        mbit: 200.0 / timing.slower as f64,
     };
     let blast = blast.start(way, UDP_PORT, begin, vec![(0.0, timing.end())])?;
     bulk.go(true);
@@ -363,7 +368,7 @@ fn mixed(site: &Site, timing: Timing) -> Result<Cell> {
     watch.answers(trips)?;
     blast.end()?;
     bulk.end()?;
-    watch.ceiling(100);
+    watch.ceiling((100 / timing.slower).max(1));
     watch.cell.insert("tcp_mbit", watch.mbit(1));
     watch.cell.insert("udp_mbit", watch.mbit(2));
     Ok(watch.cell)
@@ -438,7 +443,7 @@ fn flooded(site: &Site, timing: Timing, tcp: bool) -> Result<Cell> {
     let blast = Blast {
         payload: SMALL,
         at_once: 1,
-        mbit: TIMES * FLOODER as f64,
+        mbit: TIMES * (FLOODER as f64 / timing.slower as f64).max(1.0),
     };
     let spans = if tcp {
         Vec::new()

@@ -39,7 +39,7 @@ pub(super) fn guarantees(site: &Site, timing: Timing, tcp: bool) -> Result<Cell>
         payload: LARGE.0,
         at_once: LARGE.1,
         // More than the link has, whoever else is there.
-        mbit: 1.2 * CAPACITY as f64,
+        mbit: 1.2 * CAPACITY as f64 / timing.slower as f64,
     };
     for (index, spans) in spans.iter().enumerate().filter(|_| !tcp) {
         let way = from_tenant(site, index)?;
@@ -61,7 +61,9 @@ pub(super) fn guarantees(site: &Site, timing: Timing, tcp: bool) -> Result<Cell>
         blast.end()?;
     }
     bulks.into_iter().try_for_each(Bulk::end)?;
-    watch.cell.extend(who_got_what(&watch.series, part));
+    watch
+        .cell
+        .extend(who_got_what(&watch.series, part, timing.slower));
     if !tcp {
         watch.cell.remove("rtos");
         watch.cell.remove("retransmits");
@@ -71,15 +73,15 @@ pub(super) fn guarantees(site: &Site, timing: Timing, tcp: bool) -> Result<Cell>
 
 /// The four parts of `guarantees`. Rates are of the last two thirds of each; a change is done when the one who gains has
 /// 95 % of what is his: of the link when he is alone, of the guarantee when he is not.
-fn who_got_what(series: &Series, part: f64) -> Cell {
+fn who_got_what(series: &Series, part: f64, slower: u64) -> Cell {
     let rate = |which: usize, at: u32| {
         let begin = f64::from(at) * part;
         series.mbit(which, begin + part / 3.0, begin + part)
     };
     let (first, again) = ([rate(0, 0), rate(1, 0)], [rate(0, 2), rate(1, 2)]);
     let (a_alone, b_alone) = (rate(0, 1), rate(1, 3));
-    let capacity = CAPACITY as f64;
-    let [least_a, least_b] = GUARANTEES.map(|mbit| mbit as f64);
+    let capacity = CAPACITY as f64 / slower as f64;
+    let [least_a, least_b] = GUARANTEES.map(|mbit| mbit as f64 / slower as f64);
     let sums = [first[0] + first[1], a_alone, again[0] + again[1], b_alone];
     let kept = [first[0], again[0], a_alone]
         .map(|rate| rate / least_a)
@@ -133,7 +135,10 @@ pub(super) fn equal_tenants(site: &Site, timing: Timing) -> Result<Cell> {
             "most_tenant_mbit",
             rates.iter().copied().fold(0.0, f64::max),
         ),
-        ("link_used_percent", 100.0 * frames / SHARED as f64),
+        (
+            "link_used_percent",
+            100.0 * frames * timing.slower as f64 / SHARED as f64,
+        ),
     ]);
     Ok(watch.cell)
 }
@@ -161,7 +166,7 @@ mod tests {
                 *bytes += mbit * 1_250;
             }
         }
-        let cell = who_got_what(&series, 2.0);
+        let cell = who_got_what(&series, 2.0, 1);
         let near = |name: &str, value: f64| {
             let found = cell[name];
             assert!((found - value).abs() <= 1.0, "{name}: {found}");

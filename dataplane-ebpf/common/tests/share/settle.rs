@@ -124,7 +124,9 @@ fn settles(queued: bool) {
             let what =
                 format!("case {case}.{change}: {tenants} tenants of {capacity}: {late:?} {few:?}");
             assert!(late.used + late.grain >= 950, "{what}");
-            assert!(late.used <= 1_030 + late.grain, "{what}");
+            // Booked is when it comes: a queue that still fills is up to a horizon more than the link carries.
+            let fills = world.uplink.horizon_ns * 1_000 / (32 * world.uplink.period_ns);
+            assert!(late.used <= 1_030 + late.grain + fills, "{what}");
             assert!(late.misplaced <= 50 + late.grain, "{what}");
             if late.grain < 100 {
                 early.push(soon.used.min(1_000));

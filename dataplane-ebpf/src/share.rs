@@ -16,7 +16,7 @@ use dataplane_common::{
         },
     },
     reason::DropReason,
-    share::{self, Clocks, Link, Refused},
+    share::{self, Clocks, Link, Paid, Refused},
     wire::Wire,
     zone,
 };
@@ -134,7 +134,8 @@ impl Link for Uplink {
 }
 
 /// Takes the packet from its tenant's guarantee or share, if the tenant shares an uplink and the packet
-/// does not stay on this host. A packet that is refused is given back to its port's limits.
+/// does not stay on this host. True: it borrowed, of a fat flow, and is near the end of what may be borrowed. A packet
+/// that is refused is given back to its port's limits.
 ///
 /// # Errors
 /// [`DropReason::ShareExceeded`], [`DropReason::UplinkFull`], [`DropReason::CeilingBytes`] of the tenant,
@@ -146,9 +147,9 @@ pub fn take(
     book: &Book,
     zone: u32,
     wire: &Wire,
-) -> Result<(), DropReason> {
+) -> Result<bool, DropReason> {
     if port.share == 0 || zone == zone::INTRA_HOST {
-        return Ok(());
+        return Ok(false);
     }
     let account = port.share - 1;
     let set = book.epoch.policy_set() as u64;
@@ -158,13 +159,15 @@ pub fn take(
     let which = book.slot * DIRECTIONS + book.direction;
     let looked = thin::look_for_share(skb, which, wire, pace);
     let class = thin::fat(skb) << FAT_SHIFT;
-    let refused = match share_take(whose | class, wire.packets, wire.l2_bytes, now_ns) {
-        PASSED => {
-            if looked {
-                thin::shared(skb, which, wire, pace);
-            }
-            return Ok(());
+    let took = share_take(whose | class, wire.packets, wire.l2_bytes, now_ns);
+    if took == PASSED || took == BORROWED {
+        if looked {
+            thin::shared(skb, which, wire, pace);
         }
+        // Who has no more than its guarantee is told nothing: others are to slow down.
+        return Ok(took == BORROWED && class != 0 && share_near(whose, now_ns) != 0);
+    }
+    let refused = match took {
         SHARE => DropReason::ShareExceeded,
         LINK => DropReason::UplinkFull,
         CEILING => DropReason::CeilingBytes,
@@ -181,6 +184,7 @@ const LINK: u64 = 2;
 const CEILING: u64 = 3;
 const CONTENDED: u64 = 4;
 const MISSING: u64 = 5;
+const BORROWED: u64 = 6;
 
 /// In the word of [`policy`]: the packet's flow is fat.
 const FAT_SHIFT: u32 = 63;
@@ -232,6 +236,36 @@ fn link(policy: &SharePolicy, whose: u64) -> Option<Uplink> {
     maps::UPLINK_SHARE.get_ptr_mut(index).map(Uplink)
 }
 
+#[inline(always)]
+fn clocks(whose: u64) -> Option<Clocks<Shared>> {
+    let index = share_clocks_index((whose >> 2) as u32 & 0xFFFF, whose as u32 & 1);
+    let clocks = maps::SHARE_CLOCKS.get_ptr_mut(index)?;
+    // SAFETY: points into an array map, as above.
+    Some(unsafe {
+        Clocks {
+            ceiling: Shared(addr_of_mut!((*clocks).ceiling)),
+            guarantee: Shared(addr_of_mut!((*clocks).guarantee)),
+            borrowed: Shared(addr_of_mut!((*clocks).borrowed)),
+            limited: Shared(addr_of_mut!((*clocks).limited)),
+        }
+    })
+}
+
+/// 1: the tenant is near the end of what it may borrow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn share_near(whose: u64, now_ns: u64) -> u64 {
+    let Some((policy, index)) = policy(whose) else {
+        return 0;
+    };
+    let (Some(uplink), Some(link), Some(clocks)) =
+        (maps::UPLINKS.get(index), link(policy, whose), clocks(whose))
+    else {
+        return 0;
+    };
+    share::near((policy, &clocks), (uplink, &link), now_ns) as u64
+}
+
 /// Renews α when it is time, and returns the time. This and the next are functions of their own, which the
 /// verifier walks once, and with a stack of their own.
 #[unsafe(no_mangle)]
@@ -260,19 +294,9 @@ extern "C" fn share_take(whose: u64, packets: u64, l2_bytes: u64, now_ns: u64) -
         return PASSED;
     }
     let uplink = maps::UPLINKS.get(index);
-    let clocks = share_clocks_index((whose >> 2) as u32 & 0xFFFF, whose as u32 & 1);
-    let clocks = maps::SHARE_CLOCKS.get_ptr_mut(clocks);
-    let (Some(uplink), Some(link), Some(clocks)) = (uplink, link(policy, whose), clocks) else {
+    let (Some(uplink), Some(link), Some(clocks)) = (uplink, link(policy, whose), clocks(whose))
+    else {
         return MISSING;
-    };
-    // SAFETY: `clocks` points into an array map, as above.
-    let clocks = unsafe {
-        Clocks {
-            ceiling: Shared(addr_of_mut!((*clocks).ceiling)),
-            guarantee: Shared(addr_of_mut!((*clocks).guarantee)),
-            borrowed: Shared(addr_of_mut!((*clocks).borrowed)),
-            limited: Shared(addr_of_mut!((*clocks).limited)),
-        }
     };
     match share::take_of(
         (policy, &clocks),
@@ -281,7 +305,8 @@ extern "C" fn share_take(whose: u64, packets: u64, l2_bytes: u64, now_ns: u64) -
         (packets, l2_bytes),
         whose >> FAT_SHIFT != 0,
     ) {
-        Ok(_) => PASSED,
+        Ok(Paid::Guarantee) => PASSED,
+        Ok(Paid::Borrowed) => BORROWED,
         Err(Refused::Share) => SHARE,
         Err(Refused::Link) => LINK,
         Err(Refused::Ceiling) => CEILING,

@@ -18,6 +18,9 @@
 pub mod alpha;
 #[cfg(feature = "std")]
 pub mod ask;
+mod near;
+
+pub use near::near;
 
 use crate::{
     abi::share::{ShareLine, SharePace, SharePolicy, UplinkPolicy, UplinkShare},

@@ -1,0 +1,48 @@
+//! Is a tenant near the end of its part of an uplink? What [`crate::ecn`] marks by where a share is the limit.
+
+use super::{At, Clocks, Link, ahead, in_force};
+use crate::{
+    abi::share::{SharePolicy, UplinkPolicy},
+    ecn,
+    limiter::{Clock, Now as _},
+};
+
+/// What is borrowed has a horizon of one period (4 ms): a quarter of it is 1 ms of the share, as [`ecn::MARK_NS`] is of
+/// a ceiling. So is a quarter of what the link may be ahead.
+const PART: u64 = 4;
+
+/// Looked at beside the decision, which it does not touch: after a packet that passed.
+#[inline(always)]
+pub fn near<C: Clock, L: Link>(
+    (policy, clocks): (&SharePolicy, &Clocks<C>),
+    (uplink, link): (&UplinkPolicy, &L),
+    now_ns: u64,
+) -> bool {
+    if policy.ceiling.limited() {
+        let line = policy.ceiling.line(At(now_ns).exact_ns());
+        let backlog = ahead(clocks.ceiling.load(), line);
+        // Farther ahead than any horizon is no backlog that delays anybody.
+        let backlog = if backlog < policy.ceiling.horizon {
+            backlog
+        } else {
+            policy.ceiling.horizon
+        };
+        if policy.ceiling.delay_ns(backlog) > ecn::MARK_NS {
+            return true;
+        }
+    }
+    let (_, pace) = in_force(link);
+    let weight = policy.weight as u64;
+    let reached = pace.integral_at(now_ns).0.wrapping_mul(weight);
+    let horizon = pace.reach.wrapping_mul(weight);
+    if ahead(clocks.borrowed.load(), reached) > horizon / PART {
+        return true;
+    }
+    let elapsed = now_ns.saturating_sub(pace.origin_ns);
+    let carried = pace.carried.wrapping_add(uplink.carries(elapsed));
+    let passed = link
+        .guaranteed()
+        .load()
+        .wrapping_add(link.borrowed().load());
+    ahead(passed, carried) > uplink.stop / PART
+}

@@ -79,7 +79,15 @@ fn table(quotas: &[&QuotaStatus]) -> String {
     }
     let mut text = format!(
         "{:<16} {:>10} {:<7} {:<11} {:>20} {:>20} {:>6}  {:<20}  {}\n",
-        "TENANT", "BUDGET", "PERIOD", "COUNTS", "SPENT, BYTES", "LEFT, BYTES", "%", "UNTIL", "IN FORCE"
+        "TENANT",
+        "BUDGET",
+        "PERIOD",
+        "COUNTS",
+        "SPENT, BYTES",
+        "LEFT, BYTES",
+        "%",
+        "UNTIL",
+        "IN FORCE"
     );
     for quota in quotas {
         let parts = permille(quota);

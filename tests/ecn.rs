@@ -65,6 +65,7 @@ struct Run {
     arrived_marked: u64,
     marked: u64,
     not_marked: u64,
+    dropped: u64,
 }
 
 /// Flows of the tenant to the remote end.
@@ -95,7 +96,12 @@ fn run(site: &Site, what: &str, ecn: bool, time: Duration) -> Result<Run> {
     let received = sink.received();
     drop(sink);
     let after = (stack(tenant)?, stack(&site.remote)?, registers(site, 0)?);
-    for name in ["TcpInCsumErrors", "TcpInErrs", "IpInHdrErrors", "Ip6InHdrErrors"] {
+    for name in [
+        "TcpInCsumErrors",
+        "TcpInErrs",
+        "IpInHdrErrors",
+        "Ip6InHdrErrors",
+    ] {
         let wrong = gained(&before.1, &after.1, name);
         ensure!(wrong == 0, "{what}: {name} grew by {wrong} at the receiver");
     }
@@ -107,13 +113,15 @@ fn run(site: &Site, what: &str, ecn: bool, time: Duration) -> Result<Run> {
             + gained(&before.1, &after.1, "Ip6InCEPkts"),
         marked: side.ecn.marked,
         not_marked: side.ecn.not_marked,
+        dropped: side.dropped().packets,
     };
     println!(
-        "ECN: {what}, tcp_ecn {}, {:.1} Mbit/s, {} retransmitted, {} timers ran out, {} marked, {} not",
+        "ECN: {what}, tcp_ecn {}, {:.1} Mbit/s, {} retransmitted, {} timers ran out, {} dropped, {} marked, {} not",
         u8::from(ecn),
         received as f64 * 8.0 / time.as_secs_f64() / 1e6,
         run.retransmitted,
         run.timeouts,
+        run.dropped,
         run.marked,
         run.not_marked
     );
@@ -143,7 +151,9 @@ fn site(limits: &'static str, host: &str, share: &str) -> Result<Site> {
         limits,
     };
     let mut site = Site::new(&[spec])?;
-    let config = site.config(host).replacen("\nid = 1\n", &format!("\nid = 1\n{share}"), 1);
+    let config = site
+        .config(host)
+        .replacen("\nid = 1\n", &format!("\nid = 1\n{share}"), 1);
     site.write_config(&config)?;
     site.start(octroi())?;
     Ok(site)

@@ -185,8 +185,7 @@ impl Budgets {
              AND direction = ?2 AND window_start >= ?3 AND window_end <= ?4",
         )?;
         let mut sum = |direction: u32| -> Result<u64> {
-            let sum: i64 =
-                select.query_row((tenant, direction, from, to), |row| row.get(0))?;
+            let sum: i64 = select.query_row((tenant, direction, from, to), |row| row.get(0))?;
             Ok(u64::try_from(sum)?)
         };
         Ok([sum(0)?, sum(1)?])
@@ -245,13 +244,22 @@ fn a_budget_is_spent_raised_and_rolled_over_to_the_byte() -> Result<()> {
     budgets.until("both are spent", |all| all.iter().all(is_over))?;
     flood.stop()?;
     let [alice, bob] = budgets.settled()?;
-    ensure!(alice.to_utc_ns == end, "the period is not that of the clock: {alice:?}");
+    ensure!(
+        alice.to_utc_ns == end,
+        "the period is not that of the clock: {alice:?}"
+    );
     let over = ALICE..ALICE + LARGEST;
     ensure!(over.contains(&alice.spent_bytes), "{alice:?}");
-    ensure!(bob.spent_bytes >= BOB && bob.in_force == "slower", "{bob:?}");
+    ensure!(
+        bob.spent_bytes >= BOB && bob.in_force == "slower",
+        "{bob:?}"
+    );
     let (delivered, spent) = budgets.registers(1)?;
     ensure!(delivered[0] + delivered[1] == alice.spent_bytes && spent > 0);
-    println!("QUOTA: spent {} of {ALICE} B, then {spent} B dropped", alice.spent_bytes);
+    println!(
+        "QUOTA: spent {} of {ALICE} B, then {spent} B dropped",
+        alice.spent_bytes
+    );
 
     // No daemon: the kernel goes on.
     budgets.site.kill()?;
@@ -270,7 +278,9 @@ fn a_budget_is_spent_raised_and_rolled_over_to_the_byte() -> Result<()> {
     let raised = budgets.config(ALICE_RAISED);
     budgets.site.write_config(&raised)?;
     budgets.site.ask(&Request::Apply { config: raised })?;
-    budgets.until("alice's raised budget is spent", |[alice, _]| is_over(alice))?;
+    budgets.until("alice's raised budget is spent", |[alice, _]| {
+        is_over(alice)
+    })?;
     std::thread::sleep(Duration::from_secs(3));
     let (after, took) = (budgets.registers(2)?.0, before.1.elapsed());
     flood.stop()?;
@@ -303,7 +313,8 @@ fn a_budget_is_spent_raised_and_rolled_over_to_the_byte() -> Result<()> {
         all.iter().all(|quota| quota.from_utc_ns == end)
     })?;
     budgets.until("the next period's are spent", |all| {
-        all.iter().all(|quota| quota.from_utc_ns == end && is_over(quota))
+        all.iter()
+            .all(|quota| quota.from_utc_ns == end && is_over(quota))
     })?;
     flood.stop()?;
     let [alice, bob] = budgets.settled()?;
@@ -326,7 +337,10 @@ fn a_budget_is_spent_raised_and_rolled_over_to_the_byte() -> Result<()> {
         "{delivered:?} were delivered; spent were {closed} and {}",
         bob.spent_bytes
     );
-    println!("QUOTA: the next period: {} and {} B spent", alice.spent_bytes, bob.spent_bytes);
+    println!(
+        "QUOTA: the next period: {} and {} B spent",
+        alice.spent_bytes, bob.spent_bytes
+    );
 
     // The maps are gone, as after a reboot; the ledger is not.
     budgets.site.stop();

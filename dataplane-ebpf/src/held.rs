@@ -168,20 +168,16 @@ fn end(skb: *mut __sk_buff, class: u32) -> i32 {
 #[inline(always)]
 fn refuse() -> i32 {
     match take() {
-        Some((admitted, book, wire, len)) => refused(
-            (&admitted, &book, &wire, len),
-            DropReason::EncryptionPolicy,
-        ),
+        Some((admitted, book, wire, len)) => {
+            refused((&admitted, &book, &wire, len), DropReason::EncryptionPolicy)
+        }
         None => verdict::DROP,
     }
 }
 
 /// Drops what was held, and gives it back to its port's limits.
 #[inline(always)]
-fn refused(
-    (admitted, book, wire, len): (&Admitted, &Book, &Wire, u32),
-    reason: DropReason,
-) -> i32 {
+fn refused((admitted, book, wire, len): (&Admitted, &Book, &Wire, u32), reason: DropReason) -> i32 {
     limiter::give_back(admitted.port, book.slot, book.direction, wire);
     flow::refused(admitted.zone, wire, book, admitted.port, reason);
     book.dropped(reason, wire.packets, wire.l2_bytes, len);

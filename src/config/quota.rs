@@ -92,7 +92,9 @@ impl fmt::Display for QuotaPeriod {
         match self {
             Self::Day => f.write_str("day"),
             Self::Month => f.write_str("month"),
-            Self::Every(ns) if ns % (60 * MINUTE_NS) == 0 => write!(f, "{}h", ns / (60 * MINUTE_NS)),
+            Self::Every(ns) if ns % (60 * MINUTE_NS) == 0 => {
+                write!(f, "{}h", ns / (60 * MINUTE_NS))
+            }
             Self::Every(ns) => write!(f, "{}min", ns / MINUTE_NS),
         }
     }
@@ -336,7 +338,10 @@ pub(super) fn written(quota: &Quota) -> String {
     ];
     if !quota.zones.is_empty() {
         let zones = quota.zones.iter().map(|zone| format!("\"{zone}\""));
-        keys.push(format!("zones = [{}]", zones.collect::<Vec<_>>().join(", ")));
+        keys.push(format!(
+            "zones = [{}]",
+            zones.collect::<Vec<_>>().join(", ")
+        ));
     }
     keys.push(format!("then = \"{}\"", quota.then));
     format!("{{ {} }}", keys.join(", "))

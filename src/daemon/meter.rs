@@ -91,7 +91,6 @@ pub struct Meter {
     retain_at: Instant,
     tickets: Tickets,
     sinks: Sinks,
-    /// How much of tenants' budgets was had.
     pub(super) books: Books,
     generation: [u8; 16],
     /// By port: from the tenant, to the tenant.

@@ -92,7 +92,10 @@ impl State {
         if applied.is_err() && self.meter.is_some() {
             // The books are of what stays in force.
             let before = self.config();
-            let _ = self.meter.as_mut().map(|meter| meter.books.configure(&before));
+            let _ = self
+                .meter
+                .as_mut()
+                .map(|meter| meter.books.configure(&before));
         }
         let (revision, events) = applied?;
         self.tell(events);

@@ -152,7 +152,12 @@ mod tests {
     #[test]
     fn a_message_comes_through_and_then_the_end() {
         let mut line = Vec::new();
-        write(&mut line, &Request::Apply("[host]".into(), Vec::new()), REQUEST_MAX).expect("written");
+        write(
+            &mut line,
+            &Request::Apply("[host]".into(), Vec::new()),
+            REQUEST_MAX,
+        )
+        .expect("written");
         write(&mut line, &Request::Settle(u64::MAX), REQUEST_MAX).expect("written");
         let mut line = line.as_slice();
         let mut next = || read::<Request>(&mut line, REQUEST_MAX).expect("a message");
@@ -163,7 +168,11 @@ mod tests {
 
     #[test]
     fn what_is_too_long_breaks_off_or_goes_on_is_refused() {
-        let long = write(&mut Vec::new(), &Request::Apply("x".repeat(100), Vec::new()), 64);
+        let long = write(
+            &mut Vec::new(),
+            &Request::Apply("x".repeat(100), Vec::new()),
+            64,
+        );
         assert!(long.is_err_and(|error| error.to_string().contains("at most 64")));
         let mut whole = Vec::new();
         write(&mut whole, &Request::Anchor, REQUEST_MAX).expect("written");

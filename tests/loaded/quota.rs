@@ -2,7 +2,6 @@
 //! the slower rate or nothing; raised, cut and late under the same traffic.
 
 use crate::{EPOCH, LENGTHS, dice, frame, kernel, now_ns, pin, place};
-use dice::Dice;
 use crate::{
     fixtures::ports::{self, Interfaces, slot},
     kernel::Kernel,
@@ -27,6 +26,7 @@ use dataplane_common::{
     reason::DropReason,
     units::BitsPerSecond,
 };
+use dice::Dice;
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
@@ -241,9 +241,7 @@ fn case(mechanism: Mechanism, dice: &mut Dice) -> Result<u64> {
         over.is_some_and(|over| over < LARGEST)
     };
     // Spent, and then nothing.
-    let mut sent = port.while_sending(|table| {
-        until("the budget is spent", || refused(table))
-    })?;
+    let mut sent = port.while_sending(|table| until("the budget is spent", || refused(table)))?;
     let counts = port.table.agrees(sent)?;
     ensure!(ends(&counts, budget), "{counts:?} of {budget}");
     // Raised under traffic, with a cut in between: what comes after it is in the other bank.
@@ -309,7 +307,11 @@ fn case(mechanism: Mechanism, dice: &mut Dice) -> Result<u64> {
         })
     })?;
     let counts = port.table.agrees(sent)?;
-    ensure!(ends(&counts, had + 500_000), "{counts:?} of {}", had + 500_000);
+    ensure!(
+        ends(&counts, had + 500_000),
+        "{counts:?} of {}",
+        had + 500_000
+    );
     // What does not count passes whatever was spent.
     let other = QuotaPolicy {
         directions: QuotaPolicy::TO,

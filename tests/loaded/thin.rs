@@ -27,7 +27,8 @@ const DROP: u32 = 2;
 
 /// At this rate the test's frames take seconds, and the test takes milliseconds.
 const CEILING: BitsPerSecond = BitsPerSecond(1_000_000);
-const BURST: u64 = 62_500;
+/// The burst, bytes.
+pub const BURST: u64 = 62_500;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Became {

@@ -241,7 +241,7 @@ impl Gate {
             (entry.flow_quota, entry.flow_account) = (quota, *account);
         }
         entry.encryption = self.parts.number(port.tenant);
-        if let Some(account) = self.accounts.get(&port.tenant){
+        if let Some(account) = self.accounts.get(&port.tenant) {
             let of = |held: bool| if held { 1 + u64::from(*account) } else { 0 };
             entry.share = of(holds.share);
             entry.quota = of(holds.budget);

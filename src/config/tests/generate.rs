@@ -14,9 +14,8 @@ use crate::config::model::BUILT_IN_ZONES;
 use crate::config::{
     Accepts, Api, Billing, ChargeChange, ChargeClass, Cidr, Config, Direction, Encryption,
     Evidence, Exemption, Fragments, Holder, Host, InterfaceName, Limits, Mac, Meter, Metrics,
-    Midstream, Mode, Name, Overlays, OwnProfile, Port, Profile, Quota,
-    QuotaDirection, QuotaPeriod, QuotaThen, Retention, Shape, Share, Sink,
-    TcpPort, Tenant, TlsMin, Uplink, ZONE_ID_FIRST, Zone,
+    Midstream, Mode, Name, Overlays, OwnProfile, Port, Profile, Quota, QuotaDirection, QuotaPeriod,
+    QuotaThen, Retention, Shape, Share, Sink, TcpPort, Tenant, TlsMin, Uplink, ZONE_ID_FIRST, Zone,
 };
 
 /// One configuration.

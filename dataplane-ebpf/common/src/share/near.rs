@@ -1,15 +1,13 @@
 //! Is a tenant near the end of its part of an uplink? What [`crate::ecn`] marks by where a share is the limit.
 
-use super::{At, Clocks, Link, ahead, in_force};
+use super::{Clocks, Link, ahead, in_force};
 use crate::{
     abi::share::{SharePolicy, UplinkPolicy},
-    ecn,
-    limiter::{Clock, Now as _},
+    limiter::Clock,
 };
 
-/// What is borrowed has a horizon of one period (4 ms): a quarter of it is 1 ms of the share, as [`ecn::MARK_NS`] is of
-/// a ceiling. So is a quarter of what the link may be ahead.
-const PART: u64 = 4;
+/// Nothing waits at a share: half of each horizon, as [`crate::ecn`] says.
+const PART: u64 = 2;
 
 /// Looked at beside the decision, which it does not touch: after a packet that passed.
 #[inline(always)]
@@ -19,15 +17,9 @@ pub fn near<C: Clock, L: Link>(
     now_ns: u64,
 ) -> bool {
     if policy.ceiling.limited() {
-        let line = policy.ceiling.line(At(now_ns).exact_ns());
+        let line = policy.ceiling.line(now_ns);
         let backlog = ahead(clocks.ceiling.load(), line);
-        // Farther ahead than any horizon is no backlog that delays anybody.
-        let backlog = if backlog < policy.ceiling.horizon {
-            backlog
-        } else {
-            policy.ceiling.horizon
-        };
-        if policy.ceiling.delay_ns(backlog) > ecn::MARK_NS {
+        if backlog > policy.ceiling.horizon / PART {
             return true;
         }
     }

@@ -113,7 +113,10 @@ fn what_is_beyond_passes_at_the_slower_rate_and_is_counted() {
     }
     // Nothing passes in the direction that has no rate.
     assert_eq!((words.sum(0), words.sum(2), passed[1]), (0, passed[0], 0));
-    assert!((99_000..=99_000 + 3_000 + 500).contains(&passed[0]), "{passed:?}");
+    assert!(
+        (99_000..=99_000 + 3_000 + 500).contains(&passed[0]),
+        "{passed:?}"
+    );
     println!("CASES: packets beyond a budget: 2000");
 }
 
@@ -144,8 +147,14 @@ fn who_should_have_written_the_next_threshold_is_away() {
     let mut policy = budget(1_000);
     (policy.until_ns, policy.period_ns) = (500, 100);
     let take = |now, bytes| policy.take(&&words, &At(now), packet(bytes, 0, 0));
-    assert_eq!((take(1, 1_000), take(499, 1)), (Spent::Within, Spent::Refused));
-    assert_eq!((take(500, 1_000), take(599, 1)), (Spent::Within, Spent::Refused));
+    assert_eq!(
+        (take(1, 1_000), take(499, 1)),
+        (Spent::Within, Spent::Refused)
+    );
+    assert_eq!(
+        (take(500, 1_000), take(599, 1)),
+        (Spent::Within, Spent::Refused)
+    );
     assert_eq!((take(600, 1), words.sum(0)), (Spent::Within, 2_001));
     println!("CASES: times after a period's end: 15");
 }
@@ -293,7 +302,10 @@ fn threads_pass_a_budget_and_one_packet() {
                     })
                 })
                 .collect();
-            threads.into_iter().map(|thread| thread.join().expect("no panic")).sum()
+            threads
+                .into_iter()
+                .map(|thread| thread.join().expect("no panic"))
+                .sum()
         });
         assert_eq!(words.sum(0), passed);
         let end = policy.threshold..policy.threshold + 1_514;

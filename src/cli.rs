@@ -6,7 +6,7 @@ use crate::{
     correct,
     daemon::{self, control},
     demo, doctor, encryption, explain, flows, generate, import, loader, metrics, privacy, proof,
-    reconcile, records, sinks, statement, status, store, top, usage,
+    quota, reconcile, records, sinks, statement, status, store, top, usage,
 };
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use dataplane::object;
@@ -104,6 +104,8 @@ enum Command {
     Flows(flows::Options),
     /// What of each tenant's traffic is encrypted, by what, and what a rule refuses or would.
     Encryption(encryption::Options),
+    /// Tenants' budgets of bytes: what was had of each, what is left, and what is in force.
+    Quota(quota::Options),
     /// Totals, roll-ups by hour and day, 95th percentiles: what a bill is made of.
     Usage(usage::Options),
     /// Every record, flag, drop and policy revision behind a number of a bill.
@@ -256,6 +258,7 @@ pub fn run() -> ExitCode {
         Command::Records(options) => records::show(&options).map_err(Failure::from),
         Command::Encryption(options) => encryption::encryption(&options).map_err(Failure::from),
         Command::Flows(options) => flows::show(&options).map_err(Failure::from),
+        Command::Quota(options) => quota::show(&options).map_err(Failure::from),
         Command::Usage(options) => usage::show(&options).map_err(Failure::from),
         Command::Explain(options) => explain::show(&options).map_err(Failure::from),
         Command::Statement(options) => statement::run(&options).map_err(Failure::from),
@@ -341,6 +344,7 @@ fn check(file: &Path) -> Result<(), Failure> {
         config.zones.len() + config::BUILT_IN_ZONES.len(),
         config.uplinks.len()
     );
+    config::quota::tell(&config);
     encryption::explain(&config);
     sinks::tell(&config);
     status::print_memory(&config);

@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod period;
 mod privacy;
 mod proof;
+mod quota;
 mod reconcile;
 mod records;
 mod sinks;

@@ -4,6 +4,10 @@
 //! What it is not: it is no bill. Prometheus keeps doubles, which lose single bytes beyond 2^53. Whole numbers are written here all
 //! the same: what is lost is lost there.
 
+mod families;
+
+pub use families::FAMILIES;
+
 use crate::{
     daemon::{self, control},
     status::Report,
@@ -16,139 +20,6 @@ use dataplane::{
 };
 use metering::record::Clock;
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
-
-/// Every family: its name, type, and what it says.
-pub const FAMILIES: [(&str, &str, &str); 29] = [
-    (
-        "octroi_up",
-        "gauge",
-        "1: a daemon answers. 0: the kernel enforces and counts on, and nobody cuts windows",
-    ),
-    (
-        "octroi_clock_synchronised",
-        "gauge",
-        "1: the kernel says that its clock is synchronised",
-    ),
-    (
-        "octroi_clock_max_error_seconds",
-        "gauge",
-        "largest error of the clock, as the kernel says",
-    ),
-    (
-        "octroi_policy_revision",
-        "gauge",
-        "policy revision in force",
-    ),
-    (
-        "octroi_ports",
-        "gauge",
-        "ports by state: blessed, waiting, retired",
-    ),
-    (
-        "octroi_delivered_packets_total",
-        "counter",
-        "frames delivered, by tenant and direction, of ports that are there",
-    ),
-    (
-        "octroi_delivered_bytes_total",
-        "counter",
-        "layer-2 bytes delivered, likewise",
-    ),
-    (
-        "octroi_dropped_packets_total",
-        "counter",
-        "frames dropped, by tenant, direction and reason, likewise",
-    ),
-    (
-        "octroi_dropped_bytes_total",
-        "counter",
-        "layer-2 bytes dropped, likewise",
-    ),
-    (
-        "octroi_queue_dropped_packets_total",
-        "counter",
-        "billed, and then dropped by the queue that shapes",
-    ),
-    ("octroi_meter_up", "gauge", "1: the daemon keeps records"),
-    (
-        "octroi_meter_error",
-        "gauge",
-        "1: the last window could not be committed; counting goes on",
-    ),
-    ("octroi_window_seconds", "gauge", "length of a window"),
-    (
-        "octroi_windows_total",
-        "counter",
-        "windows that this daemon committed",
-    ),
-    (
-        "octroi_last_window_timestamp_seconds",
-        "gauge",
-        "when a window was last committed",
-    ),
-    ("octroi_ledger_records", "gauge", "records in the ledger"),
-    (
-        "octroi_ledgers_superseded_total",
-        "counter",
-        "ledgers that this daemon could not continue",
-    ),
-    (
-        "octroi_unmetered_total",
-        "counter",
-        "directions and windows in which an interface carried what was not counted",
-    ),
-    (
-        "octroi_interfaces_not_audited",
-        "gauge",
-        "interfaces of ports whose own counters are not known",
-    ),
-    (
-        "octroi_unattributed_bytes_total",
-        "counter",
-        "layer-2 bytes that no flow accounts for: billed all the same",
-    ),
-    (
-        "octroi_sink_up",
-        "gauge",
-        "1: the sink answered when it was last asked",
-    ),
-    (
-        "octroi_sink_lag_records",
-        "gauge",
-        "records that the ledgers have and the sink has not; absent: not known",
-    ),
-    (
-        "octroi_sink_confirmed_records",
-        "gauge",
-        "records of the ledger of now below which the sink has everything",
-    ),
-    (
-        "octroi_sink_delivered_records_total",
-        "counter",
-        "records that the sink took from this daemon",
-    ),
-    (
-        "octroi_sink_lost_rows_total",
-        "counter",
-        "rows of flow detail that a collector was not sent, because they were gone first; absent: a sink that loses none",
-    ),
-    (
-        "octroi_sink_next_try_seconds",
-        "gauge",
-        "until the sink is asked again",
-    ),
-    (
-        "octroi_sink_error",
-        "gauge",
-        "1: something is wrong with the sink, or a ledger at it",
-    ),
-    ("octroi_sink_fork", "gauge", "1: two records have one name"),
-    (
-        "octroi_sink_last_error_info",
-        "gauge",
-        "what is wrong, as a label; absent: nothing",
-    ),
-];
 
 /// How `Accept` calls OpenMetrics.
 pub const OPEN: &str = "application/openmetrics-text";
@@ -205,6 +76,7 @@ pub fn text(report: Option<&Report>, clock: &Clock, format: Format) -> String {
     if let Some(report) = report {
         samples.add("octroi_policy_revision", &[], report.revision);
         ports(report, &mut samples);
+        quotas(report, &mut samples);
         meter(report, &mut samples);
         sinks(report, &mut samples);
     }
@@ -245,6 +117,12 @@ fn ports(report: &Report, samples: &mut Samples) {
             samples.add("octroi_dropped_packets_total", &labels, packets);
             samples.add("octroi_dropped_bytes_total", &labels, bytes);
         }
+        for (marked, packets) in [("yes", sums.ecn[0]), ("no", sums.ecn[1])] {
+            if packets != 0 {
+                let labels = [labels[0], labels[1], ("marked", marked)];
+                samples.add("octroi_ecn_packets_total", &labels, packets);
+            }
+        }
     }
 }
 
@@ -254,6 +132,7 @@ struct Sums {
     delivered: [u64; 2],
     dropped: BTreeMap<String, [u64; 2]>,
     queue: u64,
+    ecn: [u64; 2],
 }
 
 impl Sums {
@@ -272,6 +151,10 @@ impl Sums {
             sums[1] = sums[1].saturating_add(counts.l2_bytes);
         }
         self.queue = self.queue.saturating_add(queue);
+        let ecn = [direction.ecn.marked, direction.ecn.not_marked];
+        for (sum, more) in self.ecn.iter_mut().zip(ecn) {
+            *sum = sum.saturating_add(more);
+        }
     }
 }
 
@@ -280,6 +163,15 @@ fn directions(port: &PortStatus) -> [(&'static str, &Direction, u64); 2] {
         ("from", &port.from_tenant, port.shape[0].leaf_drops),
         ("to", &port.to_tenant, port.shape[1].leaf_drops),
     ]
+}
+
+fn quotas(report: &Report, samples: &mut Samples) {
+    for quota in &report.quotas {
+        let labels = [("tenant", quota.tenant.as_str())];
+        samples.add("octroi_quota_bytes", &labels, quota.budget_bytes);
+        samples.add("octroi_quota_spent_bytes", &labels, quota.spent_bytes);
+        samples.add("octroi_quota_left_bytes", &labels, quota.left_bytes);
+    }
 }
 
 fn meter(report: &Report, samples: &mut Samples) {
@@ -395,7 +287,7 @@ mod tests {
     use super::*;
     use crate::{
         config::BUILT_IN_ZONES,
-        daemon::{MeterStatus, SinkStatus},
+        daemon::{MeterStatus, QuotaStatus, SinkStatus},
     };
     use metering::sink::Progress;
 
@@ -427,6 +319,13 @@ mod tests {
                 },
                 next_try_ms: 1_500,
             }],
+            quotas: vec![QuotaStatus {
+                tenant: "acme".into(),
+                budget_bytes: 20_000_000_000_000,
+                spent_bytes: 1,
+                left_bytes: 19_999_999_999_999,
+                ..QuotaStatus::default()
+            }],
             ports: Vec::new(),
         }
     }
@@ -441,6 +340,8 @@ mod tests {
             "octroi_window_seconds 60.000000000",
             "octroi_last_window_timestamp_seconds 1795000000.000000001",
             "octroi_unmetered_total 3",
+            "octroi_quota_bytes{tenant=\"acme\"} 20000000000000",
+            "octroi_quota_left_bytes{tenant=\"acme\"} 19999999999999",
             "octroi_sink_lost_rows_total{sink=\"billing\"} 4",
             "octroi_sink_up{sink=\"billing\"} 0",
             "octroi_sink_confirmed_records{sink=\"billing\"} 18446744073709551615",

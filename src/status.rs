@@ -3,7 +3,7 @@
 use crate::{
     config::{self, BUILT_IN_ZONES, Config},
     daemon::{self, control},
-    loader,
+    loader, quota,
 };
 use anyhow::Result;
 use dataplane::{
@@ -41,6 +41,9 @@ pub struct Report {
     /// Where records go.
     #[serde(default)]
     pub sinks: Vec<daemon::SinkStatus>,
+    /// Tenants' budgets of bytes; without a daemon nobody knows a period's beginning.
+    #[serde(default)]
+    pub quotas: Vec<daemon::QuotaStatus>,
     /// Ports, retired ones too.
     pub ports: Vec<PortStatus>,
 }
@@ -72,6 +75,7 @@ impl Report {
             meter: None,
             confined: None,
             sinks: Vec::new(),
+            quotas: Vec::new(),
             ports: gate.ports()?,
         })
     }
@@ -93,6 +97,7 @@ impl Report {
             meter: None,
             confined: None,
             sinks: Vec::new(),
+            quotas: Vec::new(),
             ports,
         })
     }
@@ -170,6 +175,7 @@ fn table(report: &Report) -> String {
     if let Some(meter) = &report.meter {
         text.insert_str(0, &audit_lines(&meter.audit));
     }
+    text.insert_str(0, &quota::lines(report));
     for port in &report.ports {
         let drops = |direction: &Direction| -> u64 {
             direction

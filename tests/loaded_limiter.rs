@@ -4,12 +4,16 @@
 //! `dataplane-ebpf/common/tests/limiter` proves the bounds of the law; this is about what the kernel
 //! makes of it: the atomics, the clocks, the map, and both limits of a direction together.
 
+#[path = "loaded/ecn.rs"]
+mod ecn;
 mod fixtures;
 #[path = "loaded/kernel.rs"]
 mod kernel;
 mod oracle;
 #[path = "loaded/place.rs"]
 mod place;
+#[path = "loaded/quota.rs"]
+mod quota;
 #[path = "loaded/thin.rs"]
 mod thin;
 

@@ -23,7 +23,7 @@ type Blocks<T> = PerCpuArray<[T; BLOCK as usize], 1>;
 
 /// Runs `add` on this CPU's copy of the register with this number.
 #[inline(always)]
-fn on<T>(blocks: &Blocks<T>, number: u32, add: impl FnOnce(&mut T)) {
+pub fn on<T>(blocks: &Blocks<T>, number: u32, add: impl FnOnce(&mut T)) {
     if let Some(block) = blocks.get_ptr_mut(number / BLOCK) {
         let register = block.cast::<T>();
         let mut within = number as u64;

@@ -2,7 +2,7 @@
 
 use crate::{
     account::Book,
-    flow, gso, held, limiter, maps,
+    ecn, flow, gso, held, limiter, maps,
     packet::{self, Linear, meta},
     port::{self, Source},
     spoof::Lists,
@@ -29,7 +29,7 @@ pub fn pass<const DIRECTION: u32, const APART: bool>(ctx: &TcContext) -> i32 {
 /// The same, as if the packet crossed the interface `ifindex`.
 ///
 /// Two functions one after the other, so that neither stands on the other's stack, of which Linux gives all of them
-/// together 512 bytes: [`begin`], and what follows for ports that share an uplink or have an encryption policy.
+/// together 512 bytes: [`begin`], and what follows for ports that share an uplink, or have an encryption policy or a budget.
 #[inline(always)]
 pub fn on<const DIRECTION: u32, const APART: bool>(ctx: &TcContext, ifindex: u32) -> i32 {
     let skb = ctx.skb.skb;
@@ -104,7 +104,8 @@ fn begin<const DIRECTION: u32, const APART: bool>(ctx: &TcContext, ifindex: u32)
                 Ok(packet) => match stages::<DIRECTION, APART>(ctx, &packet, &book, &mut booked) {
                     Err(reason) => reason,
                     Ok(admitted) => {
-                        if admitted.port.encryption != 0 || admitted.port.share != 0 {
+                        let port = admitted.port;
+                        if port.share | port.quota | port.encryption as u64 != 0 {
                             return held::hold(&admitted, &book, &booked, len);
                         }
                         return deliver::<DIRECTION>(ctx, &admitted, 0, &book, &booked, len);
@@ -122,6 +123,8 @@ pub struct Admitted {
     pub port: &'static PortPolicy,
     pub zone: u32,
     pub departure_ns: u64,
+    /// Its tenant is near the end of its part of an uplink.
+    pub near: bool,
 }
 
 /// Books a packet that passes, and hands it on. `class`: of evidence, where the port has a policy.
@@ -134,6 +137,13 @@ pub fn deliver<const DIRECTION: u32>(
     wire: &Wire,
     len: u32,
 ) -> i32 {
+    ecn::mark(
+        ctx.skb.skb,
+        book,
+        wire,
+        admitted.departure_ns,
+        admitted.near,
+    );
     flow::passed(admitted.zone, class, wire, book, admitted.port);
     book.delivered(admitted.zone, wire, len);
     verdict::pass::<DIRECTION>(ctx, admitted.port, admitted.departure_ns)
@@ -181,6 +191,7 @@ fn stages<const DIRECTION: u32, const APART: bool>(
         port,
         zone,
         departure_ns,
+        near: false,
     })
 }
 

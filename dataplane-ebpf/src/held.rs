@@ -1,4 +1,4 @@
-//! A packet whose port shares an uplink or has an encryption policy: held between its limits and its verdict.
+//! A packet whose port shares an uplink, or has an encryption policy or a budget of bytes: held between its limits and its verdict.
 //!
 //! What was found out of it waits in this CPU's [`maps::HELD`]. The rest of the program runs on this CPU, and no other
 //! in between.
@@ -7,7 +7,7 @@ use crate::{
     account::Book,
     encryption, flow,
     gate::{Admitted, deliver},
-    limiter, maps, port, share, verdict,
+    limiter, maps, port, quota, share, verdict,
 };
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use dataplane_common::{
@@ -30,6 +30,9 @@ pub struct Held {
     encryption: u32,
     /// 0: the port's tenant shares no uplink.
     shares: u32,
+    /// 1: the tenant is near the end of its part.
+    near: u32,
+    reserved: u32,
 }
 
 /// Holds it.
@@ -50,6 +53,8 @@ pub fn hold(admitted: &Admitted, book: &Book, wire: &Wire, len: u32) -> i32 {
             len,
             encryption: admitted.port.encryption,
             shares: (admitted.port.share != 0) as u32,
+            near: 0,
+            reserved: 0,
         };
     }
     verdict::HELD
@@ -93,12 +98,14 @@ pub extern "C" fn held_share(skb: *mut __sk_buff) -> u64 {
         return 1;
     };
     match share::take(skb, admitted.port, &book, admitted.zone, &wire) {
-        Ok(departs_ns) => {
-            if departs_ns > admitted.departure_ns
-                && let Some(held) = maps::HELD.get_ptr_mut(0)
-            {
-                // SAFETY: this CPU's own copy.
-                unsafe { (*held).departure_ns = departs_ns };
+        Ok(passed) => {
+            if let Some(held) = maps::HELD.get_ptr_mut(0) {
+                if passed.departs_ns > admitted.departure_ns {
+                    // SAFETY: this CPU's own copy.
+                    unsafe { (*held).departure_ns = passed.departs_ns };
+                }
+                // SAFETY: as above.
+                unsafe { (*held).near = passed.near as u32 };
             }
             0
         }
@@ -133,6 +140,7 @@ fn take() -> Option<(Admitted, Book, Wire, u32)> {
         port,
         zone: held.zone,
         departure_ns: held.departure_ns,
+        near: held.near != 0,
     };
     let book = Book {
         epoch,
@@ -147,6 +155,9 @@ fn end(skb: *mut __sk_buff, class: u32) -> i32 {
     let Some((admitted, book, wire, len)) = take() else {
         return verdict::DROP;
     };
+    if admitted.port.quota != 0 && !quota::take(admitted.port, &book, admitted.zone, &wire) {
+        return refused((&admitted, &book, &wire, len), DropReason::QuotaSpent);
+    }
     let ctx = TcContext::new(skb);
     if admitted.port.encryption != 0 {
         book.evidence(class, &wire);
@@ -160,11 +171,19 @@ fn end(skb: *mut __sk_buff, class: u32) -> i32 {
 
 #[inline(always)]
 fn refuse() -> i32 {
-    if let Some((admitted, book, wire, len)) = take() {
-        let reason = DropReason::EncryptionPolicy;
-        limiter::give_back(admitted.port, book.slot, book.direction, &wire);
-        flow::refused(admitted.zone, &wire, &book, admitted.port, reason);
-        book.dropped(reason, wire.packets, wire.l2_bytes, len);
+    match take() {
+        Some((admitted, book, wire, len)) => {
+            refused((&admitted, &book, &wire, len), DropReason::EncryptionPolicy)
+        }
+        None => verdict::DROP,
     }
+}
+
+/// Drops what was held, and gives it back to its port's limits.
+#[inline(always)]
+fn refused((admitted, book, wire, len): (&Admitted, &Book, &Wire, u32), reason: DropReason) -> i32 {
+    limiter::give_back(admitted.port, book.slot, book.direction, wire);
+    flow::refused(admitted.zone, wire, book, admitted.port, reason);
+    book.dropped(reason, wire.packets, wire.l2_bytes, len);
     verdict::DROP
 }

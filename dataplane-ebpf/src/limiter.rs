@@ -34,7 +34,8 @@ impl Clock for Shared {
     }
 }
 
-struct Kernel;
+/// The kernel's clocks.
+pub struct Kernel;
 
 impl Now for Kernel {
     #[inline(always)]

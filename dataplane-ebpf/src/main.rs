@@ -1,6 +1,6 @@
 //! The gate: entry points only. A packet's way is the order of the modules:
-//! [`parse`] → [`port`] → [`spoof`] → [`zone`] → [`thin`] → [`limiter`] → [`share`] → [`encryption`] → [`account`] →
-//! [`verdict`].
+//! [`parse`] → [`port`] → [`spoof`] → [`zone`] → [`thin`] → [`limiter`] → [`share`] → [`encryption`] → [`quota`] → [`ecn`] →
+//! [`account`] → [`verdict`].
 //!
 //! Every decision lives in `dataplane_common`, which also runs on the host; what stands here is the
 //! part that needs a helper call or a map. Programs read [`maps::EPOCH`] once per packet.
@@ -15,6 +15,7 @@
 
 mod account;
 mod bench;
+mod ecn;
 mod encryption;
 mod flow;
 mod gate;
@@ -25,6 +26,7 @@ mod limiter;
 mod maps;
 mod packet;
 mod port;
+mod quota;
 mod share;
 mod spoof;
 mod thin;

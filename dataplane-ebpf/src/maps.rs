@@ -7,6 +7,7 @@ use aya_ebpf::{
     btf_maps::{Array, ArrayOfMaps, DevMapHash, HashMap, LpmTrie, PerCpuArray},
     macros::btf_map,
 };
+use dataplane_common::abi::quota::{Marks, QuotaCounts, QuotaPolicy};
 use dataplane_common::abi::share::{
     ShareClocks, SharePolicy, UPLINKS_MAX, UplinkPolicy, UplinkShare,
 };
@@ -57,6 +58,15 @@ pub static UPLINKS: Array<UplinkPolicy, { 4 * UPLINKS_MAX as usize }> = Array::n
 /// By uplink and direction: α, and what it is found from.
 #[btf_map]
 pub static UPLINK_SHARE: Array<UplinkShare, { 2 * UPLINKS_MAX as usize }> = Array::new();
+/// By set of policy and tenant's account: its budget of bytes.
+#[btf_map]
+pub static QUOTAS: Array<QuotaPolicy, 1> = Array::new();
+/// By account: what it has had.
+#[btf_map]
+pub static QUOTA_COUNTS: Array<QuotaCounts, 1> = Array::new();
+/// By slot and direction, in blocks: packets that were told to slow down, or could not be.
+#[btf_map]
+pub static MARKS: PerCpuArray<[Marks; BLOCK as usize], 1> = PerCpuArray::new();
 #[btf_map]
 pub static REGISTERS: PerCpuArray<[Register; BLOCK as usize], 1> = PerCpuArray::new();
 #[btf_map]
@@ -153,6 +163,8 @@ pub static BASE_SKBS: Array<Skbs, 1> = Array::new();
 pub static BASE_DROPS: Array<Drops, 1> = Array::new();
 #[btf_map]
 pub static BASE_EVIDENCE: Array<Drops, 1> = Array::new();
+#[btf_map]
+pub static BASE_MARKS: Array<Marks, 1> = Array::new();
 
 macro_rules! constants {
     ($($(#[$doc:meta])* $name:ident: $type:ty;)+) => {

@@ -16,7 +16,7 @@ use dataplane_common::{
         },
     },
     reason::DropReason,
-    share::{self, Clocks, Link, Refused},
+    share::{self, Clocks, Link, Paid, Refused},
     wire::Wire,
     zone,
 };
@@ -133,9 +133,16 @@ impl Link for Uplink {
     }
 }
 
+/// A packet that its tenant's share let through.
+pub struct Passed {
+    /// When it may leave, CLOCK_MONOTONIC ns; 0: at once.
+    pub departs_ns: u64,
+    /// It borrowed, of a fat flow, where nothing waits, and is near the end of what may be borrowed.
+    pub near: bool,
+}
+
 /// Takes the packet from its tenant's guarantee or share, if the tenant shares an uplink and the packet
-/// does not stay on this host. A packet that is refused is given back to its port's limits. Returns when the packet may
-/// leave, CLOCK_MONOTONIC ns; 0: at once.
+/// does not stay on this host. A packet that is refused is given back to its port's limits.
 ///
 /// # Errors
 /// [`DropReason::ShareExceeded`], [`DropReason::UplinkFull`], [`DropReason::CeilingBytes`] of the tenant,
@@ -147,9 +154,12 @@ pub fn take(
     book: &Book,
     zone: u32,
     wire: &Wire,
-) -> Result<u64, DropReason> {
+) -> Result<Passed, DropReason> {
     if port.share == 0 || zone == zone::INTRA_HOST {
-        return Ok(0);
+        return Ok(Passed {
+            departs_ns: 0,
+            near: false,
+        });
     }
     let account = port.share - 1;
     let set = book.epoch.policy_set() as u64;
@@ -166,11 +176,14 @@ pub fn take(
         CEILING => DropReason::CeilingBytes,
         CONTENDED => DropReason::LimiterContended,
         MISSING => DropReason::Internal,
-        departs_ns => {
+        passed => {
+            let departs_ns = if passed > BORROWED { passed } else { 0 };
             if looked {
                 thin::shared(skb, which, wire, pace, departs_ns);
             }
-            return Ok(departs_ns);
+            // Who has no more than its guarantee is told nothing: others are to slow down.
+            let near = passed == BORROWED && class != 0 && share_near(whose, now_ns) != 0;
+            return Ok(Passed { departs_ns, near });
         }
     };
     limiter::give_back(port, book.slot, book.direction, wire);
@@ -184,6 +197,7 @@ const LINK: u64 = 2;
 const CEILING: u64 = 3;
 const CONTENDED: u64 = 4;
 const MISSING: u64 = 5;
+const BORROWED: u64 = 6;
 
 /// In the word of [`policy`]: the packet's flow is fat.
 const FAT_SHIFT: u32 = 63;
@@ -235,6 +249,37 @@ fn link(policy: &SharePolicy, whose: u64) -> Option<Uplink> {
     maps::UPLINK_SHARE.get_ptr_mut(index).map(Uplink)
 }
 
+#[inline(always)]
+fn clocks(whose: u64) -> Option<Clocks<Shared>> {
+    let index = share_clocks_index((whose >> 2) as u32 & 0xFFFF, whose as u32 & 1);
+    let clocks = maps::SHARE_CLOCKS.get_ptr_mut(index)?;
+    // SAFETY: points into an array map, as above.
+    Some(unsafe {
+        Clocks {
+            ceiling: Shared(addr_of_mut!((*clocks).ceiling)),
+            guarantee: Shared(addr_of_mut!((*clocks).guarantee)),
+            borrowed: Shared(addr_of_mut!((*clocks).borrowed)),
+            limited: Shared(addr_of_mut!((*clocks).limited)),
+            departs: Shared(addr_of_mut!((*clocks).departs)),
+        }
+    })
+}
+
+/// 1: the tenant is near the end of what it may borrow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn share_near(whose: u64, now_ns: u64) -> u64 {
+    let Some((policy, index)) = policy(whose) else {
+        return 0;
+    };
+    let (Some(uplink), Some(link), Some(clocks)) =
+        (maps::UPLINKS.get(index), link(policy, whose), clocks(whose))
+    else {
+        return 0;
+    };
+    share::near((policy, &clocks), (uplink, &link), now_ns) as u64
+}
+
 /// Renews α when it is time, and returns the time. This and the next are functions of their own, which the
 /// verifier walks once, and with a stack of their own.
 #[unsafe(no_mangle)]
@@ -263,20 +308,9 @@ extern "C" fn share_take(whose: u64, packets: u64, l2_bytes: u64, now_ns: u64) -
         return PASSED;
     }
     let uplink = maps::UPLINKS.get(index);
-    let clocks = share_clocks_index((whose >> 2) as u32 & 0xFFFF, whose as u32 & 1);
-    let clocks = maps::SHARE_CLOCKS.get_ptr_mut(clocks);
-    let (Some(uplink), Some(link), Some(clocks)) = (uplink, link(policy, whose), clocks) else {
+    let (Some(uplink), Some(link), Some(clocks)) = (uplink, link(policy, whose), clocks(whose))
+    else {
         return MISSING;
-    };
-    // SAFETY: `clocks` points into an array map, as above.
-    let clocks = unsafe {
-        Clocks {
-            ceiling: Shared(addr_of_mut!((*clocks).ceiling)),
-            guarantee: Shared(addr_of_mut!((*clocks).guarantee)),
-            borrowed: Shared(addr_of_mut!((*clocks).borrowed)),
-            limited: Shared(addr_of_mut!((*clocks).limited)),
-            departs: Shared(addr_of_mut!((*clocks).departs)),
-        }
     };
     match share::take_of(
         (policy, &clocks),
@@ -286,6 +320,7 @@ extern "C" fn share_take(whose: u64, packets: u64, l2_bytes: u64, now_ns: u64) -
         whose >> FAT_SHIFT != 0,
     ) {
         Ok(taken) if taken.departs_ns > now_ns => taken.departs_ns,
+        Ok(taken) if taken.paid == Paid::Borrowed && uplink.horizon_ns == 0 => BORROWED,
         Ok(_) => PASSED,
         Err(Refused::Share) => SHARE,
         Err(Refused::Link) => LINK,

@@ -5,6 +5,7 @@ use aya::{
     Ebpf, Pod,
     maps::{Array, ArrayOfMaps, DevMapHash, HashMap, LpmTrie, Map, MapData, PerCpuArray},
 };
+use dataplane_common::abi::quota::{Marks, QuotaCounts, QuotaPolicy};
 use dataplane_common::abi::share::{ShareClocks, SharePolicy, UplinkPolicy, UplinkShare};
 use dataplane_common::abi::{
     AddressKey, Anchor, BLOCK, Binding, BindingKey, Drops, MacKey, PortPolicy, Register, Skbs,
@@ -14,7 +15,7 @@ use dataplane_common::encryption::{Bucket, Policy, Rule};
 use dataplane_common::flow::{Flow, FlowKey};
 
 /// Every map that is pinned.
-pub const NAMES: [&str; 37] = [
+pub const NAMES: [&str; 41] = [
     "EPOCH",
     "BARRIER",
     "BINDINGS",
@@ -30,6 +31,9 @@ pub const NAMES: [&str; 37] = [
     "SHARE_CLOCKS",
     "UPLINKS",
     "UPLINK_SHARE",
+    "QUOTAS",
+    "QUOTA_COUNTS",
+    "MARKS",
     "REGISTERS",
     "DROPS",
     "SKBS",
@@ -52,6 +56,7 @@ pub const NAMES: [&str; 37] = [
     "BASE_SKBS",
     "BASE_DROPS",
     "BASE_EVIDENCE",
+    "BASE_MARKS",
 ];
 
 /// An ABI type as aya wants it.
@@ -75,8 +80,11 @@ raw!(
     Flow,
     FlowKey,
     MacKey,
+    Marks,
     Policy,
     PortPolicy,
+    QuotaCounts,
+    QuotaPolicy,
     Register,
     Rule,
     ShareClocks,
@@ -87,7 +95,7 @@ raw!(
     UplinkShare,
     ZoneKey
 );
-raw!(Block<Register>, Block<Drops>, Block<Skbs>);
+raw!(Block<Register>, Block<Drops>, Block<Skbs>, Block<Marks>);
 
 /// Registers as they stand in their maps.
 pub type Block<T> = [T; BLOCK as usize];
@@ -113,6 +121,9 @@ pub struct Maps {
     pub share_clocks: Array<MapData, Raw<ShareClocks>>,
     pub uplinks: Array<MapData, Raw<UplinkPolicy>>,
     pub uplink_share: Array<MapData, Raw<UplinkShare>>,
+    pub quotas: Array<MapData, Raw<QuotaPolicy>>,
+    pub quota_counts: Array<MapData, Raw<QuotaCounts>>,
+    pub marks: PerCpuArray<MapData, Raw<Block<Marks>>>,
     pub registers: PerCpuArray<MapData, Raw<Block<Register>>>,
     pub drops: PerCpuArray<MapData, Raw<Block<Drops>>>,
     pub skbs: PerCpuArray<MapData, Raw<Block<Skbs>>>,
@@ -135,6 +146,7 @@ pub struct Maps {
     pub base_skbs: Array<MapData, Raw<Skbs>>,
     pub base_drops: Array<MapData, Raw<Drops>>,
     pub base_evidence: Array<MapData, Raw<Drops>>,
+    pub base_marks: Array<MapData, Raw<Marks>>,
 }
 
 impl Maps {
@@ -206,6 +218,9 @@ impl Maps {
             share_clocks: typed!("SHARE_CLOCKS"),
             uplinks: typed!("UPLINKS"),
             uplink_share: typed!("UPLINK_SHARE"),
+            quotas: typed!("QUOTAS"),
+            quota_counts: typed!("QUOTA_COUNTS"),
+            marks: typed!("MARKS"),
             registers: typed!("REGISTERS"),
             drops: typed!("DROPS"),
             skbs: typed!("SKBS"),
@@ -228,6 +243,7 @@ impl Maps {
             base_skbs: typed!("BASE_SKBS"),
             base_drops: typed!("BASE_DROPS"),
             base_evidence: typed!("BASE_EVIDENCE"),
+            base_marks: typed!("BASE_MARKS"),
         })
     }
 }

@@ -5,6 +5,7 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
 use dataplane_common::{
     abi::{
         BLOCK, DIRECTIONS, InterfaceSlot, RULES_MAX, Sizes,
+        quota::{Marks, QuotaCounts, QuotaPolicy},
         share::{ShareClocks, SharePolicy, UPLINKS_MAX, UplinkPolicy, UplinkShare},
     },
     encryption::{CLASSES, WAYS, exempt},
@@ -95,7 +96,7 @@ impl Plan {
     }
 
     /// Entries by map.
-    pub(crate) fn entries(&self) -> [(&'static str, u32); 36] {
+    pub(crate) fn entries(&self) -> [(&'static str, u32); 40] {
         let Sizes { slots, zones } = self.sizes;
         let by_direction = slots * DIRECTIONS;
         let reasons = by_direction * REASONS_MAX as u32;
@@ -116,6 +117,10 @@ impl Plan {
             ("SHARE_CLOCKS", by_direction),
             ("UPLINKS", 2 * UPLINKS_MAX * DIRECTIONS),
             ("UPLINK_SHARE", UPLINKS_MAX * DIRECTIONS),
+            ("QUOTAS", slots * 2),
+            ("QUOTA_COUNTS", slots),
+            ("MARKS", blocks(by_direction)),
+            ("BASE_MARKS", by_direction),
             ("REGISTERS", blocks(2 * by_direction * zones)),
             ("DROPS", blocks(2 * reasons)),
             ("SKBS", blocks(2 * by_direction)),
@@ -154,6 +159,10 @@ impl Plan {
             "REGISTERS" => (size_of::<Block<Register>>() as u64) * u64::from(cpus),
             "DROPS" | "EVIDENCE" => (size_of::<Block<Drops>>() as u64) * u64::from(cpus),
             "SKBS" => (size_of::<Block<Skbs>>() as u64) * u64::from(cpus),
+            "MARKS" => (size_of::<Block<Marks>>() as u64) * u64::from(cpus),
+            "BASE_MARKS" => size_of::<Marks>() as u64,
+            "QUOTAS" => size_of::<QuotaPolicy>() as u64,
+            "QUOTA_COUNTS" => size_of::<QuotaCounts>() as u64,
             "PORTS" => size_of::<PortPolicy>() as u64,
             "SLOTS" => size_of::<Slot>() as u64,
             "SHARES" => size_of::<SharePolicy>() as u64,

@@ -11,6 +11,7 @@ use crate::{
     object::Plan,
 };
 use aya::maps::MapInfo;
+use dataplane_common::abi::quota::{Marks, QuotaCounts, QuotaPolicy};
 use dataplane_common::abi::share::{ShareClocks, SharePolicy, UplinkPolicy, UplinkShare};
 use dataplane_common::abi::{
     ABI_VERSION, AddressKey, Anchor, Binding, BindingKey, Drops, MacKey, PortPolicy, Register,
@@ -41,6 +42,10 @@ fn shape(name: &str) -> (usize, usize) {
         "SHARE_CLOCKS" => (4, size_of::<ShareClocks>()),
         "UPLINKS" => (4, size_of::<UplinkPolicy>()),
         "UPLINK_SHARE" => (4, size_of::<UplinkShare>()),
+        "QUOTAS" => (4, size_of::<QuotaPolicy>()),
+        "QUOTA_COUNTS" => (4, size_of::<QuotaCounts>()),
+        "MARKS" => (4, size_of::<Block<Marks>>()),
+        "BASE_MARKS" => (4, size_of::<Marks>()),
         "MACS" => (size_of::<MacKey>(), 4),
         "ADDRESSES" => (4 + size_of::<AddressKey>(), 4),
         "ZONES" => (4 + size_of::<ZoneKey>(), 4),
@@ -82,7 +87,7 @@ fn kind(name: &str) -> (u32, u32) {
         }
         "BLESSED" | "TRUSTED" => (25, 0),
         "ADDRESSES" | "ZONES" => (11, 1),
-        "REGISTERS" | "DROPS" | "SKBS" | "EVIDENCE" | "FLOW_SPARE" => (6, 0),
+        "REGISTERS" | "DROPS" | "SKBS" | "EVIDENCE" | "MARKS" | "FLOW_SPARE" => (6, 0),
         _ => (2, 0),
     }
 }

@@ -4,6 +4,7 @@ use crate::{
     Error, Result,
     maps::{Maps, Raw},
     object::Plan,
+    quota::{Grant, Quota},
     share::SharedUplink,
 };
 use aya::maps::lpm_trie::Key;
@@ -163,6 +164,25 @@ pub struct Policy {
     pub shape: Option<Shape>,
     /// Tenants' encryption policies, one each at most.
     pub encryption: Vec<Encryption>,
+    /// Tenants' budgets of bytes, one each at most.
+    pub quotas: Vec<Quota>,
+}
+
+impl Policy {
+    /// Notes how much of their budgets tenants have. A grant that is for this revision alone, what nobody says of a tenant,
+    /// leaves its count to the kernel ([`Grant::at`]).
+    pub fn grant(&mut self, grants: &[Grant]) {
+        for quota in &mut self.quotas {
+            let of = |grant: &&Grant| grant.tenant == quota.tenant;
+            quota.grant = match grants.iter().find(of) {
+                Some(grant) => *grant,
+                None => Grant {
+                    at: None,
+                    ..quota.grant
+                },
+            };
+        }
+    }
 }
 
 /// A MAC as the ABI has it.

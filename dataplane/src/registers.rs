@@ -9,7 +9,7 @@ use crate::{
 use aya::maps::PerCpuValues;
 pub(crate) use base::{base, rebase};
 use dataplane_common::{
-    abi::{BLOCK, Drops, Register, Sizes, Skbs},
+    abi::{BLOCK, Drops, Register, Sizes, Skbs, quota::Marks},
     encryption::{CLASSES, Class},
     reason::{DropReason, REASONS_MAX},
 };
@@ -26,6 +26,9 @@ pub struct Direction {
     /// Delivered under an encryption policy, by class; classes without a packet are left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub evidence: Vec<(String, DropCounts)>,
+    /// Delivered over a queue, and told so.
+    #[serde(default, skip_serializing_if = "MarkCounts::is_none")]
+    pub ecn: MarkCounts,
     /// Raw skbs.
     pub skbs: SkbCounts,
 }
@@ -45,6 +48,21 @@ pub struct Counts {
 pub struct DropCounts {
     pub packets: u64,
     pub l2_bytes: u64,
+}
+
+/// What was to be marked with Congestion Experienced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "see dataplane_common::abi::quota::Marks")]
+pub struct MarkCounts {
+    pub marked: u64,
+    pub not_marked: u64,
+}
+
+impl MarkCounts {
+    /// No packet was.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Raw skbs and `skb->len`.
@@ -103,6 +121,10 @@ impl Direction {
             zones: zones.collect(),
             drops: by_name(&self.drops, &before.drops),
             evidence: by_name(&self.evidence, &before.evidence),
+            ecn: MarkCounts {
+                marked: self.ecn.marked.saturating_sub(before.ecn.marked),
+                not_marked: (self.ecn.not_marked).saturating_sub(before.ecn.not_marked),
+            },
             skbs: SkbCounts {
                 delivered: now.delivered.saturating_sub(old.delivered),
                 delivered_len: now.delivered_len.saturating_sub(old.delivered_len),
@@ -187,6 +209,10 @@ fn drop_counters(drops: Drops) -> [u64; 2] {
     [drops.packets, drops.l2_bytes]
 }
 
+fn mark_counters(marks: Marks) -> [u64; 2] {
+    [marks.marked, marks.not_marked]
+}
+
 fn skb_counters(skbs: Skbs) -> [u64; 4] {
     let Skbs {
         delivered,
@@ -249,6 +275,7 @@ pub struct Reader<'a> {
     registers: HashMap<u32, Totals<3>>,
     drops: HashMap<u32, Totals<2>>,
     evidence: HashMap<u32, Totals<2>>,
+    marks: HashMap<u32, Totals<2>>,
     skbs: HashMap<u32, Totals<4>>,
 }
 
@@ -277,6 +304,7 @@ impl<'a> Reader<'a> {
             registers: HashMap::new(),
             drops: HashMap::new(),
             evidence: HashMap::new(),
+            marks: HashMap::new(),
             skbs: HashMap::new(),
         }
     }
@@ -304,6 +332,11 @@ impl<'a> Reader<'a> {
     fn skbs(&mut self, bank: u32, slot: u32, direction: u32) -> Result<[u64; 4]> {
         let number = self.sizes.skbs(bank, slot, direction);
         Ok(in_block!(self.skbs, "SKBS", number, skb_counters))
+    }
+
+    fn marks(&mut self, slot: u32, direction: u32) -> Result<[u64; 2]> {
+        let number = self.sizes.marks(slot, direction);
+        Ok(in_block!(self.marks, "MARKS", number, mark_counters))
     }
 
     /// Both banks of a slot and direction together, as numbers: by zone, by reason, and skbs.
@@ -365,6 +398,9 @@ impl<'a> Reader<'a> {
                 result.evidence.push((class.name().to_owned(), counts));
             }
         }
+        let base = base::marks(self.maps, self.sizes, slot, direction)?;
+        let [marked, not_marked] = less(self.marks(slot, direction)?, base);
+        result.ecn = MarkCounts { marked, not_marked };
         result.skbs = SkbCounts::new(both.skbs);
         Ok(result)
     }

@@ -9,6 +9,7 @@ use super::api::DraftApi;
 use super::encryption::DraftEncryption;
 use super::metrics::DraftMetrics;
 use super::own_profile::DraftProfile;
+use super::quota::DraftQuota;
 use super::share::DraftShare;
 use super::sink::DraftSink;
 use dataplane_common::units::{BitsPerSecond, PacketsPerSecond};
@@ -191,6 +192,7 @@ pub(super) struct DraftTenant {
     pub charge_changes: List<ChargeChange>,
     pub uplink: Field<InterfaceName>,
     pub shares: [DraftShare; 2],
+    pub quota: DraftQuota,
 }
 
 /// One `[[port]]`.
@@ -258,6 +260,7 @@ impl From<&Config> for Draft {
             charge_changes: List::of(&tenant.charge_changes),
             uplink: Field::of_optional(tenant.uplink.clone()),
             shares: tenant.shares.each_ref().map(DraftShare::from),
+            quota: DraftQuota::from(&tenant.quota),
         });
         Self {
             meter,

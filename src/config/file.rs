@@ -17,6 +17,7 @@ use super::metrics::{self, METRICS};
 use super::model::{Meter, Shape, ZONE_ID_FIRST};
 use super::own_profile::{self, ENCRYPTION_PROFILE};
 use super::paths::{directory, file};
+use super::quota;
 use super::reader::{Key, Reader};
 use super::share;
 use super::sink::{self, SINK};
@@ -119,7 +120,7 @@ const TENANT_ID: Key = key("id", "17");
 const FLOW_DETAIL: Key = key("flow_detail", "\"prefix\"");
 const CHARGE_CLASS: Key = key("charge_class", "\"standard\"");
 const CHARGE_CHANGES: Key = key("charge_changes", "[\"2027-01-12 switching\"]");
-const TENANT_KEYS: [Key; 8] = [
+const TENANT_KEYS: [Key; 9] = [
     TENANT_NAME,
     TENANT_ID,
     FLOW_DETAIL,
@@ -128,6 +129,7 @@ const TENANT_KEYS: [Key; 8] = [
     share::UPLINK,
     share::FROM_TENANT,
     share::TO_TENANT,
+    quota::QUOTA,
 ];
 
 const PORT_NAME: Key = key("name", "\"acme-vm1\"");
@@ -446,6 +448,7 @@ fn read_tenant(table: (&DeTable<'_>, At), faults: &mut Faults<'_>) -> DraftTenan
         charge_changes: tenant.texts(CHARGE_CHANGES, ChargeChange::from_str),
         uplink: share::read_uplink(&mut tenant),
         shares: [share::FROM_TENANT, share::TO_TENANT].map(|key| share::read(&mut tenant, key)),
+        quota: quota::read(&mut tenant),
     }
 }
 

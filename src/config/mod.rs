@@ -28,6 +28,7 @@ mod model;
 mod own_profile;
 mod paths;
 mod profile;
+pub mod quota;
 mod reader;
 mod share;
 mod sink;
@@ -57,6 +58,7 @@ pub use model::{
 };
 pub use own_profile::{Accepts, Overlays, OwnProfile, Protocol, TlsMin};
 pub use profile::Profile;
+pub use quota::{Quota, QuotaDirection, QuotaPeriod, QuotaThen};
 pub use share::{Share, Shared, shared};
 pub use sink::Sink;
 pub use suites::{Group, Suite};

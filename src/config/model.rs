@@ -13,6 +13,7 @@ use super::billing::{Billing, ChargeChange, ChargeClass};
 use super::encryption::Encryption;
 use super::metrics::Metrics;
 use super::own_profile::OwnProfile;
+use super::quota::Quota;
 use super::share::Share;
 use super::sink::Sink;
 use super::values::{Cidr, InterfaceName, Mac, Name, Vlan};
@@ -246,6 +247,8 @@ pub struct Tenant {
     pub uplink: Option<InterfaceName>,
     /// Its part of that, of what it sends and of what it receives.
     pub shares: [Share; 2],
+    /// Its budget of bytes; `None`: as many as it likes.
+    pub quota: Option<Quota>,
 }
 
 /// `[[port]]`: an interface, or one VLAN of it, by which a tenant is connected.

@@ -8,6 +8,7 @@ use std::fmt::{Display, Write as _};
 use super::encryption::Encryption;
 use super::model::{Config, Host, Limits, Port, Uplink, Zone};
 use super::own_profile::OwnProfile;
+use super::quota;
 use super::share;
 use super::sink::Written;
 
@@ -78,6 +79,9 @@ pub(super) fn to_toml(config: &Config) -> String {
             if !keys.is_empty() {
                 out.key(key, format!("{{ {} }}", keys.join(", ")));
             }
+        }
+        if let Some(quota) = &tenant.quota {
+            out.key("quota", quota::written(quota));
         }
     }
     for item in &config.ports {

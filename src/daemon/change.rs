@@ -177,6 +177,7 @@ pub(super) fn difference(old: &Config, new: &Config) -> String {
     compare(&mut said, "tenant", &old.tenants, &new.tenants, |tenant| {
         tenant.name.as_str()
     });
+    said.extend(quotas(old, new));
     compare(&mut said, "port", &old.ports, &new.ports, |port| {
         port.name.as_str()
     });
@@ -218,6 +219,30 @@ pub(super) fn difference(old: &Config, new: &Config) -> String {
         return "the same configuration".into();
     }
     said.join(", ")
+}
+
+/// Budgets that differ, of tenants that were there before: an entry says by how much.
+fn quotas<'c>(old: &'c Config, new: &'c Config) -> impl Iterator<Item = String> + use<'c> {
+    let words = |quota: &Option<config::Quota>| match quota {
+        Some(quota) => format!("{} a {}, then {}", quota.bytes, quota.period, quota.then),
+        None => "none".into(),
+    };
+    let before: BTreeMap<&str, _> = old
+        .tenants
+        .iter()
+        .map(|tenant| (tenant.name.as_str(), &tenant.quota))
+        .collect();
+    new.tenants.iter().filter_map(move |tenant| {
+        let was = before.get(tenant.name.as_str())?;
+        (**was != tenant.quota).then(|| {
+            format!(
+                "quota of tenant {}: {} → {}",
+                tenant.name,
+                words(was),
+                words(&tenant.quota)
+            )
+        })
+    })
 }
 
 fn compare<T: PartialEq + Debug>(

@@ -6,6 +6,7 @@
 use super::{
     audit::{self, AuditStatus},
     clock,
+    quota::Books,
     reading::{alarms, ceilings, checkpoint, owner, timeouts},
     sinks::{SinkStatus, Sinks},
     tickets::{Answer, Tickets},
@@ -90,6 +91,7 @@ pub struct Meter {
     retain_at: Instant,
     tickets: Tickets,
     sinks: Sinks,
+    pub(super) books: Books,
     generation: [u8; 16],
     /// By port: from the tenant, to the tenant.
     ceilings: BTreeMap<String, [Option<Ceiling>; 2]>,
@@ -154,6 +156,7 @@ impl Meter {
             retain_at: Instant::now(),
             tickets: Tickets::default(),
             sinks: Sinks::default(),
+            books: Books::default(),
             generation: anchor.generation,
             ceilings: BTreeMap::new(),
             ending: false,
@@ -270,6 +273,7 @@ impl Meter {
                         broken.join(", ")
                     ));
                 }
+                self.books.cut(cut.window, reading.quotas);
                 self.send(Job::Cut(Box::new(cut)));
                 self.details.cut();
                 fault::reach(Point::HandedOver);
@@ -399,6 +403,7 @@ impl Meter {
                 said.extend(alarms.map(|alarm| format!("ALARM: {alarm}")));
                 said.extend(self.anchor(gate, committed.anchor));
                 fault::reach(Point::Anchored);
+                said.extend(self.books.committed(gate, committed.window));
             }
             Done::Failed(why) => {
                 if self.status.error.as_ref() != Some(&why) {
@@ -408,6 +413,7 @@ impl Meter {
                 self.status.error = Some(why);
             }
             Done::Added(seq, committed) => {
+                self.books.corrected();
                 said.extend(self.anchor(gate, committed.anchor));
                 self.tickets.answered(Ok(seq));
             }

@@ -10,6 +10,7 @@ pub mod control;
 mod hooks;
 mod meter;
 pub(crate) mod privilege;
+mod quota;
 mod reading;
 mod sinks;
 mod state;
@@ -22,6 +23,7 @@ pub use audit::AuditStatus;
 pub use clock::state as clock_state;
 pub use confine::Confined;
 pub use meter::{MeterStatus, keep};
+pub use quota::QuotaStatus;
 pub use sinks::SinkStatus;
 pub use translate::{plan, policy};
 

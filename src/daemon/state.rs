@@ -82,10 +82,26 @@ impl State {
     }
 
     pub(super) fn enforce(&mut self, config: &Config) -> Result<u32> {
-        let (revision, events) = self.gate()?.apply(config)?;
+        let meter = self.meter.as_mut();
+        let books = meter.map(|meter| meter.books.configure(config));
+        let (grants, said) = books.unwrap_or_default();
+        for line in said {
+            self.say(line);
+        }
+        let applied = self.gate()?.apply(config, &grants);
+        if applied.is_err() && self.meter.is_some() {
+            // The books are of what stays in force.
+            let before = self.config();
+            let _ = self
+                .meter
+                .as_mut()
+                .map(|meter| meter.books.configure(&before));
+        }
+        let (revision, events) = applied?;
         self.tell(events);
         if let Some(meter) = &mut self.meter {
             meter.configure(config);
+            meter.books.granted(&grants);
         }
         // A record belongs to one policy: what tenants and zones mean may be another now.
         self.cut_now();
@@ -337,6 +353,9 @@ impl State {
         let mut report = status::Report::of(self.gate()?, &names)?;
         report.confined = Some(self.confined.clone());
         report.meter = self.meter.as_ref().map(|meter| meter.status().clone());
+        if let (Some(meter), Some(gate)) = (&self.meter, &self.gate) {
+            report.quotas = meter.books.status(&gate.quotas()?);
+        }
         report.sinks = self.meter.as_ref().map(Meter::sinks).unwrap_or_default();
         Ok(report)
     }

@@ -6,6 +6,7 @@ use crate::config::{Config, Limits, Port, Shape, Share, Shared, Tenant};
 use dataplane::{
     object::Plan,
     policy::{self, Burst, Limit, Policy, Prefix},
+    quota::{Grant, Quota},
     share::{Part, SharedUplink, TenantShare},
 };
 use metering::flow::Detail;
@@ -71,6 +72,23 @@ fn shared(shared: &Shared<'_>) -> SharedUplink {
     }
 }
 
+fn quota(config: &Config, tenant: &Tenant) -> Option<Quota> {
+    let quota = tenant.quota.as_ref()?;
+    Some(Quota {
+        tenant: tenant.id.0,
+        budget: quota.bytes.0,
+        directions: quota.direction.counts(),
+        zones: quota.zone_bits(config),
+        then: quota.then.rate(),
+        // All of it, until somebody says how much was had.
+        grant: Grant {
+            tenant: tenant.id.0,
+            left: quota.bytes.0,
+            ..Grant::default()
+        },
+    })
+}
+
 /// The policy that a configuration asks for.
 pub fn policy(config: &Config) -> Policy {
     let tenants = config.tenants.iter();
@@ -100,6 +118,11 @@ pub fn policy(config: &Config) -> Policy {
             .map(|name| name.as_str().to_owned())
             .collect(),
         encryption: encryption::policies(config),
+        quotas: config
+            .tenants
+            .iter()
+            .filter_map(|tenant| quota(config, tenant))
+            .collect(),
         shared: crate::config::shared(config).iter().map(shared).collect(),
         shape: match config.host.shape {
             Shape::Auto => None,

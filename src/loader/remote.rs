@@ -7,6 +7,7 @@ use dataplane::{
     attach::Mechanism,
     flows::Timeouts,
     gate::{Event, Owned, PortStatus, Reading},
+    quota::{Grant, Spent},
 };
 use dataplane_common::abi::{Anchor, Epoch};
 use std::{
@@ -106,9 +107,26 @@ impl Gate {
     ///
     /// # Errors
     /// The loader's; then the revision before stays in force.
-    pub fn apply(&mut self, config: &Config) -> Result<(u32, Vec<Event>)> {
-        let apply = Request::Apply(config.to_toml());
+    pub fn apply(&mut self, config: &Config, grants: &[Grant]) -> Result<(u32, Vec<Event>)> {
+        let apply = Request::Apply(config.to_toml(), grants.to_vec());
         expect!(self.ask(&apply), Answer::Applied(revision, events) => (revision, events))
+    }
+
+    /// See [`dataplane::gate::Gate::grant`].
+    ///
+    /// # Errors
+    /// The loader's; then the revision before stays in force.
+    pub fn grant(&mut self, grants: &[Grant]) -> Result<u32> {
+        let grant = Request::Grant(grants.to_vec());
+        expect!(self.ask(&grant), Answer::Granted(revision) => revision)
+    }
+
+    /// See [`dataplane::gate::Gate::quotas`].
+    ///
+    /// # Errors
+    /// The loader's.
+    pub fn quotas(&self) -> Result<Vec<Spent>> {
+        expect!(self.ask(&Request::Quotas), Answer::Quotas(spent) => spent)
     }
 
     /// See [`dataplane::gate::Gate::reconcile`].

@@ -6,7 +6,7 @@ use crate::{
     daemon,
 };
 use anyhow::{Context as _, Result};
-use dataplane::gate::Gate;
+use dataplane::{gate::Gate, quota::Grant};
 use std::{os::unix::net::UnixStream, path::PathBuf};
 
 struct Server {
@@ -61,7 +61,9 @@ impl Server {
         }
         let gate = self.gate.as_mut().ok_or("detached")?;
         match request {
-            Request::Apply(text) => apply(gate, &self.pin_dir, &text),
+            Request::Apply(text, grants) => apply(gate, &self.pin_dir, &text, &grants),
+            Request::Grant(grants) => gate.grant(&grants).map(Answer::Granted).map_err(said),
+            Request::Quotas => gate.quotas().map(Answer::Quotas).map_err(said),
             Request::Meter(timeouts) => gate.meter(timeouts).map(|()| Answer::Done).map_err(said),
             Request::Anchor => gate.anchor().map(Answer::Anchor).map_err(said),
             Request::SetAnchor(anchor) => {
@@ -108,12 +110,15 @@ fn said(error: impl std::fmt::Display) -> String {
 }
 
 /// The configuration's own checks are those of a request: whatever a file may not say, a meter may not.
-fn apply(gate: &mut Gate, pin_dir: &PathBuf, text: &str) -> Reply {
+/// Of a budget, the configuration says how large it is; a grant of more is as much as that.
+fn apply(gate: &mut Gate, pin_dir: &PathBuf, text: &str, grants: &[Grant]) -> Reply {
     let config = config::parse(text, "configuration").map_err(said)?;
     if daemon::plan(&config) != *gate.plan() || config.host.pin_dir != *pin_dir {
         return Err("the sizes of tables and pin_dir are fixed while the gate stands".into());
     }
-    let (revision, events) = gate.apply(daemon::policy(&config)).map_err(said)?;
+    let mut policy = daemon::policy(&config);
+    policy.grant(grants);
+    let (revision, events) = gate.apply(policy).map_err(said)?;
     // In the journal, whatever becomes of the meter and of its ledger.
     eprintln!(
         "octroi: loader: revision {revision}: {} ports of {} tenants, {} uplinks, {} trusted interfaces",

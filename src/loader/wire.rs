@@ -5,6 +5,7 @@ use dataplane::{
     attach::Mechanism,
     flows::Timeouts,
     gate::{Event, Owned, Reading},
+    quota::{Grant, Spent},
 };
 use dataplane_common::abi::Anchor;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -24,8 +25,8 @@ pub(super) enum Request {
     Anchor,
     /// Writes it.
     SetAnchor(Anchor),
-    /// Puts a configuration in force: its TOML, with the hooks' ports.
-    Apply(String),
+    /// Puts a configuration in force: its TOML, with the hooks' ports, and what is left of tenants' budgets.
+    Apply(String, Vec<Grant>),
     /// Interfaces and programs follow it.
     Reconcile,
     /// Window and revision.
@@ -40,6 +41,10 @@ pub(super) enum Request {
     Look,
     /// The last window of this incarnation is committed.
     Settle(u64),
+    /// Tells the kernel what is left of tenants' budgets.
+    Grant(Vec<Grant>),
+    /// What was had of them, ever.
+    Quotas,
     /// Takes all programs off.
     RetireAll,
     /// Takes everything out of the kernel.
@@ -67,6 +72,8 @@ pub(super) enum Answer {
     Names(Vec<String>),
     Reading(Box<Reading>),
     Registers(Vec<Owned>),
+    Granted(u32),
+    Quotas(Vec<Spent>),
 }
 
 /// What the loader says first, without being asked.
@@ -145,18 +152,27 @@ mod tests {
     #[test]
     fn a_message_comes_through_and_then_the_end() {
         let mut line = Vec::new();
-        write(&mut line, &Request::Apply("[host]".into()), REQUEST_MAX).expect("written");
+        write(
+            &mut line,
+            &Request::Apply("[host]".into(), Vec::new()),
+            REQUEST_MAX,
+        )
+        .expect("written");
         write(&mut line, &Request::Settle(u64::MAX), REQUEST_MAX).expect("written");
         let mut line = line.as_slice();
         let mut next = || read::<Request>(&mut line, REQUEST_MAX).expect("a message");
-        assert!(matches!(next(), Some(Request::Apply(text)) if text == "[host]"));
+        assert!(matches!(next(), Some(Request::Apply(text, _)) if text == "[host]"));
         assert!(matches!(next(), Some(Request::Settle(u64::MAX))));
         assert!(next().is_none());
     }
 
     #[test]
     fn what_is_too_long_breaks_off_or_goes_on_is_refused() {
-        let long = write(&mut Vec::new(), &Request::Apply("x".repeat(100)), 64);
+        let long = write(
+            &mut Vec::new(),
+            &Request::Apply("x".repeat(100), Vec::new()),
+            64,
+        );
         assert!(long.is_err_and(|error| error.to_string().contains("at most 64")));
         let mut whole = Vec::new();
         write(&mut whole, &Request::Anchor, REQUEST_MAX).expect("written");

@@ -89,6 +89,9 @@ fn head(view: &View) -> Vec<Line<'static>> {
             }
         }
     }
+    for line in crate::quota::lines(report).lines() {
+        lines.push(Line::styled(line.to_owned(), bad()));
+    }
     for sink in &report.sinks {
         let at = &sink.progress;
         let lag = at.lag.map_or("unknown".into(), |lag| lag.to_string());

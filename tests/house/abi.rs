@@ -2,7 +2,7 @@
 
 use dataplane::pins;
 use dataplane_common::{
-    abi::{self, share::*, *},
+    abi::{self, quota::*, share::*, *},
     encryption::{self, Bucket, CLASSES, Class, Conversation, Policy, Rule, Stream, Why},
     flow::{Flow, FlowCounts, FlowKey, FlowOpened, FlowPlace, FlowRing},
     reason::{DropReason, REASONS_MAX},
@@ -50,7 +50,7 @@ pub fn describe() -> String {
         }
         PortPolicy {
             flags, tenant, shape, ifb_ifindex, encryption, macs, ipv4, ipv6, limits,
-            flow_account, flow_quota, reserved, share,
+            flow_account, flow_quota, quota, reserved, share,
         }
         Register { packets, l2_bytes, l3_bytes }
         Drops { packets, l2_bytes }
@@ -64,6 +64,11 @@ pub fn describe() -> String {
         }
         SharePolicy { ceiling, guarantee, weight, uplink, reserved }
         ShareClocks { ceiling, guarantee, borrowed, limited, departs, reserved }
+        QuotaPolicy {
+            threshold, budget, until_ns, period_ns, zones, directions, reserved, then,
+        }
+        QuotaCounts { within, beyond, clocks, reserved }
+        Marks { marked, not_marked }
         UplinkPolicy { rate, period_ns, stop, overhead, packet_min, horizon_ns, ns_per_byte }
         SharePace { origin_ns, alpha, integral, fraction, reach, carried, pressed, reserved }
         ShareLine { pace, guaranteed, borrowed, refused, limited, held, reserved }
@@ -106,6 +111,7 @@ pub fn describe() -> String {
         FlowPlace::owner(&FlowKey { slot: 0x1234, zone: 5, ..FlowKey::default() }),
         RULES_MAX, CLASSES, encryption::STEPS_MAX, encryption::exempt::COUNT,
         encryption::hash(&FlowKey { local_port: 443, slot: 7, ..FlowKey::default() }),
+        QuotaPolicy::FROM, QuotaPolicy::TO,
         UPLINKS_MAX, SharePolicy::WEIGHT_MAX, UplinkShare::LINES,
         FlowCounts::REASON_FIRST, FlowCounts::UNIT_NS, FlowCounts::at(100, 1, 7),
     }
@@ -152,6 +158,7 @@ fn indices(text: &mut String) {
         sizes.port(1, 7), sizes.register(1, 7, 1, 3), sizes.skbs(1, 7, 1),
         sizes.drops(1, 7, 1, 5), sizes.clock(7, 1, 1), sizes.evidence(1, 7, 1, 3),
         sizes.exemption(7, 1, 3),
+        sizes.marks(7, 1), quota_index(100, 1, 7),
         share_index(100, 1, 7, 1), share_clocks_index(7, 1), uplink_index(1, 3, 1), uplink_share_index(3, 1),
     }
 }

@@ -150,7 +150,8 @@ impl Kernel {
         Ok(())
     }
 
-    fn name(&self, direction: u32) -> &'static str {
+    /// Name of the program of a direction.
+    pub fn name(&self, direction: u32) -> &'static str {
         let hook = if direction == FROM_TENANT {
             Hook::FromTenant
         } else {

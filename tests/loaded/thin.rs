@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::programs::{TestRun as _, TestRunOptions};
 use dataplane::{attach::Mechanism, host, maps::Raw};
 use dataplane_common::{
-    abi::{LimitPolicy, TO_TENANT, shape},
+    abi::{LimitPolicy, Sizes, TO_TENANT, shape},
     limit::{Rate, Times},
     units::BitsPerSecond,
 };
@@ -27,7 +27,8 @@ const DROP: u32 = 2;
 
 /// At this rate the test's frames take seconds, and the test takes milliseconds.
 const CEILING: BitsPerSecond = BitsPerSecond(1_000_000);
-const BURST: u64 = 62_500;
+/// The burst, bytes.
+pub const BURST: u64 = 62_500;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Became {
@@ -54,14 +55,17 @@ fn frame(protocol: u8, port: u16, len: usize) -> Vec<u8> {
     headers::ethernet(people::OWN, people::GATEWAY, &[], 0x0800, ip).bytes
 }
 
-struct Port {
-    kernel: Kernel,
-    way: Way,
+/// A port with a ceiling, loaded.
+pub struct Port {
+    pub kernel: Kernel,
+    pub way: Way,
+    pub slot: u32,
+    pub sizes: Sizes,
 }
 
 impl Port {
     /// A port with a ceiling to the tenant, whose queue is empty.
-    fn new(mechanism: Mechanism, shape: u32) -> Result<Self> {
+    pub fn new(mechanism: Mechanism, shape: u32) -> Result<Self> {
         let plain = place::veth("port0")?;
         let on = Interfaces {
             plain,
@@ -73,7 +77,8 @@ impl Port {
             ..ports::gate(&on)
         };
         let mut policy = gate.ports.get(&slot::PLAIN).context("no such port")?.policy;
-        let at = gate.sizes.port(EPOCH.policy_set(), slot::PLAIN);
+        let sizes = gate.sizes;
+        let at = sizes.port(EPOCH.policy_set(), slot::PLAIN);
         let mut kernel = Kernel::load(gate, EPOCH, mechanism)?;
         let begun_ns = now_ns();
         let times = Times {
@@ -90,7 +95,12 @@ impl Port {
             ifindex: plain,
             ..Way::default()
         };
-        Ok(Self { kernel, way })
+        Ok(Self {
+            kernel,
+            way,
+            slot: slot::PLAIN,
+            sizes,
+        })
     }
 
     fn send(&mut self, frame: &[u8]) -> Result<Became> {

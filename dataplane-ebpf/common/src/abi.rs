@@ -16,6 +16,7 @@ use crate::{
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 mod book;
+pub mod quota;
 pub mod share;
 
 pub use book::{Anchor, Slot, slot_state};
@@ -113,6 +114,12 @@ impl Sizes {
     #[inline(always)]
     pub const fn evidence(&self, bank: u32, slot: u32, direction: u32, class: u32) -> u32 {
         ((bank * CLASSES + class) * self.slots + slot) * DIRECTIONS + direction
+    }
+
+    /// Number of an entry in blocks of `MARKS`.
+    #[inline(always)]
+    pub const fn marks(&self, slot: u32, direction: u32) -> u32 {
+        slot * DIRECTIONS + direction
     }
 
     /// Index into `EXEMPT_DUE`: `which` is `encryption::exempt`.
@@ -310,8 +317,10 @@ pub struct PortPolicy {
     pub flow_account: u32,
     /// Flows that the tenant may have at once.
     pub flow_quota: u32,
+    /// 1 + the account of the port's tenant in `QUOTAS`; 0: it has no budget of bytes.
+    pub quota: u64,
     /// For later; 0.
-    pub reserved: [u64; 2],
+    pub reserved: u64,
     /// 1 + the account of the port's tenant in `SHARES`; 0: it shares no uplink.
     pub share: u64,
 }

@@ -8,12 +8,14 @@
 //! - No panic on any input: an impossible packet is a [`reason::DropReason`].
 //!
 //! The modules stand in the order of a packet's way: [`parse`] → [`antispoof`] → [`zone`] →
-//! [`wire`] → [`thin`] → [`limiter`] → [`share`] → [`encryption`] → [`flow`]; [`abi`] is the memory that the kernel and the
+//! [`wire`] → [`thin`] → [`limiter`] → [`share`] → [`encryption`] → [`quota`] → [`ecn`] → [`flow`];
+//! [`abi`] is the memory that the kernel and the
 //! daemon both map.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod abi;
 pub mod antispoof;
+pub mod ecn;
 pub mod encryption;
 #[cfg(feature = "std")]
 pub mod fault;
@@ -22,6 +24,7 @@ pub mod flow;
 pub mod limit;
 pub mod limiter;
 pub mod parse;
+pub mod quota;
 pub mod reason;
 pub mod share;
 pub mod thin;

@@ -93,6 +93,8 @@ reasons! {
     ShareExceeded = 29, "share_exceeded";
     /// Within its share, but the uplink has no room for what is not guaranteed.
     UplinkFull = 30, "uplink_full";
+    /// The tenant's budget of bytes for this period is spent.
+    QuotaSpent = 31, "quota_spent";
     /// Something that cannot happen, did: a map look-up of the gate itself failed.
     Internal = 28, "internal";
 }

@@ -19,7 +19,10 @@
 pub mod alpha;
 #[cfg(feature = "std")]
 pub mod ask;
+mod near;
 mod turn;
+
+pub use near::near;
 
 use crate::{
     abi::share::{ShareLine, SharePace, SharePolicy, UplinkPolicy, UplinkShare},

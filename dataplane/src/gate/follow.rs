@@ -179,7 +179,7 @@ impl Gate {
     /// A new incarnation of a port of the policy in force: slot and policy, no interface yet.
     fn place(&mut self, port: &Port) -> Result<u32> {
         let slot = self.allocate_port(port)?;
-        let entry = self.entry(port, slot, None, self.shares(port), &times(SWITCH_MARGIN))?;
+        let entry = self.entry(port, slot, None, self.holds(port), &times(SWITCH_MARGIN))?;
         let set = self.epoch()?.policy_set();
         policy::write_overflow(&mut self.maps, port, slot, set as u8)?;
         // Nothing is bound to the slot yet, so no program reads what is written here.
@@ -234,7 +234,7 @@ impl Gate {
             port,
             slot,
             Some(&before),
-            self.shares(port),
+            self.holds(port),
             &times(SWITCH_MARGIN),
         )?;
         self.set_entry(epoch.policy_set(), slot, entry)

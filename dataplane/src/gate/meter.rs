@@ -7,16 +7,17 @@ use crate::{
     cut::{self, Barrier},
     flows::{Fill, Flows, Gain, Timeouts},
     maps::Raw,
+    quota::{self, Grant, Spent},
     registers::{self, Bank, Both, Reader},
     slots::text,
 };
 use dataplane_common::{
-    abi::{Anchor, Slot, slot_state},
+    abi::{Anchor, Epoch, Slot, slot_state},
     fault::{self, Point},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// The registers of one owner of a slot, since it began.
@@ -55,6 +56,8 @@ pub struct Reading {
     pub unbalanced: Vec<String>,
     /// Why flows could not be read or ended.
     pub flows_failed: Option<String>,
+    /// What tenants with a budget of bytes had had when the window ended.
+    pub quotas: Vec<Spent>,
     /// What their interfaces say; `None`: they could not be asked.
     pub witnesses: Option<Vec<Witness>>,
 }
@@ -157,7 +160,9 @@ impl Gate {
             barrier: Duration::ZERO,
         }
         .read(&self.maps, &self.plan.sizes, &slots)?;
+        let quotas = self.spent(epoch, Some(1 - epoch.bank()))?;
         let sealed = cut::cut(&mut self.maps, Barrier::Wait)?;
+        let quotas = quota::sealed(quotas, self.spent(epoch, Some(sealed.bank))?);
         let banks = sealed.read(&self.maps, &self.plan.sizes, &slots)?;
         let witnesses = witness.and_then(|before| self.witness_after(&before, &slots).ok());
         let (gains, unbalanced, flows_failed) = self.drain(&sealed, &slots, &banks);
@@ -186,6 +191,7 @@ impl Gate {
             owners,
             unbalanced,
             flows_failed,
+            quotas,
             witnesses,
         })
     }
@@ -208,6 +214,33 @@ impl Gate {
                 Ok(owned(book, Some(both)))
             })
             .collect()
+    }
+
+    fn spent(&self, epoch: Epoch, only: Option<u32>) -> Result<Vec<Spent>> {
+        quota::spent(&self.maps, &self.plan, &self.accounts, epoch, only)
+    }
+
+    /// What tenants with a budget of bytes have had, now.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn quotas(&self) -> Result<Vec<Spent>> {
+        self.spent(self.epoch()?, None)
+    }
+
+    /// Puts other grants in force, as a revision of the policy that is. Returns its number. Grants of tenants that have no
+    /// budget are nobody's.
+    ///
+    /// # Errors
+    /// Any; then the revision before stays in force.
+    pub fn grant(&mut self, grants: &[Grant]) -> Result<u32> {
+        let mut policy = self.policy.clone();
+        policy.grant(grants);
+        let (revision, switch) = self.publish(&policy)?;
+        self.policy = policy;
+        // A line has one corner: the next revision may change it once this one's is behind.
+        std::thread::sleep(switch.saturating_duration_since(Instant::now()));
+        Ok(revision)
     }
 
     /// The last window of this owner is committed: its slot may be given away.

@@ -5,7 +5,7 @@ use crate::{
     Error, Result, cut, host,
     maps::Raw,
     policy::{self, Policy, Port},
-    share,
+    quota, share,
     slots::{Owner, Slots, clock_ns, text},
 };
 use dataplane_common::{
@@ -16,6 +16,15 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet, btree_map::Entry},
     time::{Duration, Instant},
 };
+
+/// What a tenant has an account for.
+#[derive(Clone, Copy)]
+pub(super) struct Holds {
+    /// A part of an uplink.
+    share: bool,
+    /// A budget of bytes.
+    budget: bool,
+}
 
 impl Gate {
     /// Writes a policy, with the shapes that were prepared for it, and puts it in force. Returns its
@@ -93,12 +102,15 @@ impl Gate {
         Ok(entries)
     }
 
-    /// Gives every tenant an entry of `FLOW_USE` and of `SHARES`: the one that it has in the kernel, or one that nobody has.
+    /// Gives every tenant an entry of `FLOW_USE`, of `SHARES` and of `QUOTAS`: the one that it has in the kernel, or one that nobody has.
     fn open_accounts(&mut self, policy: &Policy, before: &BTreeMap<u32, PortPolicy>) {
         for entry in before.values() {
             let shares = u32::try_from(entry.share.saturating_sub(1)).unwrap_or(0);
             let flows = entry.has(PortPolicy::FLOWS).then_some(entry.flow_account);
-            if let Some(account) = flows.or((entry.share != 0).then_some(shares)) {
+            let budget = u32::try_from(entry.quota.saturating_sub(1)).unwrap_or(0);
+            let shares = (entry.share != 0).then_some(shares);
+            let budget = (entry.quota != 0).then_some(budget);
+            if let Some(account) = flows.or(shares).or(budget) {
                 self.accounts.entry(entry.tenant).or_insert(account);
             }
         }
@@ -117,10 +129,14 @@ impl Gate {
         }
     }
 
-    /// Whether the port's tenant shares an uplink in the policy in force.
-    pub(super) fn shares(&self, port: &Port) -> bool {
+    /// What the port's tenant has an account for in the policy in force.
+    pub(super) fn holds(&self, port: &Port) -> Holds {
         let mut shared = self.policy.shared.iter().flat_map(|uplink| &uplink.tenants);
-        shared.any(|share| share.tenant == port.tenant)
+        let mut quotas = self.policy.quotas.iter();
+        Holds {
+            share: shared.any(|share| share.tenant == port.tenant),
+            budget: quotas.any(|quota| quota.tenant == port.tenant),
+        }
     }
 
     pub(super) fn slot_of(slots: &Slots, port: &Port) -> Option<u32> {
@@ -174,14 +190,25 @@ impl Gate {
             sets,
             (times, &queued),
         )?;
-        let sharing = share::tenants(policy);
+        quota::write(
+            &mut self.maps,
+            &self.plan,
+            policy,
+            &self.accounts,
+            sets,
+            times,
+        )?;
+        let (sharing, budgeted) = (share::tenants(policy), quota::tenants(policy));
         let mut written = HashSet::new();
         for port in &policy.ports {
             let Some(slot) = Self::slot_of(&self.slots, port) else {
                 continue;
             };
-            let shares = sharing.contains(&port.tenant);
-            let entry = self.entry(port, slot, before.get(&slot), shares, times)?;
+            let holds = Holds {
+                share: sharing.contains(&port.tenant),
+                budget: budgeted.contains(&port.tenant),
+            };
+            let entry = self.entry(port, slot, before.get(&slot), holds, times)?;
             self.set_entry(set, slot, entry)?;
             written.insert(slot);
         }
@@ -206,7 +233,7 @@ impl Gate {
         port: &Port,
         slot: u32,
         before: Option<&PortPolicy>,
-        shares: bool,
+        holds: Holds,
         times: &Times,
     ) -> Result<PortPolicy> {
         let (mut entry, _, _) = policy::compile(port);
@@ -215,8 +242,10 @@ impl Gate {
             (entry.flow_quota, entry.flow_account) = (quota, *account);
         }
         entry.encryption = self.parts.number(port.tenant);
-        if let Some(account) = self.accounts.get(&port.tenant).filter(|_| shares) {
-            entry.share = 1 + u64::from(*account);
+        if let Some(account) = self.accounts.get(&port.tenant) {
+            let of = |held: bool| if held { 1 + u64::from(*account) } else { 0 };
+            entry.share = of(holds.share);
+            entry.quota = of(holds.budget);
         }
         for direction in 0..DIRECTIONS {
             let at = direction as usize;

@@ -1,12 +1,12 @@
 //! What a slot stood at when its owner of now began: readers subtract it, and no register is ever set back.
 
-use super::{Both, Reader, drop_counters, register_counters, skb_counters};
+use super::{Both, Reader, drop_counters, mark_counters, register_counters, skb_counters};
 use crate::{
     Error, Result,
     maps::{Maps, Raw},
 };
 use dataplane_common::{
-    abi::{DIRECTIONS, Drops, Register, Sizes, Skbs},
+    abi::{DIRECTIONS, Drops, Register, Sizes, Skbs, quota::Marks},
     encryption::CLASSES,
     reason::REASONS_MAX,
 };
@@ -58,14 +58,31 @@ pub(crate) fn base(maps: &Maps, sizes: &Sizes, slot: u32, direction: u32) -> Res
     })
 }
 
+/// The same of packets that were marked, or could not be.
+pub(super) fn marks(maps: &Maps, sizes: &Sizes, slot: u32, direction: u32) -> Result<[u64; 2]> {
+    let base = maps.base_marks.get(&sizes.marks(slot, direction), 0);
+    let base = base.map_err(Error::map("BASE_MARKS"))?;
+    Ok(mark_counters(base.0))
+}
+
 /// Notes what a slot stands at as the base of its next owner. Nothing may be booked to the slot.
 ///
 /// # Errors
 /// [`Error::Map`].
 pub(crate) fn rebase(maps: &mut Maps, sizes: &Sizes, slot: u32) -> Result<()> {
     const { assert!(DIRECTIONS == 2) };
+    let mut marks_now = Vec::new();
     let mut reader = Reader::new(maps, sizes);
     let both = [reader.both(slot, 0)?, reader.both(slot, 1)?];
+    for direction in 0..DIRECTIONS {
+        let [marked, not_marked] = reader.marks(slot, direction)?;
+        marks_now.push((sizes.marks(slot, direction), Marks { marked, not_marked }));
+    }
+    for (number, base) in marks_now {
+        maps.base_marks
+            .set(number, Raw(base), 0)
+            .map_err(Error::map("BASE_MARKS"))?;
+    }
     for (direction, both) in (0..).zip(both) {
         let numbers = base_numbers(sizes, slot, direction);
         let (zones, drops) = (numbers.zones, numbers.drops);

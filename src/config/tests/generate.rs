@@ -14,8 +14,8 @@ use crate::config::model::BUILT_IN_ZONES;
 use crate::config::{
     Accepts, Api, Billing, ChargeChange, ChargeClass, Cidr, Config, Direction, Encryption,
     Evidence, Exemption, Fragments, Holder, Host, InterfaceName, Limits, Mac, Meter, Metrics,
-    Midstream, Mode, Name, Overlays, OwnProfile, Port, Profile, Retention, Shape, Share, Sink,
-    TcpPort, Tenant, TlsMin, Uplink, ZONE_ID_FIRST, Zone,
+    Midstream, Mode, Name, Overlays, OwnProfile, Port, Profile, Quota, QuotaDirection, QuotaPeriod,
+    QuotaThen, Retention, Shape, Share, Sink, TcpPort, Tenant, TlsMin, Uplink, ZONE_ID_FIRST, Zone,
 };
 
 /// One configuration.
@@ -69,7 +69,7 @@ pub(super) fn config(random: &mut Random) -> Config {
             target: sinks::target(random, number),
         })
         .collect();
-    let tenants = tenants(random, &uplinks);
+    let tenants = tenants(random, &uplinks, meter.is_some());
     let api = random.one_in(2).then(|| Api {
         socket: PathBuf::from(*random.pick(&["/run/octroi/api.sock", "/a", "/run/a \"b'"])),
         page: random.one_in(2).then(|| {
@@ -157,7 +157,7 @@ fn zones(random: &mut Random, zones_max: u8) -> Vec<Zone> {
         .collect()
 }
 
-fn tenants(random: &mut Random, uplinks: &[Uplink]) -> Vec<Tenant> {
+fn tenants(random: &mut Random, uplinks: &[Uplink], metered: bool) -> Vec<Tenant> {
     let mut names = HashSet::new();
     let mut ids = HashSet::new();
     let mut tenants = Vec::new();
@@ -181,10 +181,33 @@ fn tenants(random: &mut Random, uplinks: &[Uplink]) -> Vec<Tenant> {
                     share(random, uplink.is_some()),
                     share(random, uplink.is_some()),
                 ],
+                quota: (metered && random.one_in(2)).then(|| quota(random)),
             });
         }
     }
     tenants
+}
+
+fn quota(random: &mut Random) -> Quota {
+    let periods = [
+        QuotaPeriod::Day,
+        QuotaPeriod::Month,
+        QuotaPeriod::Every(300_000_000_000),
+        QuotaPeriod::Every(21_600_000_000_000),
+    ];
+    let directions = [
+        QuotaDirection::FromTenant,
+        QuotaDirection::ToTenant,
+        QuotaDirection::Both,
+    ];
+    let slower = QuotaThen::Slower(BitsPerSecond(random.magnitude(1_000, 400_000_000_000)));
+    Quota {
+        bytes: Bytes(random.magnitude(1, 1 << 62)),
+        period: *random.pick(&periods),
+        direction: *random.pick(&directions),
+        zones: Vec::new(),
+        then: *random.pick(&[QuotaThen::Drop, slower]),
+    }
 }
 
 /// At most four tenants: all together they have less guaranteed than any uplink carries.

@@ -23,6 +23,7 @@ use super::model::{
     BUILT_IN_ZONES, Config, Host, Meter, Port, Retention, Tenant, Uplink, ZONE_ID_FIRST, Zone,
 };
 use super::own_profile::{self, DraftProfile};
+use super::quota;
 use super::share::{self, DraftShare};
 use super::sink::{self, DraftSink};
 use super::values::{Cidr, InterfaceName, Name};
@@ -37,6 +38,7 @@ pub(super) fn check(draft: Draft, faults: &mut Faults<'_>) -> Option<Config> {
     check_zones(&draft.zones, zones_max, faults);
     check_tenants(&draft.tenants, faults);
     share::check(&draft, faults);
+    quota::check(&draft, faults);
     for port in &draft.ports {
         ports::check_alone(port, faults);
     }
@@ -349,6 +351,7 @@ fn build(draft: Draft) -> Option<Config> {
             charge_changes: tenant.charge_changes.values()?,
             uplink: tenant.uplink.optional()?,
             shares: shares(tenant.shares)?,
+            quota: tenant.quota.build()?,
         })
     };
     let encryption_profiles: Vec<_> = draft

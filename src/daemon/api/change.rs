@@ -248,6 +248,7 @@ mod tests {
             ),
             ("ceiling = \"200Mbit/s\"", "ceiling = \"300Mbit/s\"", None),
             ("id = 18", "id = 19", None),
+            ("bytes = \"20TB\"", "bytes = \"25TB\"", None),
             ("192.0.2.0/24", "198.51.100.0/24", None),
             ("mode = \"observe\"", "mode = \"off\"", None),
         ] {

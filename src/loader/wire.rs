@@ -4,7 +4,7 @@
 use dataplane::{
     attach::Mechanism,
     flows::Timeouts,
-    gate::{Event, Owned, Reading},
+    gate::{Event, LiveFlows, Owned, Reading},
 };
 use dataplane_common::abi::Anchor;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -38,6 +38,8 @@ pub(super) enum Request {
     Seal,
     /// What everybody stands at, without a cut.
     Look,
+    /// The flows that are in the table now: of a tenant, of a port, or of all.
+    Flows(Option<u32>, Option<String>),
     /// The last window of this incarnation is committed.
     Settle(u64),
     /// Takes all programs off.
@@ -67,6 +69,7 @@ pub(super) enum Answer {
     Names(Vec<String>),
     Reading(Box<Reading>),
     Registers(Vec<Owned>),
+    Flows(LiveFlows),
 }
 
 /// What the loader says first, without being asked.

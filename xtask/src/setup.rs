@@ -83,6 +83,9 @@ const FROM_PYPI: [(&str, &str, &str, bool); 6] = [
     ("tools/python", "prometheus_client", "0.26.0", true),
 ];
 
+/// Writes into a program what it was made of.
+const CARGO_AUDITABLE: &str = "0.7.2";
+
 /// The last one that a rustc 1.95 builds, for certain.
 const CARGO_DENY: &str = "0.20.2";
 
@@ -117,7 +120,9 @@ pub fn deb() -> Result<()> {
     if env::var_os("OCTROI_NO_SETUP").is_some() {
         return Ok(());
     }
-    installed(&DEB_PACKAGES)
+    installed(&DEB_PACKAGES)?;
+    let mut install = cargo_install(&format!("cargo-auditable@{CARGO_AUDITABLE}"));
+    cargo_tool("cargo-auditable", CARGO_AUDITABLE, install.arg("--force"))
 }
 
 fn packages(need: Need) -> Result<()> {

@@ -1,6 +1,6 @@
 //! The flows that are in the kernel's table now, as far as somebody may see them: what `octroi top` shows of a tenant.
 //!
-//! Invariants (`tests/top.rs`; decision 0054)
+//! Invariants (`tests/top.rs`; decision 0053)
 //! - Nobody sees more of a tenant's flows than its `flow_detail` keeps of them: networks where that is `prefix`, nothing
 //!   where it is `off`. Without a daemon nobody knows what was agreed on, and networks are shown.
 //! - A daemon shows nothing before the look is in the ledger.

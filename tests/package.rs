@@ -9,7 +9,13 @@ mod bill;
 mod load;
 #[path = "package/machine.rs"]
 mod machine;
+#[path = "package/materials.rs"]
+mod materials;
+#[path = "support/python.rs"]
+mod python;
 mod support;
+#[path = "package/user.rs"]
+mod user;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
@@ -31,6 +37,7 @@ use std::{
     time::{Duration, Instant},
 };
 use support::{alone, can_run, octroi, pair, settle, tenant};
+use user::{all_is_the_daemons, privileges, root_beside_the_daemon, run_as_root};
 
 const PAIR: [octroi::lab::TenantSpec; 2] = [tenant("alice", false), tenant("bob", false)];
 const CONFIG: &str = "/etc/octroi/octroi.toml";
@@ -135,63 +142,6 @@ fn soon(what: &str, done: impl Fn() -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
-/// Exactly what loading and attaching take: CAP_NET_ADMIN (12), CAP_PERFMON (38), CAP_BPF (39).
-const THREE: u64 = 1 << 12 | 1 << 38 | 1 << 39;
-
-/// The loader is the unit's main process, and has the three; the meter is its child, and has none.
-fn privileges(machine: &Machine) -> Result<()> {
-    let loader = machine.unit("MainPID")?;
-    let confined = machine.report()?.confined.context("what holds the meter")?;
-    assert_eq!(loader, confined.loader.to_string());
-    let ids = machine.run("id -u octroi; id -g octroi")?;
-    let ids: Vec<&str> = ids.split_whitespace().collect();
-    let [user, group] = ids[..] else {
-        anyhow::bail!("{ids:?}");
-    };
-    ensure!(user != "0" && group != "0");
-    let meter = machine.run(&format!("cat /proc/{loader}/task/{loader}/children"))?;
-    assert_eq!(meter.trim(), confined.meter.to_string());
-    for (pid, capabilities) in [(loader.as_str(), THREE), (meter.trim(), 0)] {
-        let status = fs::read_to_string(machine.at(&format!("/proc/{pid}/status")))?;
-        let word = |key: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(key));
-            line.map(str::trim).context("no such line")
-        };
-        let number = |set: &str| -> Result<u64> { Ok(u64::from_str_radix(word(set)?, 16)?) };
-        for set in ["CapEff:", "CapPrm:"] {
-            assert_eq!(number(set)?, capabilities, "{set} {status}");
-        }
-        assert_eq!(
-            (number("CapBnd:")?, number("CapAmb:")?),
-            (THREE, 0),
-            "{status}"
-        );
-        // Real, effective, saved and of the file system; and no group besides.
-        for (key, expected) in [("Uid:", user), ("Gid:", group)] {
-            let found: Vec<&str> = word(key)?.split_whitespace().collect();
-            assert_eq!(found, [expected; 4], "{key} {status}");
-        }
-        assert_eq!(word("Groups:")?, group);
-        assert_eq!(word("NoNewPrivs:")?, "1");
-        assert_eq!(word("Seccomp:")?, "2", "a filter of system calls");
-        println!(
-            "CAPABILITIES: {} of the {}, uid {user}",
-            word("CapEff:")?,
-            if pid == loader { "loader" } else { "meter" }
-        );
-    }
-    // Sockets of the machine's other services are not there for either.
-    for socket in ["/run/dbus", "/run/systemd/private"] {
-        ensure!(
-            !machine
-                .at(&format!("/proc/{}/root{socket}", meter.trim()))
-                .exists(),
-            "{socket}"
-        );
-    }
-    Ok(())
-}
-
 /// The ledger with what belongs to it, where SQLite finds it: it resolves `/proc/PID/root` to the wrong root.
 fn copied(machine: &Machine, site: &Site) -> Result<PathBuf> {
     let to = site.directory().join("copied");
@@ -233,91 +183,6 @@ fn is_installed_and_quiet(machine: &Machine, site: &Site) -> Result<()> {
         .run("systemd-analyze security --offline=true /lib/systemd/system/octroi.service 2>&1")?;
     let overall = security.lines().find(|line| line.contains("Overall"));
     println!("SECURITY: {}", overall.context("no score")?.trim());
-    Ok(())
-}
-
-/// The unit of before octroi had a user of its own: whatever it makes is root's.
-const AS_ROOT: &str = include_str!("package/root.service");
-const OVER: &str = "/etc/systemd/system/octroi.service";
-
-/// A daemon of a package from before there was a user, with all that it leaves behind, and secrets that only root reads.
-fn run_as_root(machine: &Machine) -> Result<()> {
-    fs::write(machine.at(OVER), AS_ROOT)?;
-    let start = "userdel octroi && chmod 600 /etc/octroi/octroi.toml && systemctl daemon-reload && \
-                 systemctl start octroi.service";
-    machine.run(start).with_context(|| machine.journal())?;
-    assert_eq!(machine.unit("ActiveState")?, "active");
-    let loader = machine.unit("MainPID")?;
-    assert_eq!(
-        machine.run(&format!("stat -c %u /proc/{loader}"))?.trim(),
-        "0"
-    );
-    for path in [
-        "/sys/fs/bpf/octroi",
-        "/var/lib/octroi/ledger.db",
-        "/run/octroi/lock",
-    ] {
-        assert_eq!(
-            machine.run(&format!("stat -c %U {path}"))?.trim(),
-            "root",
-            "{path}"
-        );
-    }
-    // What the next package brings.
-    fs::remove_file(machine.at(OVER))?;
-    Ok(())
-}
-
-/// Everything that the daemon writes is its own, whoever called `octroi` beside it.
-fn all_is_the_daemons(machine: &Machine) -> Result<usize> {
-    let places = "/var/lib/octroi /run/octroi /sys/fs/bpf/octroi";
-    let others = machine.run(&format!("find {places} ! -user octroi -printf '%u %p\\n'"))?;
-    ensure!(others.is_empty(), "not the daemon's: {others}");
-    let all = machine.run(&format!("find {places}"))?;
-    Ok(all.lines().count())
-}
-
-/// Root looks and changes, beside the daemon and without it; then the daemon opens everything again.
-fn root_beside_the_daemon(machine: &Machine) -> Result<()> {
-    let ledger = format!("--ledger {LEDGER}");
-    let looks = [
-        format!("octroi records {ledger} --limit 1"),
-        format!("octroi flows {ledger} --limit 1"),
-        format!("octroi verify {LEDGER}"),
-        format!("octroi ledger backup {ledger} /var/lib/octroi/copy-$(date +%N).db"),
-        format!("octroi key show {ledger}"),
-    ];
-    let mut files = 0;
-    for runs in [true, false] {
-        if !runs {
-            machine.run("systemctl stop octroi.service")?;
-        }
-        for line in &looks {
-            machine.run(line)?;
-        }
-        if runs {
-            machine.run(&format!("octroi key rotate {ledger}"))?;
-        }
-        files = all_is_the_daemons(machine)?;
-    }
-    machine
-        .run("systemctl start octroi.service && rm /var/lib/octroi/copy-*")
-        .with_context(|| machine.journal())?;
-    // Who logged in before he was root is in the ledger, although the daemon is not root.
-    let apply = "echo 4711 > /proc/self/loginuid && systemctl reload octroi.service && octroi apply /etc/octroi/octroi.toml";
-    if machine.at("/proc/1/loginuid").exists() {
-        machine.run(apply)?;
-        let looks = machine.run(&format!("octroi ledger looks {ledger}"))?;
-        ensure!(
-            looks.contains("uid 0, logged in as uid 4711, by the control socket"),
-            "{looks}"
-        );
-    } else {
-        println!("SKIPPED: the login in the ledger: this kernel has no audit");
-    }
-    println!(
-        "CASES: files that are the daemon's after root looked, beside it and without it: {files}"
-    );
     Ok(())
 }
 
@@ -533,5 +398,89 @@ fn the_same_program_makes_the_same_package() -> Result<()> {
         "{newest}: the crate is {now}"
     );
     println!("CASES: packages made twice with the same bytes: 1");
+    Ok(())
+}
+
+#[test]
+fn the_bill_of_materials_is_what_cargo_resolves() -> Result<()> {
+    const NAME: &str = "the_bill_of_materials_is_what_cargo_resolves";
+    if Command::new("dpkg-shlibdeps")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        println!("SKIPPED: {NAME}: there is no dpkg-shlibdeps; install dpkg-dev");
+        return Ok(());
+    }
+    let package = package(octroi(), "0.1.0", "package-5")?;
+    let components = materials::is_what_cargo_resolves(&package)?;
+    println!("CASES: components of the bill of materials: {components}");
+    Ok(())
+}
+
+/// Built as for users: another build than the tests', which takes its time.
+#[test]
+fn the_list_in_the_installed_program_is_what_cargo_resolves() -> Result<()> {
+    const NAME: &str = "the_list_in_the_installed_program_is_what_cargo_resolves";
+    let auditable = Command::new("cargo-auditable").output();
+    if auditable.is_err()
+        || Command::new("dpkg-shlibdeps")
+            .arg("--version")
+            .output()
+            .is_err()
+    {
+        println!(
+            "SKIPPED: {NAME}: there is no cargo auditable, or no dpkg-shlibdeps; run `cargo xtask setup`"
+        );
+        return Ok(());
+    }
+    let made = Command::new(env!("CARGO"))
+        .args([
+            "run",
+            "--quiet",
+            "--package",
+            "xtask",
+            "--",
+            "deb",
+            "--uncompressed",
+            "--out",
+        ])
+        .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("package-6"))
+        .env("OCTROI_NO_SETUP", "1")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()?;
+    ensure!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    let path = String::from_utf8(made.stdout)?;
+    let crates = materials::is_in_the_program(Path::new(path.trim()))?;
+    println!("CASES: crates in the program that Cargo resolves: {crates}");
+    Ok(())
+}
+
+/// What Debian's checker finds wrong; that this one is not compressed is so that the tests are quick.
+#[test]
+fn lintian_finds_nothing() -> Result<()> {
+    const NAME: &str = "lintian_finds_nothing";
+    if Command::new("lintian").arg("--version").output().is_err() {
+        println!("SKIPPED: {NAME}: there is no lintian; run `cargo xtask setup`");
+        return Ok(());
+    }
+    let package = package(octroi(), "0.1.0", "package-7")?;
+    let looked = Command::new("lintian")
+        .args([
+            "--allow-root",
+            "--fail-on",
+            "error,warning",
+            "--suppress-tags",
+        ])
+        .arg("uses-no-compression-for-control-tarball,uses-no-compression-for-data-tarball")
+        .arg(&package)
+        .output()?;
+    let said = String::from_utf8_lossy(&looked.stdout);
+    ensure!(looked.status.success() && said.trim().is_empty(), "{said}");
+    println!("CASES: packages in which lintian finds nothing: 1");
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! Who looks at the flows that are in the table now: entered in the ledger when the look begins, not at each refresh
-//! (decisions 0043, 0054).
+//! (decisions 0043, 0053).
 
 use super::{change, control::Refusal, state::State};
 use crate::live::Subject;

@@ -1,7 +1,7 @@
 //! `octroi top`: tenants and ports with their rates, in a terminal.
 //!
 //! It reads what `octroi status` reads: the daemon, or the pins when none answers. It changes nothing. Flows are another
-//! matter: with a daemon, whoever looks at them is in the ledger first (decision 0054).
+//! matter: with a daemon, whoever looks at them is in the ledger first (decision 0053).
 
 mod flows;
 mod model;

@@ -38,7 +38,12 @@ pub struct Deb {
 }
 
 /// From the repository to the package, with its mode.
-const FILES: [(&str, &str, u32); 6] = [
+const FILES: [(&str, &str, u32); 7] = [
+    (
+        "packaging/deb/lintian-overrides",
+        "usr/share/lintian/overrides/octroi",
+        0o644,
+    ),
     (
         "packaging/octroi.sysusers",
         "usr/lib/sysusers.d/octroi.conf",
@@ -67,7 +72,8 @@ const FILES: [(&str, &str, u32); 6] = [
 const CONFFILES: &str = "/etc/octroi/example.toml\n";
 
 /// Scripts and questions of the package, from `packaging/deb`.
-const CONTROL: [(&str, u32); 4] = [
+const CONTROL: [(&str, u32); 5] = [
+    ("config", 0o755),
     ("postinst", 0o755),
     ("postrm", 0o755),
     ("prerm", 0o755),
@@ -254,7 +260,7 @@ impl Tree {
             self.kibibytes()?,
             depends.join(", "),
             word(said, "section")?,
-            word(package, "description")?,
+            word(said, "synopsis")?,
         );
         self.put("DEBIAN/control", control.as_bytes(), 0o644)?;
         self.put("DEBIAN/conffiles", CONFFILES.as_bytes(), 0o644)?;

@@ -65,6 +65,10 @@ fn wanted(config: &Config) -> Vec<(PathBuf, Use)> {
             wanted.push((target.directory.clone(), Use::Fill));
         }
     }
+    let tls = config.api.iter().filter_map(|api| api.tls.as_ref());
+    for path in tls.flat_map(|tls| tls.reads()) {
+        wanted.push((path.to_owned(), Use::Read));
+    }
     let ledger = config
         .meter
         .iter()

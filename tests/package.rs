@@ -37,7 +37,9 @@ use std::{
     time::{Duration, Instant},
 };
 use support::{alone, can_run, octroi, pair, settle, tenant};
-use user::{all_is_the_daemons, privileges, root_beside_the_daemon, run_as_root};
+use user::{
+    all_is_the_daemons, as_the_manual_says, privileges, root_beside_the_daemon, run_as_root,
+};
 
 const PAIR: [octroi::lab::TenantSpec; 2] = [tenant("alice", false), tenant("bob", false)];
 const CONFIG: &str = "/etc/octroi/octroi.toml";
@@ -212,6 +214,7 @@ fn the_package_installs_runs_upgrades_under_traffic_and_leaves_what_the_manual_s
     let before = settle(|| read(&site, &machine.report()?))?;
     upgrade(&machine, &site, &second, &before)?;
     root_beside_the_daemon(&machine)?;
+    as_the_manual_says(&machine, &config(&site))?;
     refused_upgrade(&machine, &site, &first)?;
     remove(&machine, &site)?;
     everything_is_written(&machine, &site, &before)?;

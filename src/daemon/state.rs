@@ -238,11 +238,16 @@ impl State {
         let places = |config: &Config| {
             let api = config.api.as_ref();
             let metrics = config.metrics.as_ref().map(|metrics| metrics.listen);
-            (api.map(|api| (api.socket.clone(), api.page)), metrics)
+            let listen = api.and_then(|api| api.tls.as_ref().map(|tls| tls.listen));
+            (
+                api.map(|api| (api.socket.clone(), api.page)),
+                listen,
+                metrics,
+            )
         };
         if places(file) != places(&self.file) {
             return Err(Refusal::config(
-                "[api] socket and page, and [metrics] listen, are fixed while the daemon runs; leave them as they are, or start the daemon again",
+                "[api] socket, page and listen, and [metrics] listen, are fixed while the daemon runs; leave them as they are, or start the daemon again",
             ));
         }
         if let Some(path) = self.confined.outside(file) {

@@ -146,3 +146,39 @@ pub fn root_beside_the_daemon(machine: &Machine) -> Result<()> {
     );
     Ok(())
 }
+
+const MANUAL: &str = include_str!("../../docs/INSTALL.md");
+
+/// What INSTALL says of files elsewhere, as it says it: before, `check --access` names them; afterwards it finds nothing.
+pub fn as_the_manual_says(machine: &Machine, config: &str) -> Result<()> {
+    let blocks = MANUAL.split("```sh\n").skip(1);
+    let mut blocks = blocks.filter_map(|block| block.split("```").next());
+    let block = blocks.find(|block| block.contains("check --access"));
+    let block = block.context("INSTALL has no commands for files elsewhere")?;
+    let sinks = "[[sink]]\nname = \"f\"\nkind = \"files\"\ndirectory = \"/srv/billing\"\n\
+                 [[sink]]\nname = \"p\"\nkind = \"postgres\"\nurl = \"postgres://octroi@localhost/billing\"\n\
+                 password_file = \"/srv/secrets/billing.password\"\n";
+    let own = fs::read(machine.at("/etc/octroi/octroi.toml"))?;
+    fs::write(
+        machine.at("/etc/octroi/octroi.toml"),
+        format!("{config}{sinks}"),
+    )?;
+    machine.run(
+        "mkdir -p /srv/billing /srv/secrets && umask 077 && echo secret > /srv/secrets/billing.password",
+    )?;
+    let asked = "runuser -u octroi -- octroi check --access /etc/octroi/octroi.toml";
+    let refused = machine.output(asked)?;
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(!refused.status.success(), "{said}");
+    for path in [
+        "/srv/billing: Permission denied",
+        "/srv/secrets/billing.password: Permission denied",
+    ] {
+        ensure!(said.contains(path), "{said}");
+    }
+    machine.run(&format!("set -e\n{block}"))?;
+    machine.run("rm -r /srv/billing /srv/secrets")?;
+    fs::write(machine.at("/etc/octroi/octroi.toml"), own)?;
+    println!("CASES: blocks of INSTALL that were run as they are: 1");
+    Ok(())
+}

@@ -3,7 +3,7 @@
 //! Invariants (`tests/api.rs`)
 //! - Without a certificate that an authority of `client_ca` has signed, and that is valid now, there is no connection.
 //! - What a certificate may is what `[api]` gives to a name that it is valid for; never more than the role policy.
-//! - Who has not shown a certificate keeps nobody out who has a role: handshakes have bounds of their own.
+//! - Who has not shown a certificate keeps nobody out who comes from another address: handshakes have bounds of their own.
 
 use super::{Answer, Counted, Shared, answer, peer::Peer, problem::Problem};
 use crate::config::{Api, Holder, Tls};
@@ -18,7 +18,8 @@ use rustls::{
 };
 use std::{
     cell::RefCell,
-    net::{SocketAddr, TcpListener as StdListener},
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr, TcpListener as StdListener},
     path::Path,
     rc::Rc,
     sync::Arc,
@@ -26,14 +27,14 @@ use std::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     task,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 
-/// Handshakes at once.
-const HANDSHAKES_MAX: usize = 64;
+/// Handshakes at once, and of these with one address.
+const HANDSHAKES_MAX: usize = 256;
+const OF_ADDRESS_MAX: usize = 16;
 /// A handshake ends within this.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// When the system has no room for another connection.
@@ -43,7 +44,46 @@ const AGAIN: Duration = Duration::from_millis(100);
 struct Served {
     shared: Rc<Shared>,
     keys: RefCell<(u64, Arc<ServerConfig>)>,
-    handshakes: Arc<Semaphore>,
+    handshakes: RefCell<BTreeMap<IpAddr, usize>>,
+}
+
+/// A handshake is counted as long as this lives.
+struct Handshake {
+    served: Rc<Served>,
+    with: IpAddr,
+}
+
+impl Handshake {
+    /// `None`: there is no room for another.
+    fn begin(served: &Rc<Served>, with: IpAddr) -> Option<Self> {
+        let mut all = served.handshakes.borrow_mut();
+        let room = all.values().sum::<usize>() < HANDSHAKES_MAX;
+        let of_address = all.entry(with).or_default();
+        if !room || *of_address >= OF_ADDRESS_MAX {
+            if *of_address == 0 {
+                all.remove(&with);
+            }
+            return None;
+        }
+        *of_address += 1;
+        Some(Self {
+            served: Rc::clone(served),
+            with,
+        })
+    }
+}
+
+impl Drop for Handshake {
+    fn drop(&mut self) {
+        let mut all = self.served.handshakes.borrow_mut();
+        let left = all
+            .get(&self.with)
+            .map_or(0, |count| count.saturating_sub(1));
+        match left {
+            0 => drop(all.remove(&self.with)),
+            left => drop(all.insert(self.with, left)),
+        }
+    }
 }
 
 /// Serves until the daemon ends. Wants to be called inside of a `LocalSet`.
@@ -61,7 +101,7 @@ pub fn start(tls: &Tls, shared: &Rc<Shared>) -> Result<()> {
     let served = Rc::new(Served {
         shared: Rc::clone(shared),
         keys: RefCell::new((applied, keys)),
-        handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+        handshakes: RefCell::default(),
     });
     task::spawn_local(accept(listener, served));
     eprintln!("octroi: API on https://{address}/, for certificates");
@@ -129,16 +169,16 @@ async fn accept(listener: TcpListener, served: Rc<Served>) {
             continue;
         };
         // Without room the connection ends here: nobody was told anything yet.
-        let Ok(turn) = Arc::clone(&served.handshakes).try_acquire_owned() else {
+        let Some(handshake) = Handshake::begin(&served, from.ip()) else {
             continue;
         };
-        let served = Rc::clone(&served);
+        let shared = Rc::clone(&served.shared);
+        let acceptor = TlsAcceptor::from(served.keys());
         task::spawn_local(async move {
-            let acceptor = TlsAcceptor::from(served.keys());
             let shaken = timeout(HANDSHAKE, acceptor.accept(stream)).await;
-            drop(turn);
+            drop(handshake);
             if let Ok(Ok(stream)) = shaken {
-                serve(stream, from, &served.shared).await;
+                serve(stream, from, &shared).await;
             }
         });
     }

@@ -2,6 +2,7 @@
 //! is wrong.
 
 use crate::{
+    access,
     config::{self, Config},
     correct,
     daemon::{self, control},
@@ -65,6 +66,9 @@ enum Command {
     Check {
         /// Configuration.
         file: PathBuf,
+        /// Also whether this user may read and write what it names, as the daemon must be able to.
+        #[arg(long)]
+        access: bool,
     },
     /// What this kernel and host can do, what will be used, and what bypasses the gate.
     Doctor {
@@ -243,7 +247,7 @@ pub fn run() -> ExitCode {
         Command::Apply { file, at } => apply(&file, &at),
         Command::Port { action } => port(action),
         Command::Import { source } => import::run(&source).map_err(Failure::from),
-        Command::Check { file } => check(&file),
+        Command::Check { file, access } => check(&file, access),
         Command::Doctor { json } => return doctor::run(json),
         Command::Status { json, at } => {
             status::show(&at.run_dir, &at.pin_dir, json).map_err(Failure::from)
@@ -334,8 +338,11 @@ fn port(action: PortAction) -> Result<(), Failure> {
     Ok(())
 }
 
-fn check(file: &Path) -> Result<(), Failure> {
+fn check(file: &Path, with_access: bool) -> Result<(), Failure> {
     let config: Config = config::load(file)?;
+    if with_access {
+        access::check(&config)?;
+    }
     println!(
         "{}: {} tenants, {} ports, {} zones, {} uplinks: no mistake",
         file.display(),

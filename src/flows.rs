@@ -80,7 +80,7 @@ pub(crate) struct Line {
 }
 
 /// An address of a row; a prefix with its length, nothing where there is none.
-fn address(row: &Row, address: &[u8; 16]) -> String {
+pub(crate) fn address(row: &Row, address: &[u8; 16]) -> String {
     let Some(bytes) = row.remote_bytes() else {
         return String::new();
     };
@@ -96,7 +96,7 @@ fn address(row: &Row, address: &[u8; 16]) -> String {
 }
 
 /// The classes of evidence of a row, as `octroi encryption` names them; empty where nobody looked.
-fn evidence(row: &Row) -> String {
+pub(crate) fn evidence(row: &Row) -> String {
     let seen = Class::ALL
         .iter()
         .filter(|class| row.evidence.classes >> **class as u8 & 1 != 0);
@@ -105,7 +105,7 @@ fn evidence(row: &Row) -> String {
 }
 
 /// A number that a server of TLS chose; empty where none was read, or flows of one row differ.
-fn chosen(number: u16) -> String {
+pub(crate) fn chosen(number: u16) -> String {
     match number {
         0 => String::new(),
         _ => format!("{number:#06x}"),

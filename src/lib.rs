@@ -3,6 +3,7 @@
 //! The binary is `main.rs`; these modules are a library so that the integration tests drive the
 //! same code.
 
+mod access;
 pub mod cli;
 pub mod config;
 mod correct;
@@ -16,6 +17,7 @@ mod generate;
 mod import;
 mod keeping;
 pub mod lab;
+pub mod live;
 pub mod loader;
 pub mod metrics;
 pub mod period;

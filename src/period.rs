@@ -101,6 +101,8 @@ impl Month {
 pub enum Step {
     /// One part: all of it.
     Whole,
+    /// Slots of five minutes (M-16.3).
+    Slot,
     /// UTC hours.
     Hour,
     /// Days in the time zone.
@@ -135,6 +137,7 @@ pub fn bounds((from, to): (i64, i64), step: Step, zone: &TimeZone) -> Result<Vec
         );
         at = match step {
             Step::Whole => to,
+            Step::Slot => (at.div_euclid(SLOT_NS) + 1).saturating_mul(SLOT_NS),
             Step::Hour => (at.div_euclid(HOUR_NS) + 1).saturating_mul(HOUR_NS),
             Step::Day => midnight(day_of(at, zone)?.tomorrow()?, zone)?,
             Step::Month => Month(day_of(at, zone)?.first_of_month()).period(zone)?.1,
@@ -211,12 +214,17 @@ mod tests {
         ] {
             let zone = TimeZone::get(zone).expect("a time zone");
             let period = (1_790_000_100_000_000_000, 1_809_000_000_000_000_000);
-            for step in [Step::Whole, Step::Hour, Step::Day, Step::Month] {
+            for step in [Step::Whole, Step::Slot, Step::Hour, Step::Day, Step::Month] {
                 let bounds = bounds(period, step, &zone).expect("parts");
                 assert_eq!((bounds[0], bounds[bounds.len() - 1]), period);
                 assert!(bounds.windows(2).all(|pair| pair[0] < pair[1]));
             }
         }
+        let slots = bounds((0, 12 * SLOT_NS), Step::Slot, &TimeZone::UTC).expect("an hour");
+        assert_eq!(
+            slots,
+            (0..=12).map(|slot| slot * SLOT_NS).collect::<Vec<_>>()
+        );
         assert!(bounds((1, SLOT_NS), Step::Whole, &TimeZone::UTC).is_err());
         assert!(bounds((SLOT_NS, SLOT_NS), Step::Whole, &TimeZone::UTC).is_err());
     }

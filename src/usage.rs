@@ -231,6 +231,7 @@ enum Part {
     Port,
     Direction,
     Zone,
+    Slot,
     Hour,
     Day,
     Month,
@@ -372,13 +373,17 @@ pub fn show(options: &Options) -> Result<()> {
         zone: has(Part::Zone),
         host: has(Part::Host),
     };
-    let step = match (has(Part::Hour), has(Part::Day), has(Part::Month)) {
-        (true, false, false) => Step::Hour,
-        (false, true, false) => Step::Day,
-        (false, false, true) => Step::Month,
-        (false, false, false) => Step::Whole,
-        _ => bail!("--by: write one of hour, day and month"),
-    };
+    let steps = [
+        (Part::Slot, Step::Slot),
+        (Part::Hour, Step::Hour),
+        (Part::Day, Step::Day),
+        (Part::Month, Step::Month),
+    ];
+    let mut steps = steps.into_iter().filter(|(part, _)| has(*part));
+    let step = steps.next().map_or(Step::Whole, |(_, step)| step);
+    if steps.next().is_some() {
+        bail!("--by: write one of slot, hour, day and month");
+    }
     let mut query = options
         .wanted
         .query(&opened, options.tenant.as_deref(), step, by)?;

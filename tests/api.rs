@@ -10,6 +10,8 @@ mod detail;
 #[path = "api/site.rs"]
 mod site;
 mod support;
+#[path = "api/tls.rs"]
+mod tls;
 
 use anyhow::{Context as _, Result, ensure};
 use client::{ROOT, User};

@@ -9,7 +9,13 @@ mod bill;
 mod load;
 #[path = "package/machine.rs"]
 mod machine;
+#[path = "package/materials.rs"]
+mod materials;
+#[path = "support/python.rs"]
+mod python;
 mod support;
+#[path = "package/user.rs"]
+mod user;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
@@ -31,6 +37,9 @@ use std::{
     time::{Duration, Instant},
 };
 use support::{alone, can_run, octroi, pair, settle, tenant};
+use user::{
+    all_is_the_daemons, as_the_manual_says, privileges, root_beside_the_daemon, run_as_root,
+};
 
 const PAIR: [octroi::lab::TenantSpec; 2] = [tenant("alice", false), tenant("bob", false)];
 const CONFIG: &str = "/etc/octroi/octroi.toml";
@@ -135,51 +144,6 @@ fn soon(what: &str, done: impl Fn() -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
-/// Exactly what loading and attaching take: CAP_NET_ADMIN (12), CAP_PERFMON (38), CAP_BPF (39).
-const THREE: u64 = 1 << 12 | 1 << 38 | 1 << 39;
-
-/// The loader is the unit's main process, and has the three; the meter is its child, and has none.
-fn privileges(machine: &Machine) -> Result<()> {
-    let loader = machine.unit("MainPID")?;
-    let confined = machine.report()?.confined.context("what holds the meter")?;
-    assert_eq!(loader, confined.loader.to_string());
-    let meter = machine.run(&format!("cat /proc/{loader}/task/{loader}/children"))?;
-    assert_eq!(meter.trim(), confined.meter.to_string());
-    for (pid, capabilities) in [(loader.as_str(), THREE), (meter.trim(), 0)] {
-        let status = fs::read_to_string(machine.at(&format!("/proc/{pid}/status")))?;
-        let word = |key: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(key));
-            line.map(str::trim).context("no such line")
-        };
-        let number = |set: &str| -> Result<u64> { Ok(u64::from_str_radix(word(set)?, 16)?) };
-        for set in ["CapEff:", "CapPrm:"] {
-            assert_eq!(number(set)?, capabilities, "{set} {status}");
-        }
-        assert_eq!(
-            (number("CapBnd:")?, number("CapAmb:")?),
-            (THREE, 0),
-            "{status}"
-        );
-        assert_eq!(word("NoNewPrivs:")?, "1");
-        assert_eq!(word("Seccomp:")?, "2", "a filter of system calls");
-        println!(
-            "CAPABILITIES: {} of the {}",
-            word("CapEff:")?,
-            if pid == loader { "loader" } else { "meter" }
-        );
-    }
-    // Sockets of the machine's other services, whose root would do what root asks for, are not there for either.
-    for socket in ["/run/dbus", "/run/systemd/private"] {
-        ensure!(
-            !machine
-                .at(&format!("/proc/{}/root{socket}", meter.trim()))
-                .exists(),
-            "{socket}"
-        );
-    }
-    Ok(())
-}
-
 /// The ledger with what belongs to it, where SQLite finds it: it resolves `/proc/PID/root` to the wrong root.
 fn copied(machine: &Machine, site: &Site) -> Result<PathBuf> {
     let to = site.directory().join("copied");
@@ -244,15 +208,13 @@ fn the_package_installs_runs_upgrades_under_traffic_and_leaves_what_the_manual_s
     is_installed_and_quiet(&machine, &site)?;
 
     fs::write(machine.at(CONFIG), config(&site))?;
-    machine
-        .run("systemctl start octroi.service")
-        .with_context(|| machine.journal())?;
-    assert_eq!(machine.unit("ActiveState")?, "active");
-    privileges(&machine)?;
+    run_as_root(&machine)?;
     assert_eq!(octroi::status::blessed(&machine.report()?), 2);
 
     let before = settle(|| read(&site, &machine.report()?))?;
     upgrade(&machine, &site, &second, &before)?;
+    root_beside_the_daemon(&machine)?;
+    as_the_manual_says(&machine, &config(&site))?;
     refused_upgrade(&machine, &site, &first)?;
     remove(&machine, &site)?;
     everything_is_written(&machine, &site, &before)?;
@@ -277,6 +239,9 @@ fn upgrade(machine: &Machine, site: &Site, package: &Path, before: &Reading) -> 
     ensure!(sent > 1_000_000, "only {sent} bytes of payload were sent");
     compare(before, &after);
     privileges(machine)?;
+    all_is_the_daemons(machine)?;
+    let mode = machine.run("stat -c '%U:%G %a' /etc/octroi/octroi.toml")?;
+    assert_eq!(mode.trim(), "root:octroi 640");
     let journal = machine.journal();
     ensure!(journal.contains("adopted"), "{journal}");
     println!("UPGRADE: {sent} bytes of payload while dpkg took {took:?}, 0 lost");
@@ -286,10 +251,21 @@ fn upgrade(machine: &Machine, site: &Site, package: &Path, before: &Reading) -> 
 /// A daemon that works is not taken away for one that would not start.
 fn refused_upgrade(machine: &Machine, site: &Site, package: &Path) -> Result<()> {
     let pid = machine.unit("MainPID")?;
-    fs::write(machine.at(CONFIG), config(site).replace("id = 1", "id = 0"))?;
-    let said = machine.install(package)?;
-    ensure!(said.contains("this version refuses"), "{said}");
-    assert_eq!(machine.unit("MainPID")?, pid, "the daemon before runs on");
+    let sink = "[[sink]]\nname = \"f\"\nkind = \"files\"\ndirectory = \"/srv/billing\"\n";
+    machine.run("mkdir /srv/billing")?;
+    for (wrong, why) in [
+        (config(site) + sink, "/srv/billing: Permission denied"),
+        (config(site).replace("id = 1", "id = 0"), "octroi.toml:"),
+    ] {
+        fs::write(machine.at(CONFIG), wrong)?;
+        let said = machine.install(package)?;
+        ensure!(
+            said.contains("this version refuses") && said.contains(why),
+            "{said}"
+        );
+        assert_eq!(machine.unit("MainPID")?, pid, "the daemon before runs on");
+    }
+    machine.run("rmdir /srv/billing")?;
     assert_eq!(octroi::status::blessed(&machine.report()?), 2);
     let reload = machine.output("systemctl reload octroi.service")?;
     ensure!(!reload.status.success(), "a wrong file is reloaded");
@@ -425,5 +401,89 @@ fn the_same_program_makes_the_same_package() -> Result<()> {
         "{newest}: the crate is {now}"
     );
     println!("CASES: packages made twice with the same bytes: 1");
+    Ok(())
+}
+
+#[test]
+fn the_bill_of_materials_is_what_cargo_resolves() -> Result<()> {
+    const NAME: &str = "the_bill_of_materials_is_what_cargo_resolves";
+    if Command::new("dpkg-shlibdeps")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        println!("SKIPPED: {NAME}: there is no dpkg-shlibdeps; install dpkg-dev");
+        return Ok(());
+    }
+    let package = package(octroi(), "0.1.0", "package-5")?;
+    let components = materials::is_what_cargo_resolves(&package)?;
+    println!("CASES: components of the bill of materials: {components}");
+    Ok(())
+}
+
+/// Built as for users: another build than the tests', which takes its time.
+#[test]
+fn the_list_in_the_installed_program_is_what_cargo_resolves() -> Result<()> {
+    const NAME: &str = "the_list_in_the_installed_program_is_what_cargo_resolves";
+    let auditable = Command::new("cargo-auditable").output();
+    if auditable.is_err()
+        || Command::new("dpkg-shlibdeps")
+            .arg("--version")
+            .output()
+            .is_err()
+    {
+        println!(
+            "SKIPPED: {NAME}: there is no cargo auditable, or no dpkg-shlibdeps; run `cargo xtask setup`"
+        );
+        return Ok(());
+    }
+    let made = Command::new(env!("CARGO"))
+        .args([
+            "run",
+            "--quiet",
+            "--package",
+            "xtask",
+            "--",
+            "deb",
+            "--uncompressed",
+            "--out",
+        ])
+        .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("package-6"))
+        .env("OCTROI_NO_SETUP", "1")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()?;
+    ensure!(
+        made.status.success(),
+        "{}",
+        String::from_utf8_lossy(&made.stderr)
+    );
+    let path = String::from_utf8(made.stdout)?;
+    let crates = materials::is_in_the_program(Path::new(path.trim()))?;
+    println!("CASES: crates in the program that Cargo resolves: {crates}");
+    Ok(())
+}
+
+/// What Debian's checker finds wrong; that this one is not compressed is so that the tests are quick.
+#[test]
+fn lintian_finds_nothing() -> Result<()> {
+    const NAME: &str = "lintian_finds_nothing";
+    if Command::new("lintian").arg("--version").output().is_err() {
+        println!("SKIPPED: {NAME}: there is no lintian; run `cargo xtask setup`");
+        return Ok(());
+    }
+    let package = package(octroi(), "0.1.0", "package-7")?;
+    let looked = Command::new("lintian")
+        .args([
+            "--allow-root",
+            "--fail-on",
+            "error,warning",
+            "--suppress-tags",
+        ])
+        .arg("uses-no-compression-for-control-tarball,uses-no-compression-for-data-tarball")
+        .arg(&package)
+        .output()?;
+    let said = String::from_utf8_lossy(&looked.stdout);
+    ensure!(looked.status.success() && said.trim().is_empty(), "{said}");
+    println!("CASES: packages in which lintian finds nothing: 1");
     Ok(())
 }

@@ -7,7 +7,10 @@ mod support;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use std::{
+    collections::BTreeSet,
+    fs,
     io::Write as _,
+    path::Path,
     process::{Command, Stdio},
 };
 use support::{can_run, octroi};
@@ -166,12 +169,12 @@ fn every_command_of_the_tutorial_does_what_the_page_says() -> Result<()> {
         .spawn()?;
     // As a file, so that no command reads the next ones.
     let file = std::env::temp_dir().join(format!("octroi-tutorial-{}", std::process::id()));
-    std::fs::write(&file, script)?;
+    fs::write(&file, script)?;
     let mut stdin = shell.stdin.take().context("no input")?;
     writeln!(stdin, "exec bash '{}' < /dev/null", file.display())?;
     drop(stdin);
     let output = shell.wait_with_output();
-    std::fs::remove_file(&file)?;
+    fs::remove_file(&file)?;
     let output = String::from_utf8_lossy(&output?.stdout).into_owned();
 
     for (done, part) in output.split("@@ ").skip(1).enumerate() {
@@ -201,4 +204,76 @@ fn every_command_of_the_tutorial_does_what_the_page_says() -> Result<()> {
         }
     }
     bail!("it did not come to its end:\n{output}")
+}
+
+/// Commands of octroi in a page: in code of a line, and in blocks of `sh`.
+fn commands(page: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut prose = String::new();
+    let mut block = None;
+    for line in page.lines() {
+        match (line.strip_prefix("```"), block) {
+            (Some(language), None) => block = Some(language == "sh"),
+            (Some(_), Some(_)) => block = None,
+            (None, Some(true)) => {
+                let line = line.split(" #").next().unwrap_or_default();
+                found.extend(line.strip_prefix("octroi ").map(ToOwned::to_owned));
+            }
+            (None, Some(false)) => {}
+            (None, None) => {
+                prose.push_str(line);
+                prose.push(' ');
+            }
+        }
+    }
+    let spans = prose.split('`').skip(1).step_by(2);
+    found.extend(spans.filter_map(|span| Some(span.strip_prefix("octroi ")?.to_owned())));
+    found
+}
+
+#[test]
+fn every_command_of_octroi_in_the_documentation_exists() -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = vec![root.join("README.md")];
+    for entry in fs::read_dir(root.join("docs"))? {
+        let path = entry?.path();
+        pages.extend(
+            path.extension()
+                .is_some_and(|kind| kind == "md")
+                .then_some(path),
+        );
+    }
+    let mut checked = BTreeSet::new();
+    for page in pages {
+        for command in commands(&fs::read_to_string(&page)?) {
+            if !checked.insert(command.clone()) {
+                continue;
+            }
+            let words: Vec<&str> = command.split_whitespace().collect();
+            // Subcommands are words of small letters; what follows are their arguments.
+            let is_name = |word: &&&str| word.bytes().all(|byte| byte.is_ascii_lowercase());
+            let path: Vec<&str> = words.iter().take_while(is_name).copied().collect();
+            let help = Command::new(octroi()).args(&path).arg("--help").output()?;
+            let said = String::from_utf8_lossy(&help.stdout).into_owned();
+            let at = page.display();
+            ensure!(
+                help.status.success(),
+                "{at}: `octroi {command}`: there is no such command"
+            );
+            let options = words.iter().filter(|word| word.starts_with("--"));
+            for option in options {
+                let option = option.split('=').next().unwrap_or_default();
+                ensure!(
+                    said.contains(option) || ["--help", "--version"].contains(&option),
+                    "{at}: `octroi {command}`: there is no {option}"
+                );
+            }
+        }
+    }
+    ensure!(checked.len() > 60, "{} commands", checked.len());
+    println!(
+        "CASES: commands of octroi in the documentation that exist: {}",
+        checked.len()
+    );
+    Ok(())
 }

@@ -9,7 +9,10 @@
 //!
 //! What it is not: it bills nothing, and it does not know whose a register slot is.
 
+mod live;
 mod memory;
+
+pub use live::{LIVE_MAX, Live, Seen};
 
 use crate::{
     Error, Result, cut,
@@ -21,7 +24,7 @@ use dataplane_common::{
     abi::{DIRECTIONS, Register},
     flow::{FlowCounts, FlowEvidence, FlowKey, FlowPlace},
 };
-use memory::Table;
+use memory::{Lines, Table};
 use std::{collections::BTreeSet, time::Duration};
 
 /// When a flow ends.
@@ -142,6 +145,14 @@ impl Flows {
             };
         }
         Ok(flows)
+    }
+
+    /// The flows that are in the table now, of the register slots that are wanted. Nothing changes.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn look(&self, maps: &Maps, wanted: impl Fn(u32) -> bool) -> Result<Seen> {
+        live::look(&self.table.lines, maps, wanted)
     }
 
     /// Is the flow that the place was taken for counted there?
@@ -287,6 +298,14 @@ impl Flows {
         self.table.set_given(given + 1);
         self.table.use_less(account);
     }
+}
+
+/// As [`Flows::look`], of a table with `places` that nobody has opened here.
+///
+/// # Errors
+/// [`Error::Map`].
+pub(crate) fn look(maps: &Maps, places: u32, wanted: impl Fn(u32) -> bool) -> Result<Seen> {
+    live::look(&Lines::map(maps, places)?, maps, wanted)
 }
 
 fn since(now: Register, last: Register) -> Register {

@@ -11,6 +11,7 @@ mod keep;
 mod policy;
 mod row;
 
+pub use keep::kept;
 pub(crate) use keep::rows;
 pub use policy::Details;
 pub use row::{ENCODED_BYTES_MAX, KIND, Root, Row, VERSION, VERSION_WITH_EVIDENCE};

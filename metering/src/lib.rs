@@ -13,6 +13,7 @@ pub mod flow;
 pub mod ledger;
 pub mod meter;
 pub mod note;
+mod owner;
 pub mod proof;
 pub mod record;
 pub mod sink;

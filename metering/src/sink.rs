@@ -244,6 +244,25 @@ impl Target {
         }
     }
 
+    /// The files that it reads: secrets, and whom it trusts. A daemon that may not read one of them delivers nothing.
+    #[must_use]
+    pub fn reads(&self) -> Vec<&Path> {
+        let (secrets, ca) = match self {
+            Self::Postgres(target) => ([target.password_file.as_ref(), None], &target.ca_file),
+            Self::Files(_) => return Vec::new(),
+            Self::CloudEvents(target) => ([target.token_file.as_ref(), None], &target.ca_file),
+            Self::Nats(target) => (
+                [target.password_file.as_ref(), target.token_file.as_ref()],
+                &target.ca_file,
+            ),
+            Self::ClickHouse(target) => ([target.password_file.as_ref(), None], &target.ca_file),
+            Self::Lago(target) => ([Some(&target.token_file), None], &target.ca_file),
+            Self::Ipfix(target) => ([None, None], &target.ca_file),
+        };
+        let all = secrets.into_iter().flatten().chain(ca);
+        all.map(AsRef::as_ref).collect()
+    }
+
     /// The sink. Nothing is opened or asked yet. `ledger` and `name`: where it keeps a cursor, if it needs one.
     #[must_use]
     pub fn open(&self, ledger: &Path, name: &str) -> Box<dyn Sink + Send> {

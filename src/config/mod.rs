@@ -45,7 +45,7 @@ mod tests;
 use std::io::Read;
 use std::path::Path;
 
-pub use api::{Api, Holder};
+pub use api::{Api, Holder, Tls};
 pub use billing::{Billing, ChargeChange, ChargeClass, Zone as BillingZone};
 pub use encryption::{
     Direction, Encryption, Evidence, Exemption, Fragments, Midstream, Mode, TcpPort,

@@ -37,6 +37,12 @@ pub(super) fn to_toml(config: &Config) -> String {
         if let Some(page) = api.page {
             out.key("page", text(page));
         }
+        if let Some(tls) = &api.tls {
+            out.key("listen", text(tls.listen));
+            out.key("certificate", text(tls.certificate.display()));
+            out.key("key", text(tls.key.display()));
+            out.key("client_ca", text(tls.client_ca.display()));
+        }
         out.key("read", texts(&api.read));
         out.key("policy", texts(&api.policy));
     }

@@ -2,10 +2,12 @@
 
 use super::{
     change::{self, Change},
+    live,
     state::{State, Step},
 };
 use crate::{
     config::{self, Errors},
+    live::Subject,
     loader,
 };
 use metering::ledger::Addition;
@@ -44,12 +46,27 @@ const AGAIN: Duration = Duration::from_millis(20);
 #[allow(missing_docs, reason = "the names are those of the commands")]
 pub enum Request {
     Status,
-    Apply { config: String },
-    PortAdd { port: String },
-    PortSet { port: String },
-    PortRemove { name: String },
+    Apply {
+        config: String,
+    },
+    PortAdd {
+        port: String,
+    },
+    PortSet {
+        port: String,
+    },
+    PortRemove {
+        name: String,
+    },
     Detach,
-    Add { addition: Addition },
+    Add {
+        addition: Addition,
+    },
+    /// The flows that are in the table now. `look`: what the answer before said, 0 for a new look.
+    Flows {
+        subject: Subject,
+        look: u64,
+    },
 }
 
 /// Why not.
@@ -62,6 +79,9 @@ pub struct Refusal {
     /// True: it is done, and takes effect when an interface comes.
     #[serde(default)]
     pub waiting: bool,
+    /// True: a daemon said so; false: none could be asked.
+    #[serde(skip)]
+    pub answered: bool,
 }
 
 impl Refusal {
@@ -70,6 +90,7 @@ impl Refusal {
             config: true,
             message: message.into(),
             waiting: false,
+            answered: false,
         }
     }
 
@@ -78,6 +99,7 @@ impl Refusal {
             config: false,
             message: message.into(),
             waiting: false,
+            answered: false,
         }
     }
 
@@ -135,8 +157,12 @@ pub fn call(run_dir: &Path, request: &Request) -> Result<String, Refusal> {
     BufReader::new(stream)
         .read_line(&mut answer)
         .map_err(failed)?;
-    serde_json::from_str::<Result<String, Refusal>>(&answer)
-        .map_err(|_| Refusal::system(format!("{}: the daemon broke off", path.display())))?
+    let answer = serde_json::from_str::<Result<String, Refusal>>(&answer)
+        .map_err(|_| Refusal::system(format!("{}: the daemon broke off", path.display())))?;
+    answer.map_err(|refusal| Refusal {
+        answered: true,
+        ..refusal
+    })
 }
 
 /// Serves one client: one request, one answer.
@@ -175,6 +201,9 @@ async fn act(
     let (what, step) = match request {
         Request::Status => return state.borrow_mut().status(),
         Request::Add { addition } => return add(state, &addition).await,
+        Request::Flows { subject, look } => {
+            return live::flows(state, &who(pid), &subject, look).await;
+        }
         Request::Detach => return detach(state, &who(pid)).await,
         Request::Apply { config } => {
             let new = config::parse(&config, "config")?;

@@ -8,6 +8,7 @@ mod clock;
 mod confine;
 pub mod control;
 mod hooks;
+mod live;
 mod meter;
 pub(crate) mod privilege;
 mod quota;
@@ -63,7 +64,7 @@ pub fn run(path: &Path) -> Result<()> {
     let confined = confine::confine(&config)?;
     if confined.landlock == 0 {
         eprintln!(
-            "octroi: warning: no Landlock: the meter may write whatever root may; `octroi doctor` says more"
+            "octroi: warning: no Landlock: the meter may write whatever its user may; `octroi doctor` says more"
         );
     }
     let state = State::start(config, path, gate, confined)?;

@@ -1,14 +1,17 @@
 //! What the daemon knows: the file's configuration, the ports that hooks added, and the gate.
 
-use super::{confine::Confined, control::Refusal, hooks::read_dynamic, meter::Meter, translate};
+use super::{
+    confine::Confined, control::Refusal, hooks::read_dynamic, live::Looks, meter::Meter, translate,
+};
 use crate::{
     config::{Config, Port},
+    live::{self, Subject},
     loader::Gate,
     status,
 };
 use anyhow::{Context as _, Result};
 use dataplane::gate::{Event, PortState, PortStatus};
-use metering::ledger::Addition;
+use metering::{flow::Detail, ledger::Addition};
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
@@ -50,6 +53,7 @@ pub struct State {
     said: HashSet<String>,
     /// Who changes something, one after the other: the ledger has them in the order in which they are made.
     changes: Rc<Mutex<()>>,
+    looks: Looks,
 }
 
 impl State {
@@ -71,6 +75,7 @@ impl State {
             applied: 0,
             said: HashSet::new(),
             changes: Rc::default(),
+            looks: Looks::default(),
         };
         let config = state.effective(&state.file, &state.dynamic)?;
         state.enforce(&config)?;
@@ -249,11 +254,16 @@ impl State {
         let places = |config: &Config| {
             let api = config.api.as_ref();
             let metrics = config.metrics.as_ref().map(|metrics| metrics.listen);
-            (api.map(|api| (api.socket.clone(), api.page)), metrics)
+            let listen = api.and_then(|api| api.tls.as_ref().map(|tls| tls.listen));
+            (
+                api.map(|api| (api.socket.clone(), api.page)),
+                listen,
+                metrics,
+            )
         };
         if places(file) != places(&self.file) {
             return Err(Refusal::config(
-                "[api] socket and page, and [metrics] listen, are fixed while the daemon runs; leave them as they are, or start the daemon again",
+                "[api] socket, page and listen, and [metrics] listen, are fixed while the daemon runs; leave them as they are, or start the daemon again",
             ));
         }
         if let Some(path) = self.confined.outside(file) {
@@ -358,6 +368,26 @@ impl State {
         }
         report.sinks = self.meter.as_ref().map(Meter::sinks).unwrap_or_default();
         Ok(report)
+    }
+
+    /// The flows that are in the table now: of a tenant, and of one of its ports.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn live_flows(&mut self, subject: &Subject) -> Result<live::Seen, Refusal> {
+        let tenants = &self.file.tenants;
+        let tenant = tenants.iter().find(|tenant| tenant.id.0 == subject.tenant);
+        // Of a tenant that nobody knows nothing may be kept.
+        let detail = tenant.map_or(Detail::Off, |tenant| tenant.flow_detail);
+        let found = self
+            .gate()?
+            .live_flows(Some(subject.tenant), subject.port.clone())?;
+        Ok(live::Seen::of(&found, detail))
+    }
+
+    /// Looks at flows that go on.
+    pub(super) fn looks(&mut self) -> &mut Looks {
+        &mut self.looks
     }
 
     /// What is known of each port.

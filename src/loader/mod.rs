@@ -49,7 +49,7 @@ const DYING: Duration = Duration::from_secs(3);
 pub fn run(path: &Path) -> Result<ExitCode> {
     daemon::arm_fault();
     let config = config::load(path)?;
-    daemon::require_root()?;
+    privilege::require_three()?;
     let run_dir = &config.host.run_dir;
     fs::create_dir_all(run_dir)
         .with_context(|| format!("{}: name another [host] run_dir", run_dir.display()))?;

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use dataplane::{
     attach::Mechanism,
     flows::Timeouts,
-    gate::{Event, Owned, PortStatus, Reading},
+    gate::{Event, LiveFlows, Owned, PortStatus, Reading},
     quota::{Grant, Spent},
 };
 use dataplane_common::abi::{Anchor, Epoch};
@@ -176,6 +176,15 @@ impl Gate {
     /// The loader's.
     pub fn look_at_registers(&self) -> Result<Vec<Owned>> {
         expect!(self.ask(&Request::Look), Answer::Registers(owners) => owners)
+    }
+
+    /// The flows that are in the table now; see [`dataplane::gate::Gate::live_flows`].
+    ///
+    /// # Errors
+    /// The loader's.
+    pub fn live_flows(&self, tenant: Option<u32>, port: Option<String>) -> Result<LiveFlows> {
+        let asked = self.ask(&Request::Flows(tenant, port));
+        expect!(asked, Answer::Flows(flows) => flows)
     }
 
     /// The last window of this owner is committed: its slot may be given away.

@@ -92,6 +92,10 @@ impl Server {
                 .look_at_registers()
                 .map(Answer::Registers)
                 .map_err(said),
+            Request::Flows(tenant, port) => gate
+                .live_flows(tenant, port.as_deref())
+                .map(Answer::Flows)
+                .map_err(said),
             Request::Settle(incarnation) => {
                 gate.settle(incarnation);
                 Ok(Answer::Done)

@@ -4,7 +4,7 @@
 use dataplane::{
     attach::Mechanism,
     flows::Timeouts,
-    gate::{Event, Owned, Reading},
+    gate::{Event, LiveFlows, Owned, Reading},
     quota::{Grant, Spent},
 };
 use dataplane_common::abi::Anchor;
@@ -39,6 +39,8 @@ pub(super) enum Request {
     Seal,
     /// What everybody stands at, without a cut.
     Look,
+    /// The flows that are in the table now: of a tenant, of a port, or of all.
+    Flows(Option<u32>, Option<String>),
     /// The last window of this incarnation is committed.
     Settle(u64),
     /// Tells the kernel what is left of tenants' budgets.
@@ -74,6 +76,7 @@ pub(super) enum Answer {
     Registers(Vec<Owned>),
     Granted(u32),
     Quotas(Vec<Spent>),
+    Flows(LiveFlows),
 }
 
 /// What the loader says first, without being asked.

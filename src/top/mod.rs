@@ -1,14 +1,16 @@
 //! `octroi top`: tenants and ports with their rates, in a terminal.
 //!
-//! It reads what `octroi status` reads: the daemon, or the pins when none answers. It changes nothing.
+//! It reads what `octroi status` reads: the daemon, or the pins when none answers. It changes nothing. Flows are another
+//! matter: with a daemon, whoever looks at them is in the ledger first (decision 0053).
 
+mod flows;
 mod model;
 mod view;
 
 #[cfg(test)]
 mod tests;
 
-use crate::{config, status};
+use crate::{config, live, status};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use model::{After, Key, View};
@@ -57,7 +59,16 @@ fn show(terminal: &mut DefaultTerminal, mut view: View, options: &Options) -> Re
     let interval = Duration::from_secs(options.interval);
     let mut read_at = Instant::now();
     let mut look_at = read_at + interval;
+    let mut flows_at = read_at;
     loop {
+        // Another level: its flows are looked at now, and not with the next look.
+        if view
+            .flows
+            .as_ref()
+            .is_some_and(|flows| flows.now.is_none() && flows.error.is_none())
+        {
+            look_at_flows(&mut view, options, &mut flows_at);
+        }
         terminal.draw(|frame| view::draw(frame, &view))?;
         let wait = look_at.saturating_duration_since(Instant::now());
         if event::poll(wait)?
@@ -84,6 +95,23 @@ fn show(terminal: &mut DefaultTerminal, mut view: View, options: &Options) -> Re
             }
             Err(error) => view.error = Some(format!("{error:#}")),
         }
+        look_at_flows(&mut view, options, &mut flows_at);
+    }
+}
+
+/// Looks at the flows that the level is of; `last`: when that was done.
+fn look_at_flows(view: &mut View, options: &Options, last: &mut Instant) {
+    let Some(flows) = &mut view.flows else {
+        return;
+    };
+    let look = flows.now.as_ref().map_or(0, |seen| seen.look);
+    match live::read(&options.run_dir, &options.pin_dir, &flows.subject, look) {
+        Ok(seen) => {
+            let now = Instant::now();
+            flows.take(seen, now.duration_since(*last));
+            *last = now;
+        }
+        Err(error) => flows.error = Some(format!("{error:#}")),
     }
 }
 

@@ -5,7 +5,8 @@
 //! - A rate is what came between two reports of the same incarnation. A port that was not there before began
 //!   at 0, so that all of it came in between.
 
-use crate::status::Report;
+use super::flows::{FlowRow, Flows};
+use crate::{live::Subject, status::Report};
 use dataplane::{
     gate::{PortState, PortStatus},
     registers::Direction,
@@ -20,6 +21,8 @@ pub enum Level {
     Tenants,
     /// A row for each port: of this tenant, or of all.
     Ports(Option<u32>),
+    /// A row for each flow that is there now; Esc leads to the rows before.
+    Flows(Box<Level>),
 }
 
 /// What the rows are in the order of.
@@ -170,6 +173,8 @@ pub struct View {
     pub selected: usize,
     /// No new reports are taken.
     pub paused: bool,
+    /// What is looked at on the level of flows.
+    pub flows: Option<Flows>,
 }
 
 /// What to do after a key.
@@ -207,6 +212,7 @@ impl View {
             typing: false,
             selected: 0,
             paused: false,
+            flows: None,
         }
     }
 
@@ -242,22 +248,51 @@ impl View {
             return After::Go;
         }
         let rows = self.rows();
+        let count = match self.level {
+            Level::Flows(_) => self.flow_rows().len(),
+            _ => rows.len(),
+        };
         match key {
             Key::Char('q') => return After::Quit,
             Key::Down | Key::Char('j') => {
-                self.selected = (self.selected + 1).min(rows.len().saturating_sub(1));
+                self.selected = (self.selected + 1).min(count.saturating_sub(1));
             }
             Key::Up | Key::Char('k') => self.selected = self.selected.saturating_sub(1),
-            Key::Char('s') => self.sort = self.sort.next(),
+            Key::Char('s') => {
+                self.sort = self.sort.next();
+                // Of a flow nobody counts what is dropped for its sake.
+                if self.flows.is_some() && self.sort == Sort::Drops {
+                    self.sort = self.sort.next();
+                }
+            }
             Key::Char('r') => self.reverse = !self.reverse,
             Key::Char('/') => self.typing = true,
             Key::Char(' ') => self.paused = !self.paused,
             Key::Char('p') => self.go(Level::Ports(None)),
-            Key::Char('t') | Key::Escape => self.go(Level::Tenants),
+            Key::Char('t') => self.go(Level::Tenants),
+            Key::Escape => match std::mem::take(&mut self.level) {
+                Level::Flows(before) => self.go(*before),
+                _ => self.go(Level::Tenants),
+            },
             Key::Enter if self.level == Level::Tenants => {
                 if let Some(row) = rows.get(self.selected) {
                     let tenant = row.tenant;
                     self.go(Level::Ports(Some(tenant)));
+                }
+            }
+            Key::Enter | Key::Char('f') if self.flows.is_none() => {
+                let of_port = self.level != Level::Tenants && key == Key::Enter;
+                if let Some(row) = rows.get(self.selected) {
+                    let subject = Subject {
+                        tenant: row.tenant,
+                        port: of_port.then(|| row.name.clone()),
+                    };
+                    let before = Box::new(self.level.clone());
+                    self.go(Level::Flows(before));
+                    self.flows = Some(Flows::new(subject));
+                    if self.sort == Sort::Drops {
+                        self.sort = Sort::Rate;
+                    }
                 }
             }
             Key::Enter | Key::Backspace | Key::Char(_) => {}
@@ -267,6 +302,7 @@ impl View {
 
     fn go(&mut self, level: Level) {
         self.level = level;
+        self.flows = None;
         self.filter.clear();
         self.selected = 0;
     }
@@ -277,7 +313,25 @@ impl View {
         name.unwrap_or_else(|| tenant.to_string())
     }
 
-    /// The rows, in their order.
+    /// Name of a zone, or its number.
+    pub fn zone_name(&self, zone: u32) -> String {
+        let name = self.report.zones.get(&zone).cloned();
+        name.unwrap_or_else(|| zone.to_string())
+    }
+
+    /// The rows of flows, in their order; none on other levels.
+    pub fn flow_rows(&self) -> Vec<FlowRow> {
+        let Some(flows) = &self.flows else {
+            return Vec::new();
+        };
+        let mut rows = flows.rows(|zone| self.zone_name(zone), &self.filter, self.sort);
+        if self.reverse {
+            rows.reverse();
+        }
+        rows
+    }
+
+    /// The rows of tenants or ports, in their order; none on the level of flows.
     pub fn rows(&self) -> Vec<Row> {
         let before = self.before.iter().flat_map(|(before, _)| &before.ports);
         let before: BTreeMap<u64, &PortStatus> =
@@ -317,6 +371,7 @@ impl View {
                 });
                 rows.collect()
             }
+            Level::Flows(_) => return Vec::new(),
         };
         rows.retain(|row| {
             [&row.name, &row.of, &row.on]

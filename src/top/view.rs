@@ -1,5 +1,7 @@
 //! The screen of `octroi top`: from what is known to cells.
 
+mod screen_of_flows;
+
 use super::model::{Level, Row, View};
 use ratatui::{
     Frame,
@@ -9,7 +11,7 @@ use ratatui::{
     widgets::{Block, Cell, Paragraph, Row as TableRow, Table, TableState},
 };
 
-const HELP: &str = "q quit  ↑↓ select  Enter ports of the tenant  Esc tenants  p all ports  s sort  r reverse  / filter  space pause";
+const HELP: &str = "q quit  ↑↓ select  Enter ports, then flows  f flows  Esc back  t tenants  p all ports  s sort  r reverse  / filter  space pause";
 /// Lines of the pane below the rows.
 const BELOW: u16 = 8;
 
@@ -25,8 +27,16 @@ pub fn draw(frame: &mut Frame<'_>, view: &View) {
     ])
     .areas(frame.area());
     frame.render_widget(Paragraph::new(head), top);
-    draw_rows(frame, view, &rows, middle);
-    draw_below(frame, view, rows.get(view.selected), below);
+    match &view.flows {
+        Some(flows) => {
+            let area = middle.union(below);
+            screen_of_flows::draw(frame, view, flows, area);
+        }
+        None => {
+            draw_rows(frame, view, &rows, middle);
+            draw_below(frame, view, rows.get(view.selected), below);
+        }
+    }
     let last_line = if view.typing {
         format!("filter: {}_", view.filter)
     } else {
@@ -113,7 +123,7 @@ fn head(view: &View) -> Vec<Line<'static>> {
 fn draw_rows(frame: &mut Frame<'_>, view: &View, rows: &[Row], area: Rect) {
     let (title, first) = match &view.level {
         Level::Tenants => ("tenants".to_owned(), ["TENANT", "PORTS", ""]),
-        Level::Ports(None) => (
+        Level::Ports(None) | Level::Flows(_) => (
             "all ports".to_owned(),
             ["PORT", "TENANT", "INTERFACE, STATE"],
         ),
@@ -122,11 +132,7 @@ fn draw_rows(frame: &mut Frame<'_>, view: &View, rows: &[Row], area: Rect) {
             ["PORT", "TENANT", "INTERFACE, STATE"],
         ),
     };
-    let filter = if view.filter.is_empty() {
-        String::new()
-    } else {
-        format!(", with `{}`", view.filter)
-    };
+    let filter = filtered(view);
     let names = first.into_iter().map(|name| Cell::from(name.to_owned()));
     let numbers = [
         "FROM bit/s",
@@ -158,6 +164,14 @@ fn draw_rows(frame: &mut Frame<'_>, view: &View, rows: &[Row], area: Rect) {
     let selected = view.selected.min(rows.len().saturating_sub(1));
     let mut state = TableState::new().with_selected(Some(selected));
     frame.render_stateful_widget(table, area, &mut state);
+}
+
+/// What the title says of the filter.
+fn filtered(view: &View) -> String {
+    match view.filter.as_str() {
+        "" => String::new(),
+        filter => format!(", with `{filter}`"),
+    }
 }
 
 fn right(text: String) -> Cell<'static> {
@@ -235,8 +249,7 @@ fn draw_below(frame: &mut Frame<'_>, view: &View, row: Option<&Row>, area: Rect)
     zones.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
     let lines = listed(zones.len(), room, |place| {
         let (zone, bytes) = zones[place];
-        let name = view.report.zones.get(zone).cloned();
-        format!("{bytes:>20}  {}", name.unwrap_or_else(|| zone.to_string()))
+        format!("{bytes:>20}  {}", view.zone_name(*zone))
     });
     let title = format!(" zones of {}, bytes ", row.name);
     frame.render_widget(

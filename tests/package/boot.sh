@@ -19,7 +19,8 @@ cd root
 mount -t proc proc proc
 mount -t sysfs sysfs sys
 mount -t cgroup2 none sys/fs/cgroup
-mount -t bpf bpf sys/fs/bpf
+# As systemd mounts it.
+mount -t bpf -o mode=0700 bpf sys/fs/bpf
 mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs tmp
 mount -t tmpfs -o mode=755 tmpfs dev

@@ -104,6 +104,7 @@ pub fn same_numbers(served: &Served, found: &Value) -> Result<usize> {
         compared += 2 * shown.len();
     }
     compared += usage(served, found)?;
+    compared += history(served, found)?;
     // Windows and the ledger go on; what they were is not less than at the first look, nor more than now.
     let meter = report.meter.context("no meter")?;
     let number = |list: &str, name: &str| -> Result<u64> {
@@ -196,6 +197,71 @@ fn usage(served: &Served, found: &Value) -> Result<usize> {
         "{shown:?}, and usage says {expected:?}"
     );
     Ok(3 * shown.len())
+}
+
+/// What the page says of the last hour and day is what `octroi usage` says of each five minutes.
+fn history(served: &Served, found: &Value) -> Result<usize> {
+    let config = served.site.config_path();
+    let config = config.to_str().context("a path")?;
+    let mut compared = 0;
+    for (hours, slots) in [("1", 12), ("24", 288)] {
+        let rows = found["history"][hours].as_array().context("a table")?;
+        ensure!(rows.len() == slots, "{hours} h: {} rows", rows.len());
+        let text = |row: &Value, cell: usize| {
+            let text = row[cell].as_str().unwrap_or_default();
+            text.replace('\u{202f}', "")
+        };
+        let time = |row: &Value| text(row, 0).replace(" UTC", "Z").replace(' ', "T");
+        let (last, first) = (&rows[0], &rows[slots - 1]);
+        let end = time(last).parse::<jiff::Timestamp>()? + jiff::SignedDuration::from_mins(5);
+        let said = command(&[
+            "usage",
+            "--config",
+            config,
+            "--tenant",
+            "alice",
+            "--by",
+            "slot,direction",
+            "--from",
+            &time(first),
+            "--to",
+            &end.to_string(),
+            "--format",
+            "json",
+        ])?;
+        let mut shown = BTreeMap::new();
+        for row in rows {
+            for (cell, way) in [(1, "from"), (2, "to")] {
+                let bytes = text(row, cell);
+                if bytes != "\u{2013}" {
+                    shown.insert((time(row), way.to_owned()), bytes);
+                }
+                let rate = text(row, cell + 2);
+                ensure!(
+                    (rate == "\u{2013}") == (text(row, cell) == "\u{2013}"),
+                    "{row}"
+                );
+            }
+        }
+        let mut expected = BTreeMap::new();
+        for line in said.lines() {
+            let item: Value = serde_json::from_str(line)?;
+            let text = |key: &str| item[key].as_str().unwrap_or_default().to_owned();
+            if item["what"] == "usage" {
+                expected.insert((text("from"), text("direction")), text("l2_bytes"));
+            }
+        }
+        ensure!(
+            expected.values().any(|bytes| bytes.len() > 5) && shown == expected,
+            "{shown:?}, and usage says {expected:?}"
+        );
+        compared += shown.len();
+    }
+    ensure!(
+        found["history_drawn"] == true,
+        "no line in the chart of the history"
+    );
+    Ok(compared)
 }
 
 /// The files are what `octroi statement` makes.

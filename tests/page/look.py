@@ -202,6 +202,14 @@ def look(browser, wanted):
         now = browser.look()["tables"]["tenants-table"]
         totals = [row[5:] for row in now]
         still, last = (still + 1 if totals == last else 0), totals
+    # Both spans, by keyboard; the day is compared.
+    found["history"] = {}
+    for hours, slots in (1, 12), (24, 288):
+        by_keyboard(browser, f"button[data-hours='{hours}']")
+        rows = "document.querySelectorAll('#history-table tbody tr').length"
+        until("history", lambda: browser.value(f"{rows} === {slots}"))
+        found["history"][hours] = browser.look()["tables"]["history-table"]
+    found["history_drawn"] = browser.value("[...document.querySelectorAll('#history-figure path')].every((path) => path.getAttribute('d').includes('L'))")
     by_keyboard(browser, "#usage-show")
     until("usage", lambda: browser.value("document.querySelectorAll('#usage-table tbody tr').length > 0"))
     found["still"] = browser.look()

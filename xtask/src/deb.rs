@@ -16,6 +16,7 @@ use toml_edit::{DocumentMut, Item};
 
 use crate::{
     host::{self, say},
+    sbom,
     setup::{self, Need},
 };
 
@@ -37,7 +38,17 @@ pub struct Deb {
 }
 
 /// From the repository to the package, with its mode.
-const FILES: [(&str, &str, u32); 5] = [
+const FILES: [(&str, &str, u32); 7] = [
+    (
+        "packaging/deb/lintian-overrides",
+        "usr/share/lintian/overrides/octroi",
+        0o644,
+    ),
+    (
+        "packaging/octroi.sysusers",
+        "usr/lib/sysusers.d/octroi.conf",
+        0o644,
+    ),
     (
         "packaging/octroi.service",
         "lib/systemd/system/octroi.service",
@@ -61,7 +72,8 @@ const FILES: [(&str, &str, u32); 5] = [
 const CONFFILES: &str = "/etc/octroi/example.toml\n";
 
 /// Scripts and questions of the package, from `packaging/deb`.
-const CONTROL: [(&str, u32); 4] = [
+const CONTROL: [(&str, u32); 5] = [
+    ("config", 0o755),
     ("postinst", 0o755),
     ("postrm", 0o755),
     ("prerm", 0o755),
@@ -75,9 +87,18 @@ impl Deb {
             Some(binary) => binary.clone(),
             None => {
                 setup::run(Need::Build)?;
+                setup::deb()?;
                 let mut cargo = host::cargo();
-                host::run(cargo.args(["build", "--release", "--workspace"]))?;
-                host::target_dir().join("release/octroi")
+                // The list of what is in it, in a section of its own: scanners read it from what is installed.
+                cargo.args(["auditable", "build", "--release", "--locked"]);
+                host::run(cargo.args(["--package", "octroi"]))?;
+                let binary = host::target_dir().join("release/octroi");
+                ensure!(
+                    sbom::is_auditable(&binary)?,
+                    "{}: cargo auditable wrote no list into it",
+                    binary.display()
+                );
+                binary
             }
         };
         setup::deb()?;
@@ -105,7 +126,7 @@ impl Deb {
         if tree.root.exists() {
             fs::remove_dir_all(&tree.root).with_context(|| shown(&tree.root))?;
         }
-        tree.fill(binary)?;
+        tree.fill(binary, &version)?;
         tree.control(&manifest["package"], &version, &architecture)?;
         let path = out.join(package + ".deb");
         let mut dpkg = Command::new("dpkg-deb");
@@ -151,7 +172,7 @@ impl Tree {
         host::run(Command::new("gzip").args(["-9", "-n"]).arg(path))
     }
 
-    fn fill(&self, binary: &Path) -> Result<()> {
+    fn fill(&self, binary: &Path, version: &str) -> Result<()> {
         let program = fs::read(binary).with_context(|| shown(binary))?;
         let program = self.put("usr/bin/octroi", &program, 0o755)?;
         host::run(Command::new("strip").arg("--strip-unneeded").arg(&program))?;
@@ -159,6 +180,16 @@ impl Tree {
             self.put(to, read(from)?.as_bytes(), mode)?;
         }
         self.documents()?;
+        let bill = sbom::make(&sbom::Subject {
+            program: &program,
+            version,
+            time: &commit_date()?,
+        })?;
+        self.put(
+            "usr/share/doc/octroi/octroi.cdx.json",
+            bill.as_bytes(),
+            0o644,
+        )?;
         self.generated(binary)
     }
 
@@ -229,7 +260,7 @@ impl Tree {
             self.kibibytes()?,
             depends.join(", "),
             word(said, "section")?,
-            word(package, "description")?,
+            word(said, "synopsis")?,
         );
         self.put("DEBIAN/control", control.as_bytes(), 0o644)?;
         self.put("DEBIAN/conffiles", CONFFILES.as_bytes(), 0o644)?;
@@ -269,6 +300,15 @@ impl Tree {
         let number = sum.split_whitespace().next();
         number.map(ToOwned::to_owned).context("du prints no number")
     }
+}
+
+/// The commit's time, in UTC, as RFC 3339 has it.
+fn commit_date() -> Result<String> {
+    let mut git = Command::new("git");
+    git.args(["-c", "safe.directory=*", "log", "-1"]);
+    git.args(["--date=iso-strict-local", "--format=%cd"])
+        .env("TZ", "UTC");
+    host::output(git.current_dir(host::root()))
 }
 
 /// Seconds since 1970.

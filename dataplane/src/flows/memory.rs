@@ -6,7 +6,7 @@ use crate::{Error, Result, maps::Maps, object::Plan};
 use aya::maps::MapData;
 use dataplane_common::{
     abi::Register,
-    flow::{FlowCounts, FlowOpened},
+    flow::{FlowCounts, FlowKey, FlowOpened},
 };
 use std::{
     io,
@@ -68,11 +68,59 @@ impl Drop for Mapping {
     }
 }
 
-/// The arrays.
-pub(super) struct Table {
-    places: u64,
+/// What is written for each place: whose it is, and what it counted.
+pub(super) struct Lines {
+    places: u32,
     keys: Mapping,
     counts: Mapping,
+}
+
+impl Lines {
+    /// Maps both, of a table with so many places.
+    pub(super) fn map(maps: &Maps, places: u32) -> Result<Self> {
+        const {
+            assert!(size_of::<FlowOpened>() == 8 * LINE && size_of::<FlowCounts>() == 8 * LINE);
+        };
+        let lines = |count: u32| count as usize * 8 * LINE;
+        Ok(Self {
+            places,
+            keys: Mapping::new(&maps.flow_keys, "FLOW_KEYS", lines(places))?,
+            counts: Mapping::new(&maps.flow_counts, "FLOW_COUNTS", lines(2 * places))?,
+        })
+    }
+
+    pub(super) fn places(&self) -> u32 {
+        self.places
+    }
+
+    /// Whose a place is.
+    pub(super) fn opened(&self, place: u32) -> FlowOpened {
+        from_words(self.keys.words(place as usize * LINE)).unwrap_or_default()
+    }
+
+    /// The register slot of [`Lines::opened`], without the rest.
+    pub(super) fn slot(&self, place: u32) -> u32 {
+        const { assert!(std::mem::offset_of!(FlowKey, slot) == SLOT_WORD * 8 + 4) };
+        let word = self
+            .keys
+            .word(place as usize * LINE + SLOT_WORD)
+            .load(SeqCst);
+        let bytes = word.to_ne_bytes();
+        u32::from(u16::from_ne_bytes([bytes[4], bytes[5]]))
+    }
+
+    /// The counters at [`FlowCounts::at`].
+    pub(super) fn counts(&self, at: u32) -> FlowCounts {
+        from_words(self.counts.words(at as usize * LINE)).unwrap_or_default()
+    }
+}
+
+/// The word of [`FlowOpened`] that has the slot.
+const SLOT_WORD: usize = 4;
+
+/// The arrays.
+pub(super) struct Table {
+    pub(super) lines: Lines,
     free: Mapping,
     ring: Mapping,
     used: Mapping,
@@ -92,16 +140,10 @@ impl Table {
     /// Maps what `maps` has.
     pub(super) fn map(maps: &Maps, plan: &Plan) -> Result<Self> {
         let places = plan.flows;
-        const {
-            assert!(size_of::<FlowOpened>() == 8 * LINE && size_of::<FlowCounts>() == 8 * LINE);
-            assert!(size_of::<Register>() == 24);
-        };
-        let lines = |count: u32| count as usize * 8 * LINE;
+        const { assert!(size_of::<Register>() == 24) };
         let accounts = maps.flow_accounts()?;
         Ok(Self {
-            places: u64::from(places),
-            keys: Mapping::new(&maps.flow_keys, "FLOW_KEYS", lines(places))?,
-            counts: Mapping::new(&maps.flow_counts, "FLOW_COUNTS", lines(2 * places))?,
+            lines: Lines::map(maps, places)?,
             free: Mapping::new(&maps.flow_free, "FLOW_FREE", places as usize * 8)?,
             ring: Mapping::new(&maps.flow_ring, "FLOW_RING", 16)?,
             used: Mapping::new(&maps.flow_use, "FLOW_USE", accounts as usize * 8)?,
@@ -128,22 +170,25 @@ impl Table {
 
     /// The place at a number of the ring.
     pub(super) fn free(&self, number: u64) -> u32 {
-        self.free.word((number % self.places) as usize).load(SeqCst) as u32
+        let place = number % u64::from(self.lines.places);
+        self.free.word(place as usize).load(SeqCst) as u32
     }
 
     pub(super) fn set_free(&self, number: u64, place: u32) {
-        let word = self.free.word((number % self.places) as usize);
+        let word = self
+            .free
+            .word((number % u64::from(self.lines.places)) as usize);
         word.store(u64::from(place), SeqCst);
     }
 
     /// Whose a place is.
     pub(super) fn opened(&self, place: u32) -> FlowOpened {
-        from_words(self.keys.words(place as usize * LINE)).unwrap_or_default()
+        self.lines.opened(place)
     }
 
     /// The counters at [`FlowCounts::at`].
     pub(super) fn counts(&self, at: u32) -> FlowCounts {
-        from_words(self.counts.words(at as usize * LINE)).unwrap_or_default()
+        self.lines.counts(at)
     }
 
     /// What no flow accounts for, at a number of [`dataplane_common::abi::Sizes::register`].

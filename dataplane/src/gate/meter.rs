@@ -1,11 +1,11 @@
 //! What the meter needs of the gate: a cut with the registers of every owner of a slot as they were
 //! sealed, and the promise that a slot has no new owner before its last window is committed.
 
-use super::{Gate, Witness, conservation};
+use super::{Gate, LiveFlows, Witness, conservation};
 use crate::{
     Error, Result,
     cut::{self, Barrier},
-    flows::{Fill, Flows, Gain, Timeouts},
+    flows::{Fill, Flows, Gain, Seen, Timeouts},
     maps::Raw,
     quota::{self, Grant, Spent},
     registers::{self, Bank, Both, Reader},
@@ -93,6 +93,17 @@ impl Gate {
     /// How full the flow table is; `None`: nobody meters.
     pub fn flows(&self) -> Option<Fill> {
         self.flows.as_ref().map(Flows::fill)
+    }
+
+    /// The flows that are in the table now: of a tenant's ports, of one port, or of all. Nothing changes.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn live_flows(&self, tenant: Option<u32>, port: Option<&str>) -> Result<LiveFlows> {
+        LiveFlows::look(&self.slots, (tenant, port), |wanted| match &self.flows {
+            Some(flows) => flows.look(&self.maps, wanted),
+            None => Ok(Seen::default()),
+        })
     }
 
     /// Reads the flows of a sealed bank. Also what does not add up, and what failed.

@@ -15,7 +15,9 @@ mod report;
 mod witness;
 
 pub use meter::{Owned, Reading};
-pub use report::{PortState, PortStatus, detach_pinned, read_conversations, read_pinned};
+pub use report::{
+    LiveFlows, PortState, PortStatus, detach_pinned, read_conversations, read_flows, read_pinned,
+};
 pub use witness::{Side, Witness};
 
 use crate::{

@@ -5,6 +5,7 @@ use crate::{
     attach::{self, Hook, Mechanism},
     cut,
     encryption::{self, Talking},
+    flows::{self, Seen},
     maps::Maps,
     netlink::Interface,
     object::Plan,
@@ -14,6 +15,7 @@ use crate::{
     slots::{Slots, text},
 };
 use dataplane_common::abi::{DIRECTIONS, Epoch, slot_state};
+use std::collections::BTreeMap;
 
 /// Whether a port is enforced and counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -111,6 +113,49 @@ pub fn read_pinned(pins: &Pins) -> Result<(Epoch, Vec<PortStatus>)> {
     Ok((epoch, ports(&maps, &plan, &slots, epoch, None)?))
 }
 
+/// Flows in the table now, with the names of their ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LiveFlows {
+    /// What is in the table.
+    pub seen: Seen,
+    /// By register slot: name and tenant of the port.
+    pub ports: BTreeMap<u16, (String, u32)>,
+}
+
+impl LiveFlows {
+    /// The flows of a tenant's ports, of one of them, or of all.
+    pub(super) fn look(
+        slots: &Slots,
+        (tenant, port): (Option<u32>, Option<&str>),
+        look: impl FnOnce(&dyn Fn(u32) -> bool) -> Result<Seen>,
+    ) -> Result<Self> {
+        let owners = slots.iter().filter_map(|(slot, book)| {
+            let name = text(&book.name);
+            let wanted = book.state == slot_state::PORT
+                && tenant.is_none_or(|tenant| tenant == book.tenant)
+                && port.is_none_or(|port| port == name);
+            wanted.then_some((u16::try_from(slot).ok()?, (name, book.tenant)))
+        });
+        let ports: BTreeMap<u16, (String, u32)> = owners.collect();
+        let wanted = |slot| u16::try_from(slot).is_ok_and(|slot| ports.contains_key(&slot));
+        let seen = look(&wanted)?;
+        Ok(Self { seen, ports })
+    }
+}
+
+/// The flows that are in a pinned table now, without a daemon: of a tenant's ports, of one port, or of all.
+///
+/// # Errors
+/// [`Error::Map`] when the pins are not there.
+pub fn read_flows(pins: &Pins, tenant: Option<u32>, port: Option<&str>) -> Result<LiveFlows> {
+    let maps = Maps::open(pins)?;
+    let slots = Slots::open(&maps, &pinned_plan(pins)?)?;
+    let places = entries(pins, "FLOW_KEYS")?;
+    LiveFlows::look(&slots, (tenant, port), |wanted| {
+        flows::look(&maps, places, wanted)
+    })
+}
+
 /// What is known of the conversations of tenants with an encryption policy, from the pins.
 ///
 /// # Errors
@@ -147,14 +192,16 @@ pub fn detach_pinned(pins: &Pins) -> Result<()> {
 
 /// The sizes that pinned maps were made with.
 fn pinned_plan(pins: &Pins) -> Result<Plan> {
-    let entries = |name: &'static str| {
-        aya::maps::MapInfo::from_pin(pins.map(name))
-            .map(|info| info.max_entries())
-            .map_err(Error::map(name))
-    };
-    let slots = entries("SLOTS")?;
-    let zones = entries("BASE_REGISTERS")? / (slots * DIRECTIONS);
+    let slots = entries(pins, "SLOTS")?;
+    let zones = entries(pins, "BASE_REGISTERS")? / (slots * DIRECTIONS);
     let mut plan = Plan::new(1, zones);
     plan.sizes.slots = slots;
     Ok(plan)
+}
+
+/// Entries of a pinned map.
+fn entries(pins: &Pins, name: &'static str) -> Result<u32> {
+    aya::maps::MapInfo::from_pin(pins.map(name))
+        .map(|info| info.max_entries())
+        .map_err(Error::map(name))
 }

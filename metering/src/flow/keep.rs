@@ -16,7 +16,7 @@ pub(crate) fn rows(flows: &[FlowDelta], direction: u8, detail: Detail) -> Vec<Ro
         return Vec::new();
     }
     let mine = flows.iter().filter(|flow| flow.direction == direction);
-    let mut rows: Vec<Row> = mine.map(|flow| row(flow, detail)).collect();
+    let mut rows: Vec<Row> = mine.map(|flow| kept(flow, detail)).collect();
     rows.sort_unstable_by_key(order);
     rows.dedup_by(|next, kept| {
         let same = order(next) == order(kept);
@@ -39,7 +39,9 @@ fn order(row: &Row) -> Order {
     )
 }
 
-fn row(flow: &FlowDelta, detail: Detail) -> Row {
+/// What a detail leaves of one flow. Of [`Detail::Off`] there is no row: it is cut as [`Detail::Prefix`] is.
+#[must_use]
+pub fn kept(flow: &FlowDelta, detail: Detail) -> Row {
     let cut = |address: [u8; 16]| {
         let mut kept = [0; 16];
         let length = address_bytes(flow.ethertype, detail).unwrap_or(0);

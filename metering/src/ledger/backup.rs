@@ -9,6 +9,7 @@
 //! What it is not: a copy of flow detail. That goes after some days, and copies of it would not.
 
 use super::{LedgerError, begin::beside, flows::sync_directory, head, keys, schema};
+use crate::owner;
 use rusqlite::Connection;
 use std::{
     fs::{self, File, OpenOptions},
@@ -149,7 +150,8 @@ fn create(new: &Path) -> Result<(), BackupError> {
     let _ = fs::remove_file(new);
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
-    options.open(new).map_err(storage(new)).map(drop)
+    let file = options.open(new).map_err(storage(new))?;
+    owner::as_its_directory(&file, new).map_err(storage(new))
 }
 
 /// Checks a copy, makes it durable, and gives it its name, which nothing has.

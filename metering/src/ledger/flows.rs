@@ -11,6 +11,7 @@ use super::{begin::beside, days, inode};
 use crate::{
     flow::{Root, Row},
     meter::Outcome,
+    owner,
     record::{Flows, Record},
 };
 use rusqlite::{Connection, OpenFlags, Transaction, params};
@@ -242,7 +243,10 @@ impl FlowFiles {
 fn create(path: &Path) -> Result<Connection, FlowError> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
-    options.open(path).map_err(system(path))?;
+    options
+        .open(path)
+        .and_then(|file| owner::as_its_directory(&file, path))
+        .map_err(system(path))?;
     let db = connect(path)?;
     let make = format!(
         "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION}; \

@@ -7,7 +7,10 @@
 //! What it is not: it does not say which key is in force; the ledger's records do.
 
 use super::{LedgerError, begin::beside};
-use crate::note::{Signer, Verifier, base64, from_base64};
+use crate::{
+    note::{Signer, Verifier, base64, from_base64},
+    owner,
+};
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
@@ -83,6 +86,7 @@ fn write_whole(path: &Path, text: &str, mode: u32) -> io::Result<()> {
         .create_new(true)
         .mode(mode)
         .open(&draft)?;
+    owner::as_its_directory(&file, &draft)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&draft, path)?;

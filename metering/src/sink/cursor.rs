@@ -5,6 +5,7 @@
 
 use crate::{
     note::hex,
+    owner,
     sink::{
         Batch, Mark, SinkError, Windows,
         text::unhex_exact,
@@ -167,8 +168,11 @@ impl Cursor {
             .map_err(|error| SinkError::Refused(format!("{}: {error}", path.display())))?;
         let write = || -> io::Result<()> {
             let mut options = fs::OpenOptions::new();
-            options.create(true).write(true).truncate(true).mode(0o600);
+            options.create_new(true).write(true).mode(0o600);
+            // What an earlier try left, also a link that somebody else put there.
+            let _ = fs::remove_file(&temporary);
             let mut file = options.open(&temporary)?;
+            owner::as_its_directory(&file, &temporary)?;
             file.write_all(&text)?;
             file.sync_all()?;
             fs::rename(&temporary, path)?;

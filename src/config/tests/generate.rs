@@ -15,7 +15,8 @@ use crate::config::{
     Accepts, Api, Billing, ChargeChange, ChargeClass, Cidr, Config, Direction, Encryption,
     Evidence, Exemption, Fragments, Holder, Host, InterfaceName, Limits, Mac, Meter, Metrics,
     Midstream, Mode, Name, Overlays, OwnProfile, Port, Profile, Quota, QuotaDirection, QuotaPeriod,
-    QuotaThen, Retention, Shape, Share, Sink, TcpPort, Tenant, TlsMin, Uplink, ZONE_ID_FIRST, Zone,
+    QuotaThen, Retention, Shape, Share, Sink, TcpPort, Tenant, Tls, TlsMin, Uplink, ZONE_ID_FIRST,
+    Zone,
 };
 
 /// One configuration.
@@ -70,15 +71,34 @@ pub(super) fn config(random: &mut Random) -> Config {
         })
         .collect();
     let tenants = tenants(random, &uplinks, meter.is_some());
-    let api = random.one_in(2).then(|| Api {
-        socket: PathBuf::from(*random.pick(&["/run/octroi/api.sock", "/a", "/run/a \"b'"])),
-        page: random.one_in(2).then(|| {
-            let page = *random.pick(&["127.0.0.1:8787", "127.9.9.9:65535", "[::1]:1024"]);
-            page.parse().expect("an address")
-        }),
-        read: holders(random),
-        policy: holders(random),
-    });
+    let api = random
+        .one_in(2)
+        .then(|| Api {
+            socket: PathBuf::from(*random.pick(&["/run/octroi/api.sock", "/a", "/run/a \"b'"])),
+            page: random.one_in(2).then(|| {
+                let page = *random.pick(&["127.0.0.1:8787", "127.9.9.9:65535", "[::1]:1024"]);
+                page.parse().expect("an address")
+            }),
+            tls: None,
+            read: holders(random),
+            policy: holders(random),
+        })
+        .map(|api| Api {
+            tls: random.one_in(2).then(|| Tls {
+                listen: "[2001:db8::7]:8443".parse().expect("an address"),
+                certificate: "/etc/octroi/api.pem".into(),
+                key: "/k \"ey\"".into(),
+                client_ca: "/ca".into(),
+            }),
+            ..api
+        })
+        .map(|mut api| {
+            if api.tls.is_some() && random.one_in(2) {
+                let name = "cert:a-1.billing.example".parse().expect("a holder");
+                api.read.push(name);
+            }
+            api
+        });
     let metrics = random.one_in(2).then(|| Metrics {
         listen: "[::1]:9464".parse().expect("an address"),
         users: ["prometheus", "ä\"'"][..random.below(3)]

@@ -43,8 +43,8 @@ async fn act(
         Problem::new(
             StatusCode::FORBIDDEN,
             format!(
-                "uid {} has no role here; [api] read and policy name who has one",
-                peer.uid
+                "{} has no role here; [api] read and policy name who has one",
+                peer.called()
             ),
         )
     })?;
@@ -54,9 +54,9 @@ async fn act(
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
             format!(
-                "this takes the role {}, and uid {} has the role {}",
+                "this takes the role {}, and {} has the role {}",
                 route.role.name(),
-                peer.uid,
+                peer.called(),
                 role.name()
             ),
         ));

@@ -150,7 +150,7 @@ fn port_answer(
 
 /// Whom an entry names.
 pub fn who(peer: &Peer, role: Role) -> String {
-    format!("uid {}, {}, by the API", peer.uid, role.name())
+    format!("{}, {}, by the API", peer.called(), role.name())
 }
 
 /// What an API's client wants, and as whom.

@@ -41,30 +41,30 @@ type Subject = (&'static str, Option<u32>);
 
 /// Who has looked at what within the hour, and since when the hour is.
 #[derive(Debug, Default)]
-pub struct Looked(BTreeMap<u32, (Option<Instant>, BTreeSet<Subject>)>);
+pub struct Looked(BTreeMap<String, (Option<Instant>, BTreeSet<Subject>)>);
 
 impl Looked {
     /// Is it to be entered? It counts as entered from then on.
     ///
     /// # Errors
     /// When a user looks at too many tenants within an hour.
-    fn is_new(&mut self, uid: u32, subject: Subject, now: Instant) -> Result<bool, Problem> {
-        let (since, known) = self.0.entry(uid).or_default();
+    fn is_new(&mut self, who: &str, subject: Subject, now: Instant) -> Result<bool, Problem> {
+        let (since, known) = self.0.entry(who.to_owned()).or_default();
         if since.is_none_or(|since| now.saturating_duration_since(since) >= AGAIN) {
             known.clear();
             *since = Some(now);
         }
         if known.len() >= TENANTS_MAX && !known.contains(&subject) {
             let detail = format!(
-                "uid {uid} looks at more than {TENANTS_MAX} tenants in an hour; try again later"
+                "{who} looks at more than {TENANTS_MAX} tenants in an hour; try again later"
             );
             return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail));
         }
         Ok(known.insert(subject))
     }
 
-    fn forget(&mut self, uid: u32, subject: Subject) {
-        if let Some((_, known)) = self.0.get_mut(&uid) {
+    fn forget(&mut self, who: &str, subject: Subject) {
+        if let Some((_, known)) = self.0.get_mut(who) {
             known.remove(&subject);
         }
     }
@@ -91,7 +91,7 @@ pub async fn noted(
     let is_new = shared
         .looked
         .borrow_mut()
-        .is_new(peer.uid, subject, Instant::now())?;
+        .is_new(&peer.called(), subject, Instant::now())?;
     if !is_new {
         return Ok(());
     }
@@ -100,7 +100,7 @@ pub async fn noted(
     let ledger = shared.state.borrow().ledger();
     let entered = enter(ledger, &change::who(peer, role), what).await;
     if entered.is_err() {
-        shared.looked.borrow_mut().forget(peer.uid, subject);
+        shared.looked.borrow_mut().forget(&peer.called(), subject);
     }
     Ok(entered?)
 }
@@ -247,10 +247,10 @@ mod tests {
     fn a_look_is_entered_once_an_hour_for_each_user_and_tenant() {
         let begun = Instant::now();
         let mut looked = Looked::default();
-        let mut is_new = |uid, subject, after| {
+        let mut is_new = |uid: u32, subject, after| {
             let now = begun + Duration::from_secs(after);
             looked
-                .is_new(uid, subject, now)
+                .is_new(&uid.to_string(), subject, now)
                 .map_err(|problem| problem.status())
         };
         let (one, two) = (("usage", Some(1)), ("usage", Some(2)));
@@ -286,10 +286,10 @@ mod tests {
         for _ in 0..2 {
             assert!(
                 looked
-                    .is_new(7, subject, Instant::now())
+                    .is_new("7", subject, Instant::now())
                     .is_ok_and(|new| new)
             );
-            looked.forget(7, subject);
+            looked.forget("7", subject);
         }
     }
 

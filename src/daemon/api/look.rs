@@ -297,13 +297,18 @@ pub async fn usage(shared: &Shared, query: &Query) -> Result<Value, Problem> {
         let missing = || Problem::bad(format!("`{name}` is missing; write {TIME}, or a day"));
         moment.ok_or_else(missing)?.utc_ns(&zone).map_err(bad)
     };
-    let step = query.read("step", "whole, hour, day or month", |text| match text {
-        "whole" => Some(Step::Whole),
-        "hour" => Some(Step::Hour),
-        "day" => Some(Step::Day),
-        "month" => Some(Step::Month),
-        _ => None,
-    })?;
+    let step = query.read(
+        "step",
+        "whole, slot, hour, day or month",
+        |text| match text {
+            "whole" => Some(Step::Whole),
+            "slot" => Some(Step::Slot),
+            "hour" => Some(Step::Hour),
+            "day" => Some(Step::Day),
+            "month" => Some(Step::Month),
+            _ => None,
+        },
+    )?;
     let period = (time("from")?, time("to")?);
     let bounds = period::bounds(period, step.unwrap_or(Step::Whole), &zone).map_err(bad)?;
     if bounds.len() > PARTS_MAX {

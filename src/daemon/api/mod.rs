@@ -1,13 +1,15 @@
-//! The control API: HTTP and JSON on a unix socket (`docs/openapi.json`, decision 0025), and the page beside it.
+//! The control API: HTTP and JSON on a unix socket (`docs/openapi.json`, decision 0025), the page beside it, and TLS for
+//! other machines.
 //!
 //! Invariants (`tests/api.rs`)
-//! - Whoever the kernel does not name as root or as holder of a role gets 403, and nothing else.
+//! - Whoever neither the kernel nor a certificate names as root or as holder of a role gets 403, and nothing else.
 //! - A change is in the ledger before it is made, with who and what; one that cannot be written there is
 //!   not made. What was refused after that is entered as refused.
 //! - No request, however it looks and however slowly it comes, keeps the daemon's thread: whatever reads
 //!   the ledger has a thread of its own, and everything has a bound.
 //!
-//! What it is not: a way for tenants to ask; a port of the network. The page only looks, and on this host.
+//! What it is not: a way for tenants to ask; a port of the network, unless `[api] listen` makes it one. The page only looks,
+//! and on this host.
 
 mod answer;
 mod change;
@@ -19,6 +21,7 @@ mod problem;
 mod route;
 pub mod scrape;
 mod statements;
+mod tls;
 mod watch;
 
 pub(crate) use page::peer::uid as loopback_owner;
@@ -175,7 +178,10 @@ impl Drop for Listening {
 /// # Errors
 /// When one of them cannot be had.
 pub fn start(state: &Rc<RefCell<State>>) -> Result<Option<Listening>> {
-    let Some(Api { socket, page, .. }) = state.borrow().file().api.clone() else {
+    let Some(Api {
+        socket, page, tls, ..
+    }) = state.borrow().file().api.clone()
+    else {
         return Ok(None);
     };
     let listener = listen(&socket)?;
@@ -191,6 +197,9 @@ pub fn start(state: &Rc<RefCell<State>>) -> Result<Option<Listening>> {
     let listening = Listening(socket);
     if let Some(address) = page {
         page::start(address, &shared)?;
+    }
+    if let Some(tls) = tls {
+        tls::start(&tls, &shared)?;
     }
     task::spawn_local(accept(listener, shared));
     Ok(Some(listening))

@@ -45,9 +45,38 @@ pub struct Peer {
     pub uid: u32,
     /// Effective group, and all others.
     pub groups: Vec<u32>,
+    /// Of the names that hold a role, that for which the other end's certificate is valid; empty: it is valid for none of
+    /// them. `None`: it has none, and is a user of this host.
+    pub certificate: Option<String>,
 }
 
 impl Peer {
+    /// A user of this host, with groups.
+    pub fn user(uid: u32, groups: Vec<u32>) -> Self {
+        Self {
+            uid,
+            groups,
+            certificate: None,
+        }
+    }
+
+    /// Whoever has the key of a certificate that is valid for this name. No user of this host.
+    pub fn certified(name: String) -> Self {
+        Self {
+            certificate: Some(name),
+            ..Self::user(u32::MAX, Vec::new())
+        }
+    }
+
+    /// As it is written in the ledger and in refusals.
+    pub fn called(&self) -> String {
+        match self.certificate.as_deref() {
+            None => format!("uid {}", self.uid),
+            Some("") => "a certificate that is for no name of [api] read or policy".into(),
+            Some(name) => format!("certificate {name}"),
+        }
+    }
+
     /// Asks the kernel.
     ///
     /// # Errors
@@ -63,10 +92,7 @@ impl Peer {
         unsafe { option(socket, libc::SO_PEERCRED, (&raw mut peer).cast(), length) }?;
         let mut groups = vec![peer.gid];
         groups.extend(supplementary(socket)?);
-        Ok(Self {
-            uid: peer.uid,
-            groups,
-        })
+        Ok(Self::user(peer.uid, groups))
     }
 }
 
@@ -136,10 +162,14 @@ pub struct Access {
 struct Ids {
     users: Vec<u32>,
     groups: Vec<u32>,
+    certificates: Vec<String>,
 }
 
 impl Ids {
     fn hold(&self, peer: &Peer) -> bool {
+        if let Some(name) = &peer.certificate {
+            return self.certificates.contains(name);
+        }
         self.users.contains(&peer.uid) || self.groups.iter().any(|id| peer.groups.contains(id))
     }
 }
@@ -157,6 +187,7 @@ impl Access {
                         Some(id) => ids.groups.push(id),
                         None => missing.push(place),
                     },
+                    Holder::Certificate(name) => ids.certificates.push(name.clone()),
                     Holder::User(name) => match user(name) {
                         Some(id) => ids.users.push(id),
                         None => missing.push(place),
@@ -174,7 +205,7 @@ impl Access {
 
     /// The highest role that somebody holds.
     pub fn role(&self, peer: &Peer) -> Option<Role> {
-        if peer.uid == 0 {
+        if peer.uid == 0 && peer.certificate.is_none() {
             Some(Role::Admin)
         } else if self.policy.hold(peer) {
             Some(Role::Policy)
@@ -238,10 +269,7 @@ mod tests {
     use super::*;
 
     fn peer(uid: u32, groups: &[u32]) -> Peer {
-        Peer {
-            uid,
-            groups: groups.to_vec(),
-        }
+        Peer::user(uid, groups.to_vec())
     }
 
     #[test]
@@ -250,10 +278,12 @@ mod tests {
             read: Ids {
                 users: vec![7],
                 groups: vec![100, 200],
+                certificates: vec!["a.example".into()],
             },
             policy: Ids {
                 users: vec![],
                 groups: vec![200],
+                certificates: vec!["b.example".into()],
             },
         };
         for (peer, role) in [
@@ -264,6 +294,10 @@ mod tests {
             // Root's group is not root.
             (peer(1, &[0]), None),
             (peer(200, &[7]), None),
+            (Peer::certified("a.example".into()), Some(Role::Read)),
+            (Peer::certified("b.example".into()), Some(Role::Policy)),
+            (Peer::certified("c.example".into()), None),
+            (Peer::certified(String::new()), None),
         ] {
             assert_eq!(access.role(&peer), role, "{peer:?}");
         }
@@ -275,6 +309,7 @@ mod tests {
         let api = Api {
             socket: "/s".into(),
             page: None,
+            tls: None,
             read: vec![holder("root"), holder("user:no-such-user")],
             policy: vec![holder("user:root"), holder("no-such-group")],
         };

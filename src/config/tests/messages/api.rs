@@ -25,7 +25,7 @@ c.toml:4:18: `a b` is no group; write a group's name such as octroi-read, or use
 c.toml:5:10: `policy` is a string; write policy = ["octroi-policy"]
 > [api]
 > write = ["x"]
-c.toml:4:1: unknown key `write` in [api]; the keys are socket, page, read, policy
+c.toml:4:1: unknown key `write` in [api]; the keys are socket, page, listen, certificate, key, client_ca, read, policy
 > [api]
 > page = "[::1]:8787"
 accepted
@@ -47,6 +47,36 @@ c.toml:4:8: `127.0.0.1:0`: write a port from 1024 to 65535
 > [api]
 > page = true
 c.toml:4:8: `page` is a boolean; write page = "127.0.0.1:8787"
+> [api]
+> listen = "0.0.0.0:8443"
+> certificate = "/c"
+> key = "/k"
+> client_ca = "/a"
+> read = ["cert:billing.example"]
+accepted
+> [api]
+> listen = "192.0.2.10:8443"
+> key = "/k"
+c.toml:4:10: `listen`: clients come with TLS and certificates; write certificate = "/etc/octroi/api.pem", too
+c.toml:4:10: `listen`: clients come with TLS and certificates; write client_ca = "/etc/octroi/clients-ca.pem", too
+> [api]
+> listen = "8443"
+c.toml:4:10: `8443` is no address with a port; write one of this host, as in 192.0.2.10:8443
+> [api]
+> listen = "192.0.2.10:443"
+> certificate = "/c"
+> key = "/k"
+> client_ca = "/a"
+c.toml:4:10: `192.0.2.10:443`: write a port from 1024 to 65535
+> [api]
+> client_ca = "/a"
+> read = ["cert:billing.example"]
+c.toml:4:13: `client_ca`: nothing listens; write listen = "192.0.2.10:8443", or leave this out
+c.toml:5:9: `cert:billing.example` comes with TLS, and nothing listens; write listen = "192.0.2.10:8443", or leave it out
+> [api]
+> read = ["cert:Billing.example", "cert:a..b"]
+c.toml:4:9: `cert:Billing.example` is no certificate's name; write cert: and a DNS name in small letters, as in cert:billing.example
+c.toml:4:33: `cert:a..b` is no certificate's name; write cert: and a DNS name in small letters, as in cert:billing.example
 "##,
     );
     whole(

@@ -1,13 +1,14 @@
 //! The page's files, within this program: nothing is read from a disk, and nothing asked of another host.
 
 /// Path, type and content of each.
-pub const ASSETS: [(&str, &str, &str); 9] = [
+pub const ASSETS: [(&str, &str, &str); 10] = [
     ("/", HTML, include_str!("web/index.html")),
     ("/page.css", CSS, include_str!("web/page.css")),
     ("/icon.svg", "image/svg+xml", include_str!("web/icon.svg")),
     ("/page.js", JS, include_str!("web/page.js")),
     ("/ask.js", JS, include_str!("web/ask.js")),
     ("/chart.js", JS, include_str!("web/chart.js")),
+    ("/history.js", JS, include_str!("web/history.js")),
     ("/number.js", JS, include_str!("web/number.js")),
     ("/statement.js", JS, include_str!("web/statement.js")),
     ("/table.js", JS, include_str!("web/table.js")),

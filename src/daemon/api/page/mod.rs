@@ -127,10 +127,7 @@ async fn serve(stream: TcpStream, uid: u32, shared: Rc<Shared>, counted: Counted
 
 /// A user with his groups. Of whom the directory says nothing in time has none.
 async fn who(shared: &Shared, uid: u32) -> Peer {
-    let alone = Peer {
-        uid,
-        groups: Vec::new(),
-    };
+    let alone = Peer::user(uid, Vec::new());
     if uid == 0 || uid == u32::MAX {
         shared.users.borrow_mut().learn(alone.clone());
         return alone;

@@ -147,10 +147,7 @@ pub fn try_out(listener: &TcpListener) -> io::Result<()> {
 
 /// A user with all groups that the host's directory gives him. May wait for that directory.
 pub fn look_up(uid: u32) -> Peer {
-    Peer {
-        uid,
-        groups: groups(uid).unwrap_or_default(),
-    }
+    Peer::user(uid, groups(uid).unwrap_or_default())
 }
 
 fn groups(uid: u32) -> Option<Vec<u32>> {

@@ -37,20 +37,47 @@ function path(samples, way, x, y) {
   return d;
 }
 
-/** Draws the last minutes. `samples`: `{at, from, to}`, milliseconds and bits per second or null, oldest first. */
-export function rates(svg, name, samples, now) {
-  const most = Math.max(1_000, ...samples.flatMap((one) => [one.from ?? 0, one.to ?? 0]));
+/** What all charts of rates have: rules with their rates, and the title. Returns where a rate is. */
+function frame(name, most) {
   const top = nice(most);
-  // As soon as there is more than a minute, all five.
-  const minutes = samples.length !== 0 && now - samples[0].at > 60_000 ? MINUTES : 1;
-  const x = (at) => LEFT + ((at - now) / (minutes * 60_000) + 1) * (WIDTH - LEFT - 4);
   const y = (value) => TOP + (1 - value / top) * (HEIGHT - TOP - BOTTOM);
-  const parts = [make("title", {}, `Rates of ${name}, ${minutes} min back`)];
+  const parts = [make("title", {}, name)];
   for (const share of [0, 0.5, 1]) {
     const at = y(top * share);
     parts.push(make("line", { class: "rule", x1: LEFT, x2: WIDTH - 4, y1: at, y2: at }));
     parts.push(make("text", { x: LEFT - 6, y: at + 4, "text-anchor": "end" }, rate(top * share)));
   }
+  return { parts, y };
+}
+
+/**
+ * Draws hours of slots, each as long as it was. `slots`: `{begin, end, from, to}`, milliseconds and bits per second or
+ * null, oldest first.
+ */
+export function slots(svg, name, slots, hours) {
+  const most = Math.max(1_000, ...slots.flatMap((one) => [one.from ?? 0, one.to ?? 0]));
+  const { parts, y } = frame(`Rates of ${name}, ${hours} h back, in five minutes each`, most);
+  const [first, last] = [slots[0].begin, slots.at(-1).end];
+  const x = (at) => LEFT + ((at - first) / (last - first)) * (WIDTH - LEFT - 4);
+  for (let part = 0; part <= 4; part += 1) {
+    const at = first + ((last - first) * part) / 4;
+    const anchor = part === 4 ? "end" : "middle";
+    parts.push(make("text", { x: x(at), y: HEIGHT - 5, "text-anchor": anchor }, new Date(at).toISOString().slice(11, 16)));
+  }
+  for (const way of ["from", "to"]) {
+    const corners = slots.flatMap((one) => [{ at: one.begin, [way]: one[way] }, { at: one.end, [way]: one[way] }]);
+    parts.push(make("path", { class: way, d: path(corners, way, x, y) }));
+  }
+  svg.replaceChildren(...parts);
+}
+
+/** Draws the last minutes. `samples`: `{at, from, to}`, milliseconds and bits per second or null, oldest first. */
+export function rates(svg, name, samples, now) {
+  const most = Math.max(1_000, ...samples.flatMap((one) => [one.from ?? 0, one.to ?? 0]));
+  // As soon as there is more than a minute, all five.
+  const minutes = samples.length !== 0 && now - samples[0].at > 60_000 ? MINUTES : 1;
+  const x = (at) => LEFT + ((at - now) / (minutes * 60_000) + 1) * (WIDTH - LEFT - 4);
+  const { parts, y } = frame(`Rates of ${name}, ${minutes} min back`, most);
   const [step, unit, ms] = minutes === 1 ? [20, "s", 1_000] : [1, "min", 60_000];
   for (let back = 0; back * ms <= minutes * 60_000; back += step) {
     const anchor = back === 0 ? "end" : "middle";

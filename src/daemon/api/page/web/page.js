@@ -3,6 +3,7 @@
 import { ask } from "./ask.js";
 import { MINUTES, bar, classes, empty, evidence, rates } from "./chart.js";
 import { moment, perSecond, rate, span, whole } from "./number.js";
+import * as past from "./history.js";
 import * as statement from "./statement.js";
 import { alarm, fill, list, say } from "./table.js";
 
@@ -214,6 +215,7 @@ function show(now) {
   windows(now.meter);
   alarm(by("ledger-alarm"), now.meter?.error ?? null);
   sinks(now.sinks);
+  past.tenants(now.tenants, now.at);
   statement.tenants(now.tenants);
 }
 
@@ -271,6 +273,7 @@ by("pause").addEventListener("click", () => {
   say(by("told"), paused ? "Paused: what is shown stays." : "");
 });
 by("filter").addEventListener("input", () => last && tenants(last));
+past.begin();
 statement.begin();
 turn();
 turnLedger();

@@ -2,18 +2,10 @@
 
 import { ask, keep } from "./ask.js";
 import { moment, whole } from "./number.js";
-import { fill, say } from "./table.js";
+import { fill, options, say } from "./table.js";
 
 const by = (id) => document.getElementById(id);
 const told = (text) => say(by("statement-told"), text);
-
-function options(select, values) {
-  const same = [...select.options].map((one) => `${one.value} ${one.text}`).join("\n");
-  if (same === values.map(([value, text]) => `${value} ${text}`).join("\n")) return;
-  const chosen = select.value;
-  select.replaceChildren(...values.map(([value, text]) => new Option(text, value)));
-  if (values.some(([value]) => value === chosen)) select.value = chosen;
-}
 
 /** Months from the first to the last, the last one first. */
 export function months(first, last) {

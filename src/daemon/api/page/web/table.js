@@ -61,3 +61,12 @@ export function alarm(element, text) {
   say(element, text ?? "");
   element.hidden = !text;
 }
+
+/** Fills a choice with values and names; what was chosen stays chosen. */
+export function options(select, values) {
+  const same = [...select.options].map((one) => `${one.value} ${one.text}`).join("\n");
+  if (same === values.map(([value, text]) => `${value} ${text}`).join("\n")) return;
+  const chosen = select.value;
+  select.replaceChildren(...values.map(([value, text]) => new Option(text, value)));
+  if (values.some(([value]) => value === chosen)) select.value = chosen;
+}

@@ -20,7 +20,7 @@ use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::{Range, RangeInclusive},
-    path::Path,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -71,8 +71,11 @@ pub struct How {
 
 /// A ledger, and how far it was delivered.
 struct Delivered {
+    path: PathBuf,
     feed: Feed,
     mark: Mark,
+    /// It is a copy from before the mark: of the rest nobody here knows what it billed.
+    is_short: bool,
 }
 
 /// What was delivered, by cell.
@@ -93,8 +96,19 @@ struct Place {
 impl Here {
     fn of(ledgers: &[Delivered], span: Span) -> Result<Self> {
         let mut here = Self::default();
+        // Where the records are from that a short copy lacks: behind its own, and before those of the ledger that took its place.
+        let mut lacks: Option<i64> = None;
         for (index, ledger) in ledgers.iter().enumerate() {
             let cells = ledger.feed.cells(0..ledger.mark.next, span)?;
+            let starts = cells.billed.keys().map(|cell| cell.start);
+            if let Some(first) = starts.clone().min() {
+                let lacked = lacks.take().map(|from| from..=from.max(first));
+                here.unsure.extend(lacked);
+            }
+            if ledger.is_short {
+                let last = starts.max().unwrap_or(i64::MIN);
+                lacks = Some(lacks.map_or(last, |from| from.min(last)));
+            }
             here.gone += cells.gone;
             here.unsure.extend(cells.unsure);
             for (cell, billed) in cells.billed {
@@ -108,6 +122,7 @@ impl Here {
                 }
             }
         }
+        here.unsure.extend(lacks.map(|from| from..=i64::MAX));
         Ok(here)
     }
 
@@ -216,7 +231,7 @@ fn ledgers(
     host: &str,
     said: &mut Vec<String>,
 ) -> Result<(Vec<Delivered>, bool)> {
-    let mut longest: BTreeMap<[u8; 16], (u64, Feed)> = BTreeMap::new();
+    let mut longest: Vec<(PathBuf, u64, Feed)> = Vec::new();
     for path in Feed::files(ledger) {
         if path == ledger && !path.exists() {
             continue;
@@ -226,22 +241,33 @@ fn ledgers(
             continue;
         }
         let size = feed.size()?;
-        match longest.get(feed.id()) {
-            Some((known, _)) if *known >= size => {}
-            _ => drop(longest.insert(*feed.id(), (size, feed))),
+        match longest.iter_mut().find(|one| one.2.id() == feed.id()) {
+            None => longest.push((path, size, feed)),
+            Some(known) if known.1 < size => *known = (path, size, feed),
+            Some(_) => {}
         }
     }
     let mut ledgers = Vec::new();
-    for (size, feed) in longest.into_values() {
+    for (path, size, feed) in longest {
         let mark = there.mark(feed.id(), host)?;
-        ensure!(
-            mark.next <= size,
-            "{}: {} records of it were delivered, and the copy here has {size}: nothing can be compared; compare where the whole ledger is",
-            feed.name(),
-            mark.next
-        );
-        feed.holds(&mark)?;
-        ledgers.push(Delivered { feed, mark });
+        let is_short = size < mark.next;
+        if is_short {
+            said.push(format!(
+                "{}: this copy has {size} records of {}, and {} were delivered: what is more there is not told where the others may have been",
+                path.display(),
+                feed.name(),
+                mark.next
+            ));
+        } else {
+            feed.holds(&mark)?;
+        }
+        let mark = if is_short { feed.before(size)? } else { mark };
+        ledgers.push(Delivered {
+            path,
+            feed,
+            mark,
+            is_short,
+        });
     }
     let mut is_whole = true;
     for id in there.ledgers(host)? {
@@ -376,11 +402,13 @@ fn tell(sum: &Outcome, ledgers: &[Delivered], said: &[String], how: How) {
         let time = Timestamp::from_second(start)
             .map_or_else(|_| format!("{start} s"), |time| time.to_string());
         let from = difference.from.filter(|_| there < here);
-        let ledger = from.map(|(_, index)| ledgers[index].feed.name());
-        let mend = match (from, &ledger) {
-            (Some((seq, _)), Some(ledger)) => {
-                format!("; its first record is {seq} of {ledger}: `octroi replay --from {seq}`")
-            }
+        let place = from.map(|(_, index)| &ledgers[index]);
+        let ledger = place.map(|ledger| ledger.path.display().to_string());
+        let mend = match (from, place, &ledger) {
+            (Some((seq, _)), Some(place), Some(path)) => format!(
+                "; its first record is {seq} of {}: `octroi replay --from {seq} --ledger {path}`",
+                place.feed.name()
+            ),
             _ => String::new(),
         };
         lines.push(format!(

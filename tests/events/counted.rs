@@ -35,7 +35,7 @@ struct Scene {
     url: String,
     token: PathBuf,
     config: PathBuf,
-    _shelf: Shelf,
+    shelf: Shelf,
     _dir: Dir,
 }
 
@@ -65,7 +65,7 @@ impl Scene {
             url,
             token,
             config,
-            _shelf: shelf,
+            shelf,
             _dir: dir,
         };
         scene.write(&scene.url)?;
@@ -354,6 +354,47 @@ fn what_the_ledgers_do_not_know_is_not_told_as_a_difference() -> Result<()> {
     fs::write(&cursor, known.to_string())?;
     let said = scene.reconcile(&[])?;
     ensure!(said.out.contains(&"ab".repeat(16)), "{}", said.out);
+    Ok(())
+}
+
+#[test]
+fn an_old_copy_that_was_put_back_excuses_what_it_lacks_and_nothing_else() -> Result<()> {
+    let mut scene = Scene::new("short", false)?;
+    let ports = ports(&mut scene.host);
+    scene.define(&[Measure::L2Bytes])?;
+    windows(&mut scene.host, ports, 2 * HOUR)?;
+    let copy = scene.shelf.0.join("copy.db");
+    rusqlite::Connection::open(&scene.host.path)?
+        .execute("VACUUM INTO ?1", [copy.to_string_lossy()])?;
+    windows(&mut scene.host, ports, HOUR)?;
+    scene.deliver()?;
+    for name in ["ledger.db-wal", "ledger.db-shm"] {
+        let _ = fs::remove_file(scene.host.path.with_file_name(name));
+    }
+    fs::rename(&copy, &scene.host.path)?;
+    ensure!(scene.host.open_again()?.is_some());
+    windows(&mut scene.host, ports, 3 * HOUR)?;
+    scene.deliver()?;
+    let said = scene.reconcile(&[])?;
+    ensure!(
+        said.fine && said.out.contains("this copy has"),
+        "{} {}",
+        said.out,
+        said.err
+    );
+    ensure!(said.out.contains("not compared"), "{}", said.out);
+    // What its successor brought is compared as ever, both ways.
+    windows(&mut scene.host, ports, 1)?;
+    scene.service.state().moods = vec![Mood::TakesTwice];
+    scene.deliver()?;
+    let said = scene.reconcile(&[])?;
+    ensure!(
+        !said.fine && said.out.contains("difference 9000000"),
+        "{}",
+        said.out
+    );
+    scene.service.state().twice.clear();
+    ensure!(scene.reconcile(&[])?.fine);
     Ok(())
 }
 

@@ -1,11 +1,13 @@
-//! `octroi store`: the other end of a fleet. Takes what hosts sent out of a stream and brings it into one database.
+//! `octroi store`: the other end of a fleet. Takes what hosts sent out of a stream and brings it into one database, PostgreSQL
+//! or ClickHouse.
 //!
 //! It keeps nothing, and may be killed and started anywhere: what it knows is in the database and in the stream.
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use metering::sink::{
-    Backoff,
+    Backoff, Store,
+    clickhouse::{self, ClickHouse},
     nats::{self, Done, Intake},
     postgres::{self, Postgres},
 };
@@ -41,7 +43,7 @@ pub struct Options {
     /// Certificates, PEM, that the servers' must descend from.
     #[arg(long, value_name = "FILE")]
     from_ca_file: Option<PathBuf>,
-    /// The database: postgres://octroi@billing.example/metering.
+    /// The database: postgres://octroi@billing.example/metering, or ClickHouse's HTTP interface: https://octroi@clickhouse.example:8443.
     #[arg(long, value_name = "ADDRESS")]
     to: String,
     /// A file with the password of the database's user and nothing else.
@@ -70,12 +72,40 @@ pub(crate) struct Database {
 
 impl Database {
     /// The sink that it is; `option`: which option has its address.
-    pub fn open(self, option: &str) -> Result<Postgres> {
-        Ok(Postgres::new(self.target(option)?))
+    ///
+    /// # Errors
+    /// When that is the address of no database.
+    pub fn open(self, option: &str) -> Result<Box<dyn Store + Send>> {
+        if !self.is_clickhouse() {
+            return Ok(Box::new(Postgres::new(self.target(option)?)));
+        }
+        let target = clickhouse::Target {
+            url: self.address,
+            password_file: self.password_file,
+            ca_file: self.ca_file,
+        };
+        target
+            .check()
+            .map_err(|wrong| anyhow::anyhow!("{option}: {wrong}"))?;
+        Ok(Box::new(ClickHouse::new(target)))
     }
 
-    /// Where it is.
+    fn is_clickhouse(&self) -> bool {
+        let is_of = |scheme: &str| self.address.starts_with(scheme);
+        is_of("http://") || is_of("https://")
+    }
+
+    /// Where it is, of a PostgreSQL database: ClickHouse has no totals of windows, by which it is known which ones are missing.
+    ///
+    /// # Errors
+    /// When that is the address of none.
     pub fn target(self, option: &str) -> Result<postgres::Target> {
+        ensure!(
+            !self.is_clickhouse(),
+            "{option}: statements, usage and explanations are made from a PostgreSQL store or from ledgers: ClickHouse keeps no \
+             totals of windows, by which missing ones are known; write postgres://… here, or --ledger; docs/CLICKHOUSE.md has \
+             its own queries"
+        );
         let target = postgres::Target {
             url: self.address,
             password_file: self.password_file,
@@ -89,7 +119,7 @@ impl Database {
 }
 
 impl Options {
-    fn intake(&self) -> Result<Intake> {
+    fn intake(&self) -> Result<Intake<Box<dyn Store + Send>>> {
         let from = nats::Target {
             url: self.from.clone(),
             stream: self.stream.clone(),

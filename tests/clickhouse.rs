@@ -9,6 +9,9 @@ mod batches;
 mod bill;
 #[path = "support/certificate.rs"]
 mod certificate;
+#[path = "fleet/cluster.rs"]
+#[allow(dead_code, reason = "written for tests/fleet.rs")]
+mod cluster;
 #[path = "clickhouse/daemon.rs"]
 mod daemon;
 #[path = "fleet/day.rs"]
@@ -19,6 +22,11 @@ mod day;
 mod delivered;
 #[path = "clickhouse/door.rs"]
 mod door;
+#[path = "clickhouse/fleet.rs"]
+mod fleet;
+#[path = "fleet/ledgers.rs"]
+#[allow(dead_code, reason = "written for tests/fleet.rs")]
+mod ledgers;
 #[path = "clickhouse/page.rs"]
 mod page;
 #[path = "clickhouse/server.rs"]

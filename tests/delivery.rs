@@ -130,6 +130,39 @@ fn a_database_that_dies_and_answers_that_are_lost_cost_no_byte_and_bill_none_twi
     Ok(())
 }
 
+/// A window's total that is gone or changed at the biller is told, though it bills nothing.
+fn totals_too(config: &Path, database: &Database) -> Result<()> {
+    let one = "(ledger_id, seq) IN (SELECT ledger_id, seq FROM octroi.total WHERE seq > 30 AND ledger_id = \
+               (SELECT ledger_id FROM octroi.ledger ORDER BY moved DESC LIMIT 1) ORDER BY seq LIMIT 1)";
+    database.ask(&format!(
+        "CREATE TABLE kept AS SELECT * FROM octroi.total WHERE {one}; DELETE FROM octroi.total WHERE {one}"
+    ))?;
+    let gone = reconcile(config)?;
+    ensure!(
+        !gone.0 && gone.1.contains("zone *: ") && gone.1.contains(", of -1 records"),
+        "{}",
+        gone.1
+    );
+    database.ask("INSERT INTO octroi.total SELECT * FROM kept; DROP TABLE kept")?;
+    let same = reconcile(config)?;
+    ensure!(same.0 && same.1.contains("zone *: "), "{}", same.1);
+    let changed =
+        format!("UPDATE octroi.total SET canonical = canonical || '\\x00'::bytea WHERE {one}");
+    database.ask(&changed)?;
+    let wrong = reconcile(config)?;
+    ensure!(
+        !wrong.0 && wrong.1.contains("is not what its leaf says"),
+        "{}",
+        wrong.1
+    );
+    let back =
+        "UPDATE octroi.total SET canonical = substr(canonical, 1, length(canonical) - 1) WHERE ";
+    database.ask(&format!("{back}{one}"))?;
+    let same = reconcile(config)?;
+    ensure!(same.0, "{}", same.1);
+    Ok(())
+}
+
 #[test]
 fn a_ledger_that_is_deleted_put_back_or_copied_bills_nothing_twice() -> Result<()> {
     const TEST: &str = "a_ledger_that_is_deleted_put_back_or_copied_bills_nothing_twice";
@@ -197,6 +230,7 @@ fn a_ledger_that_is_deleted_put_back_or_copied_bills_nothing_twice() -> Result<(
         reconciled.1
     );
 
+    totals_too(&config, &database)?;
     forks(&metered, &database)?;
     // Reconciliation says when the biller's totals are not the ledger's.
     database.ask(

@@ -24,6 +24,7 @@ mod hosts;
 #[allow(dead_code, reason = "written for tests/lago.rs")]
 mod lago;
 #[path = "fleet/ledgers.rs"]
+#[allow(dead_code, reason = "tests of other sinks open ledgers again")]
 mod ledgers;
 #[path = "fleet/page.rs"]
 mod page;
@@ -101,7 +102,7 @@ fn postgres(database: &Database) -> Postgres {
     })
 }
 
-fn intake(cluster: &Cluster, database: &Database, name: &str) -> Intake {
+fn intake(cluster: &Cluster, database: &Database, name: &str) -> Intake<Postgres> {
     Intake::new(
         target(cluster, cluster.url()),
         postgres(database),
@@ -111,7 +112,12 @@ fn intake(cluster: &Cluster, database: &Database, name: &str) -> Intake {
 }
 
 /// Takes until the database has so much of a ledger; what was done on the way.
-fn take(intake: &mut Intake, database: &Database, story: &Story, size: u64) -> Result<Vec<Done>> {
+fn take(
+    intake: &mut Intake<Postgres>,
+    database: &Database,
+    story: &Story,
+    size: u64,
+) -> Result<Vec<Done>> {
     let begun = Instant::now();
     let mut all = Vec::new();
     let there = format!(

@@ -388,7 +388,8 @@ impl Ledger {
     }
 }
 
-fn inode(path: &Path) -> io::Result<(u64, u64)> {
+/// Device and inode of a file.
+pub(crate) fn inode(path: &Path) -> io::Result<(u64, u64)> {
     fs::metadata(path).map(|found| (found.dev(), found.ino()))
 }
 

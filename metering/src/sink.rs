@@ -11,6 +11,7 @@
 //! What it is not: it is no queue. The ledger is, and it keeps what is not confirmed (M-12.7).
 
 mod backoff;
+mod cells;
 pub mod clickhouse;
 pub mod cloudevents;
 mod courier;
@@ -23,6 +24,7 @@ pub mod lago;
 mod line;
 pub mod nats;
 pub mod postgres;
+mod store;
 mod sums;
 #[cfg(test)]
 mod testing;
@@ -32,8 +34,10 @@ mod wait;
 mod windows;
 
 pub use backoff::Backoff;
+pub use cells::{Billed, Cell, Cells, Span};
 pub use courier::{Courier, Progress};
 pub use feed::{Batch, Feed, Item};
+pub use store::Store;
 pub use sums::{Sums, Totals};
 pub use windows::Windows;
 
@@ -113,6 +117,20 @@ pub trait Sink {
         without: &[Range<u64>],
     ) -> Result<Totals, SinkError>;
 
+    /// The same of the windows' totals (`*`), which bill nothing and say which windows there are, and the seq from which on it
+    /// has those. `None`: it keeps none.
+    ///
+    /// # Errors
+    /// [`SinkError`].
+    fn window_totals(
+        &mut self,
+        _id: &[u8; 16],
+        _below: u64,
+        _without: &[Range<u64>],
+    ) -> Result<Option<(u64, Totals)>, SinkError> {
+        Ok(None)
+    }
+
     /// Takes a batch once more, below its mark, which stays.
     ///
     /// # Errors
@@ -159,6 +177,15 @@ impl<S: Sink + ?Sized> Sink for Box<S> {
         without: &[Range<u64>],
     ) -> Result<Totals, SinkError> {
         (**self).sums(id, below, without)
+    }
+
+    fn window_totals(
+        &mut self,
+        id: &[u8; 16],
+        below: u64,
+        without: &[Range<u64>],
+    ) -> Result<Option<(u64, Totals)>, SinkError> {
+        (**self).window_totals(id, below, without)
     }
 
     fn replay(&mut self, batch: &Batch) -> Result<(), SinkError> {
@@ -269,10 +296,10 @@ impl Target {
         match self {
             Self::Postgres(target) => Box::new(postgres::Postgres::new(target.clone())),
             Self::Files(target) => Box::new(files::Files::new(target.clone())),
-            Self::CloudEvents(target) => Box::new(cloudevents::CloudEvents::new(
-                target.clone(),
-                cursor::file(ledger, name),
-            )),
+            Self::CloudEvents(target) => {
+                let target = target.clone();
+                Box::new(cloudevents::CloudEvents::of(target, ledger, name))
+            }
             Self::Nats(target) => Box::new(nats::Nats::new(target.clone())),
             Self::ClickHouse(target) => Box::new(clickhouse::ClickHouse::new(target.clone())),
             Self::Lago(target) => {

@@ -1,7 +1,12 @@
 //! A service that takes CloudEvents, as strict as OpenMeter, and as unreliable as anybody: it resets, hangs, answers 5xx before
 //! and after it has taken a batch, and forgets what it acknowledged. It adds up what it has, each event once.
 
+#[path = "meters.rs"]
+#[allow(dead_code, reason = "only the test of a service that counts asks it")]
+pub mod meters;
+
 use anyhow::{Context as _, Result};
+use meters::Meter;
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -25,6 +30,10 @@ pub enum Mood {
     TakesAndFails,
     /// Takes nothing and answers 204: an acknowledgement that is lost.
     Loses,
+    /// Takes it, and counts it twice: its memory of names is gone.
+    TakesTwice,
+    /// Acknowledges it, and counts it when it is asked for the third time.
+    CountsLater,
     /// Takes nothing and answers 503.
     Busy,
     /// Takes nothing and breaks the connection.
@@ -53,6 +62,16 @@ pub struct State {
     pub again: u64,
     /// Why batches were refused.
     pub refused: Vec<String>,
+    /// Keys of events that it counts twice.
+    pub twice: Vec<String>,
+    /// Events that are not counted yet.
+    pub late: Vec<(String, Value)>,
+    /// What it adds up.
+    pub meters: Vec<Meter>,
+    /// Questions that a meter answered.
+    pub questions: u64,
+    /// Of those, the ones whose ends are no windows' ends.
+    pub unaligned: u64,
     token: Option<String>,
 }
 
@@ -115,6 +134,22 @@ pub fn serve(stream: impl std::io::Read + Write + Shut, state: &Mutex<State>) {
     };
     let mut stream = reader.into_inner();
     let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
+    let told = meters::answer(&head, &body, &mut lock());
+    if let Some(told) = told {
+        let mut state = lock();
+        if state.questions >= 3 {
+            let late = std::mem::take(&mut state.late);
+            state.events.extend(late);
+        }
+        match told {
+            Ok(told) => answer(&mut stream, "200 OK", &told),
+            Err((status, why)) => {
+                state.refused.push(why.clone());
+                answer(&mut stream, status, &format!("{{\"detail\":\"{why}\"}}"));
+            }
+        }
+        return;
+    }
     let checked = check(&head, &body, lock().token.as_deref());
     let events = match checked {
         Ok(events) => events,
@@ -126,12 +161,22 @@ pub fn serve(stream: impl std::io::Read + Write + Shut, state: &Mutex<State>) {
     };
     let mood = mood(&mut lock());
     *lock().ended.entry(format!("{mood:?}")).or_default() += 1;
-    use Mood::{Breaks, Busy, Hangs, Loses, Takes, TakesAndBreaks, TakesAndFails, TakesLater};
-    if matches!(mood, Takes | TakesLater | TakesAndBreaks | TakesAndFails) {
+    use Mood::{
+        Breaks, Busy, CountsLater, Hangs, Loses, Takes, TakesAndBreaks, TakesAndFails, TakesLater,
+        TakesTwice,
+    };
+    if !matches!(mood, Loses | Busy | Breaks | Hangs) {
         let mut state = lock();
         for event in events {
             let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
             let key = format!("{NAMESPACE}-{}-{}", text("source"), text("id"));
+            if mood == CountsLater {
+                state.late.push((key, event));
+                continue;
+            }
+            if mood == TakesTwice {
+                state.twice.push(key.clone());
+            }
             // The first that has the name stays, as there.
             if let std::collections::btree_map::Entry::Vacant(entry) = state.events.entry(key) {
                 entry.insert(event);
@@ -141,7 +186,7 @@ pub fn serve(stream: impl std::io::Read + Write + Shut, state: &Mutex<State>) {
         }
     }
     match mood {
-        Takes | Loses => answer(&mut stream, "204 No Content", ""),
+        Takes | Loses | TakesTwice | CountsLater => answer(&mut stream, "204 No Content", ""),
         TakesLater => answer(&mut stream, "202 Accepted", "{}"),
         TakesAndFails => answer(&mut stream, "500 Internal Server Error", "oh\nno"),
         Busy => answer(&mut stream, "503 Service Unavailable", ""),
@@ -226,7 +271,13 @@ pub type Refused = (&'static str, String);
 /// Refuses what OpenMeter refuses, and what would bill wrong.
 pub fn check(head: &[String], body: &[u8], token: Option<&str>) -> Result<Vec<Value>, Refused> {
     let bad = |why: &str| ("400 Bad Request", why.to_owned());
-    if head.first().map(String::as_str) != Some("POST /api/v1/events HTTP/1.1") {
+    let line = head.first().map_or("", String::as_str);
+    if ![
+        "POST /api/v1/events HTTP/1.1",
+        "POST /api/v3/openmeter/events HTTP/1.1",
+    ]
+    .contains(&line)
+    {
         return Err(("404 Not Found", format!("{:?}", head.first())));
     }
     if header(head, "host").is_none_or(str::is_empty) {

@@ -51,6 +51,7 @@ impl Drop for Shelf {
 /// A host that meters.
 pub struct Metering {
     pub host: String,
+    number: u8,
     pub path: PathBuf,
     ledger: Ledger,
     owners: Vec<Owner>,
@@ -69,6 +70,19 @@ fn none() -> Sums {
     }
 }
 
+/// Whose ledger it is.
+fn identity(host: &str, number: u8, now: Time) -> Identity {
+    Identity {
+        epoch: Epoch {
+            host: host.into(),
+            boot_id: [number; 16],
+            map_generation: [number + 100; 16],
+        },
+        machine_id: host.into(),
+        now,
+    }
+}
+
 impl Metering {
     /// A ledger that begins at this time. `number`: tells its boot and maps from others.
     pub fn new(shelf: &Shelf, host: &str, number: u8, utc_ns: i64) -> Result<Self> {
@@ -79,18 +93,11 @@ impl Metering {
             mono_ns: 1_000_000_000_000,
             utc_ns,
         };
-        let identity = Identity {
-            epoch: Epoch {
-                host: host.into(),
-                boot_id: [number; 16],
-                map_generation: [number + 100; 16],
-            },
-            machine_id: host.into(),
-            now: time,
-        };
+        let identity = identity(host, number, time);
         let begun = Ledger::open(&path, &identity, &Anchor::default(), None)?;
         Ok(Self {
             host: host.into(),
+            number,
             path,
             ledger: begun.ledger,
             owners: Vec::new(),
@@ -149,6 +156,15 @@ impl Metering {
     /// Somebody sets the wall clock.
     pub fn set_clock(&mut self, by_ns: i64) {
         self.time.utc_ns += by_ns;
+    }
+
+    /// Opens what lies at its path by now, as a meter does whose file was taken away. Returns what there is to say.
+    pub fn open_again(&mut self) -> Result<Option<String>> {
+        let identity = identity(&self.host, self.number, self.time);
+        let remembered = self.ledger.anchor().clone();
+        let begun = Ledger::open(&self.path, &identity, &remembered, None)?;
+        self.ledger = begun.ledger;
+        Ok(begun.superseded)
     }
 
     pub fn size(&self) -> u64 {

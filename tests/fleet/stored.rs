@@ -11,7 +11,7 @@ use crate::{
     target,
 };
 use anyhow::{Context as _, Result, ensure};
-use metering::sink::{Feed, Mark, Sink as _, SinkError, nats::Nats};
+use metering::sink::{Feed, Mark, Sink as _, SinkError, Store as _, nats::Nats};
 use std::time::Instant;
 
 /// The tables as version 2 had them.

@@ -17,7 +17,7 @@ mod target;
 
 pub use target::Target;
 
-use super::{Batch, Item, Mark, Sink, SinkError, Sums, Totals, wait::Connection};
+use super::{Batch, Item, Mark, Sink, SinkError, Store, Sums, Totals, wait::Connection};
 use crate::note::hex;
 use row::{MARK, RECORD, RowBinary};
 use server::Server;
@@ -97,21 +97,24 @@ async fn known(server: &mut Server<'_>, id: &[u8; 16], host: &str) -> Result<Kno
     })
 }
 
-/// Which of a batch's records are not there.
+/// Which of some records of a ledger, in ascending order, are not there.
 ///
 /// # Errors
 /// [`SinkError::Fork`]: another one is under a number.
 async fn missing<'b>(
     server: &mut Server<'_>,
-    batch: &'b Batch,
+    id: &[u8; 16],
+    items: &'b [Item],
 ) -> Result<Vec<&'b Item>, SinkError> {
+    let (Some(first), Some(last)) = (items.first(), items.last()) else {
+        return Ok(Vec::new());
+    };
     let select = "SELECT seq, lower(hex(leaf)) FROM record WHERE ledger_id = toFixedString(unhex({id:String}), 16) \
-                  AND seq >= {from:UInt64} AND seq < {past:UInt64}";
-    let (from, past) = (batch.from.next.to_string(), batch.to.next.to_string());
+                  AND seq >= {first:UInt64} AND seq <= {last:UInt64}";
     let params = [
-        ("id", hex(&batch.ledger_id)),
-        ("from", from),
-        ("past", past),
+        ("id", hex(id)),
+        ("first", first.seq.to_string()),
+        ("last", last.seq.to_string()),
     ];
     let params = params
         .each_ref()
@@ -122,7 +125,7 @@ async fn missing<'b>(
         there.entry(row.number(0)?).or_default().push(row.bytes(1)?);
     }
     let mut missing = Vec::new();
-    for item in &batch.items {
+    for item in items {
         match there.get(&item.seq) {
             None => missing.push(item),
             Some(leaves) if leaves.iter().all(|leaf| *leaf == item.leaf) => {}
@@ -130,7 +133,7 @@ async fn missing<'b>(
                 return Err(SinkError::Fork(format!(
                     "record {} of the ledger {} is another one at the sink",
                     item.seq,
-                    hex(&batch.ledger_id)
+                    hex(id)
                 )));
             }
         }
@@ -150,12 +153,33 @@ async fn insert(
 
 /// Brings a batch's records, so that all of them are there; `true`: they were, or are, and `false`: they were acknowledged and are not.
 async fn bring(server: &mut Server<'_>, batch: &Batch, token: &str) -> Result<bool, SinkError> {
-    if batch.items.is_empty() || missing(server, batch).await?.is_empty() {
+    let (id, items) = (&batch.ledger_id, &batch.items);
+    if missing(server, id, items).await?.is_empty() {
         return Ok(true);
     }
     // All of them, also where some are there: a token names the same block every time.
-    insert(server, &batch.ledger_id, batch.items.iter(), Some(token)).await?;
-    Ok(missing(server, batch).await?.is_empty())
+    insert(server, id, items.iter(), Some(token)).await?;
+    Ok(missing(server, id, items).await?.is_empty())
+}
+
+/// Brings back what was taken away there below the mark, and nothing that is there.
+async fn bring_back(
+    server: &mut Server<'_>,
+    id: &[u8; 16],
+    items: &[Item],
+) -> Result<(), SinkError> {
+    let gone = missing(server, id, items).await?;
+    if gone.is_empty() {
+        return Ok(());
+    }
+    // Without a token: the server may remember that of the first time.
+    insert(server, id, gone.into_iter(), None).await?;
+    if missing(server, id, items).await?.is_empty() {
+        return Ok(());
+    }
+    Err(SinkError::Unavailable(
+        "it acknowledged records and does not have them".into(),
+    ))
 }
 
 impl Sink for ClickHouse {
@@ -262,25 +286,30 @@ impl Sink for ClickHouse {
         })
     }
 
-    /// Brings back what was taken away there below the mark, and nothing that is there.
     fn replay(&mut self, batch: &Batch) -> Result<(), SinkError> {
-        self.run(async |server| {
-            let items = missing(server, batch).await?;
-            if items.is_empty() {
-                return Ok(());
-            }
-            // Without a token: the server may remember that of the first time.
-            insert(server, &batch.ledger_id, items.into_iter(), None).await?;
-            if missing(server, batch).await?.is_empty() {
-                return Ok(());
-            }
-            Err(SinkError::Unavailable(
-                "it acknowledged records and does not have them".into(),
-            ))
-        })
+        self.run(async |server| bring_back(server, &batch.ledger_id, &batch.items).await)
     }
 
     fn batch_max(&self) -> u32 {
         RECORDS_MAX
+    }
+}
+
+impl Store for ClickHouse {
+    fn marks(&mut self) -> Result<BTreeMap<[u8; 16], Mark>, SinkError> {
+        let select = "SELECT lower(hex(ledger_id)), next_seq, lower(hex(last_leaf)) FROM ledger";
+        self.run(async |server| {
+            let rows = server.rows(select, &[]).await?;
+            let marks = rows.iter().map(|row| {
+                let (next, leaf) = (row.number(1)?, row.bytes(2)?);
+                Ok((row.bytes(0)?, Mark { next, leaf }))
+            });
+            marks.collect()
+        })
+    }
+
+    /// What was taken away there comes back, for it is at hand. Totals are not kept (decision 0036), so none is compared.
+    fn holds(&mut self, id: &[u8; 16], items: &[Item], _: &[Item]) -> Result<(), SinkError> {
+        self.run(async |server| bring_back(server, id, items).await)
     }
 }

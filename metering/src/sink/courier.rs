@@ -4,10 +4,12 @@
 //! Invariants
 //! - What is wrong with one ledger holds no other up: each has its own mark, batch and next try. A sink that is not
 //!   there is so for all.
+//! - What is wrong with a file is wrong with that file: another one that takes its place, as the meter puts one where an old copy was
+//!   put under it, is looked at at once.
 //! - [`Progress::confirmed`] is of the ledger that [`Progress::ledger_id`] names: 0 until the sink has answered for that one.
 
 use super::{Backoff, Feed, Mark, Sink, SinkError};
-use crate::note;
+use crate::{ledger, note};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -48,6 +50,8 @@ pub struct Progress {
 /// One ledger, as the sink has it.
 struct Standing {
     id: [u8; 16],
+    /// Device and inode of the file that it was.
+    file: Option<(u64, u64)>,
     /// `None`: the sink is to be asked.
     mark: Option<Mark>,
     /// Records in the next batch: less after a failure, more after a success.
@@ -66,6 +70,7 @@ impl Standing {
     fn new(id: [u8; 16], batch: u32) -> Self {
         Self {
             id,
+            file: None,
             mark: None,
             batch,
             left: 0,
@@ -138,9 +143,12 @@ impl<S: Sink> Courier<S> {
             if of_now && !path.exists() {
                 continue; // the daemon makes it with its first window
             }
+            // Before it is opened: what takes its place meanwhile is another one next time.
+            let file = ledger::inode(&path).ok();
             let standing = self.standings.get(&path);
             let waits = |standing: &Standing| {
-                standing.done || standing.wrong.as_ref().is_some_and(|(.., at)| *at > now)
+                let is_later = standing.wrong.as_ref().is_some_and(|(.., at)| *at > now);
+                standing.done || is_later && standing.file == file
             };
             if standing.is_some_and(waits) {
                 continue;
@@ -152,6 +160,7 @@ impl<S: Sink> Courier<S> {
             let standing = self.standings.entry(path);
             let most = self.sink.batch_max();
             let standing = standing.or_insert_with(|| Standing::new([0; 16], most));
+            standing.file = file;
             standing.mark = None;
             standing.batch = (standing.batch / 4).max(BATCH_LEAST);
             if let SinkError::Fork(what) = &error {

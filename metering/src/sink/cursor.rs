@@ -36,6 +36,14 @@ pub(super) fn mark(path: &Path, id: &[u8; 16], host: &str) -> Result<Mark, SinkE
     Cursor::read(path)?.mark(id, host)
 }
 
+/// The ledgers of a host that a sink has something of.
+pub(super) fn ledgers(path: &Path, host: &str) -> Result<Vec<[u8; 16]>, SinkError> {
+    let cursor = Cursor::read(path)?;
+    let of_host = cursor.ledgers.iter().filter(|(_, at)| at.host == host);
+    let ids = of_host.filter_map(|(name, _)| cursor.ids.get(name).copied());
+    Ok(ids.collect())
+}
+
 /// Sends a batch where the cursor is, and moves it behind the batch when that is acknowledged.
 pub(super) fn advance(
     path: &Path,

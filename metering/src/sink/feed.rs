@@ -3,7 +3,7 @@
 //! A ledger that was put aside may have records that no sink has. They are billed by it, not by the one that took
 //! its place: so it is read to its end first.
 
-use super::{Mark, SinkError, Totals};
+use super::{Cells, Mark, SinkError, Span, Totals};
 use crate::{
     ledger::{self, Leaf, Reader},
     note,
@@ -240,25 +240,62 @@ impl Feed {
     /// # Errors
     /// As [`Feed::batch`].
     pub fn totals(&self, below: u64) -> Result<(Totals, Vec<Range<u64>>), SinkError> {
-        const STEP: u32 = 10_000;
         let (mut totals, mut gone) = (Totals::default(), Vec::<Range<u64>>::new());
-        let mut next = 0;
-        while next < below {
+        self.each(0..below, |seq, item| match item {
+            None => match gone.last_mut() {
+                Some(range) if range.end == seq => range.end = seq + 1,
+                _ => gone.push(seq..seq + 1),
+            },
+            Some(item) if item.is_total() => {}
+            Some(item) => totals.add(&item),
+        })?;
+        Ok((totals, gone))
+    }
+
+    /// What its windows' totals say from a seq on and below another one, those that are there.
+    ///
+    /// # Errors
+    /// As [`Feed::batch`].
+    pub fn window_totals(&self, seqs: Range<u64>) -> Result<Totals, SinkError> {
+        let mut totals = Totals::default();
+        self.each(seqs, |_, item| {
+            if let Some(total) = item.filter(Item::is_total) {
+                totals.add(&total);
+            }
+        })?;
+        Ok(totals)
+    }
+
+    /// What some of its records bill, by tenant, direction and span of time.
+    ///
+    /// # Errors
+    /// As [`Feed::batch`].
+    pub fn cells(&self, seqs: Range<u64>, span: Span) -> Result<Cells, SinkError> {
+        let mut cells = Cells::default();
+        self.each(seqs, |_, item| match item {
+            None => cells.lose(),
+            Some(item) => cells.add(span, &item),
+        })?;
+        cells.end();
+        Ok(cells)
+    }
+
+    /// Its records of some numbers, one after the other; `None`: it is pruned or erased.
+    fn each(
+        &self,
+        seqs: Range<u64>,
+        mut take: impl FnMut(u64, Option<Item>),
+    ) -> Result<(), SinkError> {
+        const STEP: u32 = 10_000;
+        let mut next = seqs.start;
+        while next < seqs.end {
             let leaves = self.reader.leaves(next, STEP)?;
             let Some(last) = leaves.last() else { break };
             next = last.seq + 1;
-            for leaf in leaves.into_iter().filter(|leaf| leaf.seq < below) {
-                let seq = leaf.seq;
-                if leaf.canonical.is_none() {
-                    match gone.last_mut() {
-                        Some(range) if range.end == seq => range.end = seq + 1,
-                        _ => gone.push(seq..seq + 1),
-                    }
-                } else if let Some(item) = self.item(leaf)?.filter(|item| !item.is_total()) {
-                    totals.add(&item);
-                }
+            for leaf in leaves.into_iter().filter(|leaf| leaf.seq < seqs.end) {
+                take(leaf.seq, self.item(leaf)?);
             }
         }
-        Ok((totals, gone))
+        Ok(())
     }
 }

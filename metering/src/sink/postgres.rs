@@ -14,11 +14,12 @@ pub use books::Books;
 pub use target::Target;
 
 use super::{
-    Batch, Item, Mark, Sink, SinkError, Sums, Totals,
+    Batch, Item, Mark, Sink, SinkError, Store, Sums, Totals,
     wait::{Connection, Wait, whole},
 };
+use crate::record::{Record, leaf_hash};
 use std::{cell::Cell, collections::BTreeMap, ops::Range, time::Duration};
-use tokio_postgres::{Client, Error, GenericClient};
+use tokio_postgres::{Client, Error, GenericClient, Row};
 
 /// A statement takes less, or the database is not well.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -65,55 +66,6 @@ impl Postgres {
             target,
             connection: Connection::new(patience),
         }
-    }
-
-    /// How far it is in every ledger that it knows.
-    ///
-    /// # Errors
-    /// [`SinkError`].
-    pub fn marks(&mut self) -> Result<BTreeMap<[u8; 16], Mark>, SinkError> {
-        self.run(async |client| {
-            let text = "SELECT ledger_id, next_seq, last_leaf FROM octroi.ledger";
-            let rows = client.query(text, &[]).await.map_err(told)?;
-            let marks = rows.iter().map(|row| {
-                let (id, leaf): (Vec<u8>, Vec<u8>) = (row.get(0), row.get(2));
-                let next = u64::try_from(row.get::<_, i64>(1)).unwrap_or_default();
-                let leaf = leaf.try_into().unwrap_or_default();
-                (id.try_into().unwrap_or_default(), Mark { next, leaf })
-            });
-            Ok(marks.collect())
-        })
-    }
-
-    /// Whether it has these records and totals of a ledger, which are below its mark.
-    ///
-    /// # Errors
-    /// [`SinkError::Fork`]: others under their numbers, or none.
-    pub fn holds(
-        &mut self,
-        id: &[u8; 16],
-        items: &[Item],
-        totals: &[Item],
-    ) -> Result<(), SinkError> {
-        // Of records that came without their totals, none is to be found.
-        let known = "AND sent.seq >= (SELECT totals_from FROM octroi.ledger WHERE ledger_id = $1)";
-        self.run(async |client| {
-            for (sent, table, known) in [(items, "record", ""), (totals, "total", known)] {
-                let seqs: Vec<i64> = sent.iter().map(|item| item.seq as i64).collect();
-                let leaves: Vec<&[u8]> = sent.iter().map(|item| &item.leaf[..]).collect();
-                let text = format!(
-                    "SELECT min(seq) FROM unnest($2::bigint[], $3::bytea[]) AS sent (seq, leaf) WHERE NOT EXISTS \
-                     (SELECT 1 FROM octroi.{table} AS there WHERE ledger_id = $1 AND there.seq = sent.seq \
-                     AND there.leaf = sent.leaf) {known}"
-                );
-                let row = client.query_one(&text, &[&&id[..], &seqs, &leaves]).await;
-                if let Some(seq) = row.map_err(told)?.get::<_, Option<i64>>(0) {
-                    let what = format!("record {seq} is another one at the sink");
-                    return Err(SinkError::Fork(what));
-                }
-            }
-            Ok(())
-        })
     }
 
     fn run<T>(
@@ -177,6 +129,41 @@ async fn mark(
     }))
 }
 
+fn number(seq: u64) -> i64 {
+    i64::try_from(seq).unwrap_or(i64::MAX)
+}
+
+/// The first of a ledger's totals from a seq on: what their bytes say, which their leaves are of.
+async fn page_of_totals(
+    client: &Client,
+    id: &[u8; 16],
+    seqs: Range<i64>,
+) -> Result<Vec<Item>, SinkError> {
+    let text = "SELECT seq, leaf, canonical FROM octroi.total WHERE ledger_id = $1 AND seq >= $2 AND seq < $3 \
+                ORDER BY seq LIMIT 10000";
+    let rows = client
+        .query(text, &[&&id[..], &seqs.start, &seqs.end])
+        .await;
+    let rows = rows.map_err(told)?;
+    let item = |row: &Row| {
+        let (seq, leaf, canonical): (i64, Vec<u8>, Vec<u8>) = (row.get(0), row.get(1), row.get(2));
+        let hash = leaf_hash(&canonical);
+        let record = Record::decode(&canonical).ok().filter(|_| hash[..] == leaf);
+        let record = record.ok_or_else(|| {
+            SinkError::Refused(format!(
+                "octroi.total: record {seq} is not what its leaf says"
+            ))
+        })?;
+        Ok(Item {
+            seq: u64::try_from(seq).unwrap_or_default(),
+            leaf: hash,
+            record,
+            canonical,
+        })
+    };
+    rows.iter().map(item).collect()
+}
+
 impl Sink for Postgres {
     fn mark(&mut self, id: &[u8; 16], host: &str) -> Result<Mark, SinkError> {
         self.run(async |client| Ok(mark(client, id, host, "").await?.unwrap_or(Mark::NONE)))
@@ -210,7 +197,6 @@ impl Sink for Postgres {
         below: u64,
         without: &[Range<u64>],
     ) -> Result<Totals, SinkError> {
-        let number = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
         let first: Vec<i64> = without.iter().map(|range| number(range.start)).collect();
         let end: Vec<i64> = without.iter().map(|range| number(range.end)).collect();
         self.run(async |client| {
@@ -241,11 +227,78 @@ impl Sink for Postgres {
         })
     }
 
+    fn window_totals(
+        &mut self,
+        id: &[u8; 16],
+        below: u64,
+        without: &[Range<u64>],
+    ) -> Result<Option<(u64, Totals)>, SinkError> {
+        let from = self.run(async |client| {
+            let text = "SELECT totals_from FROM octroi.ledger WHERE ledger_id = $1";
+            let row = client.query_opt(text, &[&&id[..]]).await.map_err(told)?;
+            Ok(row.map_or(0, |row| row.get::<_, i64>(0)))
+        })?;
+        let (mut totals, mut next) = (Totals::default(), from);
+        loop {
+            let page =
+                self.run(async |client| page_of_totals(client, id, next..number(below)).await)?;
+            let Some(last) = page.last() else { break };
+            next = number(last.seq).saturating_add(1);
+            // Ascending, and none in another.
+            let is_gone = |seq| {
+                let range = without.partition_point(|gone| gone.end <= seq);
+                without.get(range).is_some_and(|gone| gone.contains(&seq))
+            };
+            for total in page.iter().filter(|total| !is_gone(total.seq)) {
+                totals.add(total);
+            }
+        }
+        Ok(Some((u64::try_from(from).unwrap_or_default(), totals)))
+    }
+
     fn replay(&mut self, _: &Batch) -> Result<(), SinkError> {
         Err(SinkError::Refused(
             "a database says itself how far it is, and has no record twice: one that was restored from a copy is \
              filled up by itself; `octroi reconcile` says what is there"
                 .into(),
         ))
+    }
+}
+
+impl Store for Postgres {
+    fn marks(&mut self) -> Result<BTreeMap<[u8; 16], Mark>, SinkError> {
+        self.run(async |client| {
+            let text = "SELECT ledger_id, next_seq, last_leaf FROM octroi.ledger";
+            let rows = client.query(text, &[]).await.map_err(told)?;
+            let marks = rows.iter().map(|row| {
+                let (id, leaf): (Vec<u8>, Vec<u8>) = (row.get(0), row.get(2));
+                let next = u64::try_from(row.get::<_, i64>(1)).unwrap_or_default();
+                let leaf = leaf.try_into().unwrap_or_default();
+                (id.try_into().unwrap_or_default(), Mark { next, leaf })
+            });
+            Ok(marks.collect())
+        })
+    }
+
+    fn holds(&mut self, id: &[u8; 16], items: &[Item], totals: &[Item]) -> Result<(), SinkError> {
+        // Of records that came without their totals, none is to be found.
+        let known = "AND sent.seq >= (SELECT totals_from FROM octroi.ledger WHERE ledger_id = $1)";
+        self.run(async |client| {
+            for (sent, table, known) in [(items, "record", ""), (totals, "total", known)] {
+                let seqs: Vec<i64> = sent.iter().map(|item| item.seq as i64).collect();
+                let leaves: Vec<&[u8]> = sent.iter().map(|item| &item.leaf[..]).collect();
+                let text = format!(
+                    "SELECT min(seq) FROM unnest($2::bigint[], $3::bytea[]) AS sent (seq, leaf) WHERE NOT EXISTS \
+                     (SELECT 1 FROM octroi.{table} AS there WHERE ledger_id = $1 AND there.seq = sent.seq \
+                     AND there.leaf = sent.leaf) {known}"
+                );
+                let row = client.query_one(&text, &[&&id[..], &seqs, &leaves]).await;
+                if let Some(seq) = row.map_err(told)?.get::<_, Option<i64>>(0) {
+                    let what = format!("record {seq} is another one at the sink");
+                    return Err(SinkError::Fork(what));
+                }
+            }
+            Ok(())
+        })
     }
 }

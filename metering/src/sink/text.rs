@@ -93,6 +93,15 @@ pub(super) struct Corrects {
 }
 
 impl Fields {
+    /// A direction's number, from its word.
+    pub fn direction(word: &str) -> Option<i16> {
+        match word {
+            "from" => Some(0),
+            "to" => Some(1),
+            _ => None,
+        }
+    }
+
     pub fn of(item: &Item) -> Self {
         let record = &item.record;
         let billed = item.billed();

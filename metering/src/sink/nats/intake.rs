@@ -10,7 +10,7 @@
 //! What it is not: it keeps nothing. All that it knows is in the database and in the stream.
 
 use super::{Line, Open, PATIENCE, Sent, Target, away, wire::Answer};
-use crate::sink::{Batch, Item, Mark, Sink as _, SinkError, postgres::Postgres};
+use crate::sink::{Batch, Item, Mark, SinkError, Store};
 use async_nats::jetstream::{
     AckKind, Message,
     consumer::{AckPolicy, PullConsumer, pull},
@@ -101,9 +101,9 @@ impl Done {
 }
 
 /// Takes records out of a stream into a database.
-pub struct Intake {
+pub struct Intake<S> {
     line: Line,
-    to: Postgres,
+    to: S,
     name: String,
     patience: Duration,
     ledgers: BTreeMap<[u8; 16], Ledger>,
@@ -112,11 +112,11 @@ pub struct Intake {
     is_compared: bool,
 }
 
-impl Intake {
+impl<S: Store> Intake<S> {
     /// Nothing is connected yet. `name`: of the durable consumer, one for each database. `patience`: until a message
     /// that was not acknowledged comes again.
     #[must_use]
-    pub fn new(from: Target, to: Postgres, name: &str, patience: Duration) -> Self {
+    pub fn new(from: Target, to: S, name: &str, patience: Duration) -> Self {
         Self {
             line: Line::new(from, PATIENCE),
             to,

@@ -5,7 +5,7 @@ use crate::{
     config::{self, Config},
     correct,
     daemon::{self, control},
-    demo, doctor, encryption, explain, flows, generate, import, loader, metrics, privacy, proof,
+    demo, doctor, encryption, explain, flows, generate, import, loader, metrics, privacy, proof, provide,
     reconcile, records, sinks, statement, status, store, top, usage,
 };
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -104,6 +104,8 @@ enum Command {
     Flows(flows::Options),
     /// What of each tenant's traffic is encrypted, by what, and what a rule refuses or would.
     Encryption(encryption::Options),
+    /// Tunnels to other hosts whose keys are this host's, and what the others need to know.
+    Provide(provide::Options),
     /// Totals, roll-ups by hour and day, 95th percentiles: what a bill is made of.
     Usage(usage::Options),
     /// Every record, flag, drop and policy revision behind a number of a bill.
@@ -255,6 +257,7 @@ pub fn run() -> ExitCode {
         } => detach(at, config.as_deref(), all_versions),
         Command::Records(options) => records::show(&options).map_err(Failure::from),
         Command::Encryption(options) => encryption::encryption(&options).map_err(Failure::from),
+        Command::Provide(options) => provide::provide(&options).map_err(Failure::from),
         Command::Flows(options) => flows::show(&options).map_err(Failure::from),
         Command::Usage(options) => usage::show(&options).map_err(Failure::from),
         Command::Explain(options) => explain::show(&options).map_err(Failure::from),
@@ -342,6 +345,7 @@ fn check(file: &Path) -> Result<(), Failure> {
         config.uplinks.len()
     );
     encryption::explain(&config);
+    provide::explain(&config);
     sinks::tell(&config);
     status::print_memory(&config);
     Ok(())

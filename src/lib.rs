@@ -21,6 +21,7 @@ pub mod metrics;
 pub mod period;
 mod privacy;
 mod proof;
+mod provide;
 mod reconcile;
 mod records;
 mod sinks;

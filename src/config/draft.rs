@@ -9,6 +9,7 @@ use super::api::DraftApi;
 use super::encryption::DraftEncryption;
 use super::metrics::DraftMetrics;
 use super::own_profile::DraftProfile;
+use super::provide::DraftProvide;
 use super::share::DraftShare;
 use super::sink::DraftSink;
 use dataplane_common::units::{BitsPerSecond, PacketsPerSecond};
@@ -16,7 +17,7 @@ use metering::flow::Detail;
 
 use super::billing::{ChargeChange, ChargeClass, Zone};
 use super::errors::{At, Located};
-use super::model::{Config, Limits, Port, Shape};
+use super::model::{ClearOverlays, Config, Limits, Port, Shape};
 use super::units::Burst;
 use super::values::{Cidr, InterfaceName, Mac, Name, Vlan};
 
@@ -128,6 +129,7 @@ pub(super) struct Draft {
     pub sinks: Vec<DraftSink>,
     pub encryption: Vec<DraftEncryption>,
     pub encryption_profiles: Vec<DraftProfile>,
+    pub provide: Vec<DraftProvide>,
     pub uplinks: Vec<DraftUplink>,
     pub zones: Vec<DraftZone>,
     pub tenants: Vec<DraftTenant>,
@@ -171,6 +173,7 @@ pub(super) struct DraftUplink {
     pub capacity: Field<BitsPerSecond>,
     pub overhead_bytes: Field<u16>,
     pub xdp: Field<bool>,
+    pub clear_overlays: Field<ClearOverlays>,
 }
 
 /// One `[[zone]]`.
@@ -242,6 +245,7 @@ impl From<&Config> for Draft {
             capacity: Field::of_optional(uplink.capacity),
             overhead_bytes: Field::of(uplink.overhead_bytes),
             xdp: Field::of(uplink.xdp),
+            clear_overlays: Field::of(uplink.clear_overlays),
         });
         let zones = config.zones.iter().map(|zone| DraftZone {
             at: At::NOWHERE,
@@ -287,6 +291,7 @@ impl From<&Config> for Draft {
                 .iter()
                 .map(DraftProfile::of)
                 .collect(),
+            provide: config.provide.iter().map(DraftProvide::of).collect(),
             uplinks: uplinks.collect(),
             zones: zones.collect(),
             tenants: tenants.collect(),

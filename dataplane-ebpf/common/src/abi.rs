@@ -21,7 +21,7 @@ pub mod share;
 pub use book::{Anchor, Slot, slot_state};
 
 /// Version of everything in this file; part of the pin path.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// From the tenant: ingress of its port.
 pub const FROM_TENANT: u32 = 0;
@@ -282,7 +282,7 @@ pub mod shape {
     pub const HTB_LEAF: u32 = 0x6F63_0010;
 }
 
-/// A port in one set of policy. All zero: no such port.
+/// A port in one set of policy, or an uplink, of which only the flags count. All zero: no such port.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -330,6 +330,11 @@ impl PortPolicy {
     pub const LIMITED: u32 = 16;
     /// The port's flows are kept in `FLOWS`.
     pub const FLOWS: u32 = 256;
+    /// In the entry of an uplink, which has nothing else: overlays that the host sends in clear are counted as
+    /// `would_drop`.
+    pub const COUNTS_CLEAR_OVERLAYS: u32 = 512;
+    /// Likewise: they are dropped.
+    pub const DROPS_CLEAR_OVERLAYS: u32 = 1_024;
 
     /// The flag of a limit: `unit` is 0 for bytes, 1 for packets.
     #[inline(always)]

@@ -8,8 +8,8 @@
 //! - No panic on any input: an impossible packet is a [`reason::DropReason`].
 //!
 //! The modules stand in the order of a packet's way: [`parse`] → [`antispoof`] → [`zone`] →
-//! [`wire`] → [`thin`] → [`limiter`] → [`share`] → [`encryption`] → [`flow`]; [`abi`] is the memory that the kernel and the
-//! daemon both map.
+//! [`wire`] → [`thin`] → [`limiter`] → [`share`] → [`encryption`] → [`flow`]; [`outgoing`] is the
+//! uplink's; [`abi`] is the memory that the kernel and the daemon both map.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod abi;
@@ -21,6 +21,7 @@ pub mod flow;
 #[cfg(feature = "std")]
 pub mod limit;
 pub mod limiter;
+pub mod outgoing;
 pub mod parse;
 pub mod reason;
 pub mod share;

@@ -93,6 +93,8 @@ reasons! {
     ShareExceeded = 29, "share_exceeded";
     /// Within its share, but the uplink has no room for what is not guaranteed.
     UplinkFull = 30, "uplink_full";
+    /// Uplink guard: an overlay that the host itself sends in clear, or what may be the rest of one.
+    ClearOverlay = 31, "clear_overlay";
     /// Something that cannot happen, did: a map look-up of the gate itself failed.
     Internal = 28, "internal";
 }

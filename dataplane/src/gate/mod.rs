@@ -15,7 +15,9 @@ mod report;
 mod witness;
 
 pub use meter::{Owned, Reading};
-pub use report::{PortState, PortStatus, detach_pinned, read_conversations, read_pinned};
+pub use report::{
+    Pinned, PortState, PortStatus, UplinkStatus, detach_pinned, read_conversations, read_pinned,
+};
 pub use witness::{Side, Witness};
 
 use crate::{
@@ -29,6 +31,7 @@ use crate::{
     object::{self, Plan},
     pins::Pins,
     policy::{self, Policy, ZoneTable},
+    provide::{self, Provided, Providing},
     registers::Both,
     shaping::{self, Shaper},
     share,
@@ -68,6 +71,8 @@ pub struct Gate {
     flows: Option<Flows>,
     /// Whether the last sealed windows add up.
     conservation: Conservation,
+    /// Tunnels that this host provides; `None`: nobody has looked yet.
+    provided: Option<Provided>,
     /// By set of policy: the zones that are written there, where that is known.
     zones: [Option<ZoneTable>; 2],
     /// How long it took to write the last set of policy.
@@ -87,6 +92,8 @@ pub enum Event {
     Repaired(String, String),
     /// Foreign programs come before ours: interface, their names.
     Foreign(String, Vec<String>),
+    /// A tunnel that this host provides changed: its name, or a device; what happened.
+    Provided(String, String),
     /// A step failed and is tried again: what, why.
     Failed(String, String),
 }
@@ -123,6 +130,7 @@ impl Gate {
             parts,
             flows: None,
             conservation: Conservation::default(),
+            provided: None,
             zones: [None, None],
             writing: publish::SWITCH_MARGIN / 2,
         })
@@ -203,6 +211,19 @@ impl Gate {
         )
     }
 
+    /// Every uplink, with what left by it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Map`].
+    pub fn uplinks(&self) -> Result<Vec<UplinkStatus>> {
+        report::uplinks(&self.maps, &self.plan, &self.slots, self.epoch()?)
+    }
+
+    /// Every tunnel that this host provides, as of the last [`Gate::reconcile`].
+    pub fn provided(&self) -> &[Providing] {
+        self.provided.as_ref().map_or(&[], Provided::status)
+    }
+
     /// Takes all programs off: from now on nothing is checked, limited or counted. What was counted stays
     /// readable.
     ///
@@ -228,6 +249,7 @@ impl Gate {
     pub fn detach(mut self) -> Result<()> {
         self.retire_all()?;
         shaping::remove_all()?;
+        provide::remove_all()?;
         self.pins.remove()
     }
 }

@@ -184,6 +184,7 @@ fn soon(what: &str, is: impl Fn() -> Result<bool>) -> Result<()> {
 /// One guest that says the canary with a number, and one that counts.
 struct Talk {
     stop: Arc<AtomicBool>,
+    pause: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
     heard: Arc<AtomicU64>,
     threads: Vec<JoinHandle<Result<()>>>,
@@ -192,6 +193,7 @@ struct Talk {
 impl Talk {
     fn start(hosts: &Hosts) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
+        let pause = Arc::new(AtomicBool::new(false));
         let (sent, heard) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let to = format!("{}:4000", ipv4(2));
         let socket = hosts.sites[1].tenants[1].run(|| UdpSocket::bind("0.0.0.0:4000"))??;
@@ -206,11 +208,11 @@ impl Talk {
             }
             Ok(())
         });
-        let (stopped, count) = (stop.clone(), sent.clone());
+        let (stopped, paused, count) = (stop.clone(), pause.clone(), sent.clone());
         let says = inside(hosts.sites[0].tenants[0].open()?, move || {
             let socket = UdpSocket::bind("0.0.0.0:0")?;
             while !stopped.load(Relaxed) {
-                if socket.send_to(CANARY, &to).is_ok() {
+                if !paused.load(Relaxed) && socket.send_to(CANARY, &to).is_ok() {
                     count.fetch_add(1, Relaxed);
                 }
                 std::thread::sleep(Duration::from_millis(20));
@@ -219,21 +221,28 @@ impl Talk {
         });
         Ok(Self {
             stop,
+            pause,
             sent,
             heard,
             threads: vec![listens, says],
         })
     }
 
-    /// Sent and heard between now and then.
+    /// Sent and heard by now, when nothing is on its way.
+    fn read(&self) -> (u64, u64) {
+        self.pause.store(true, Relaxed);
+        std::thread::sleep(Duration::from_millis(700));
+        let read = (self.sent.load(Relaxed), self.heard.load(Relaxed));
+        self.pause.store(false, Relaxed);
+        read
+    }
+
+    /// Sent and heard meanwhile.
     fn during(&self, work: impl FnOnce() -> Result<()>) -> Result<(u64, u64)> {
-        let read = || (self.sent.load(Relaxed), self.heard.load(Relaxed));
-        let before = read();
+        let before = self.read();
         work()?;
-        // What is on its way arrives.
-        let sent = self.sent.load(Relaxed);
-        std::thread::sleep(Duration::from_millis(300));
-        Ok((sent - before.0, self.heard.load(Relaxed) - before.1))
+        let after = self.read();
+        Ok((after.0 - before.0, after.1 - before.1))
     }
 }
 
@@ -338,6 +347,8 @@ fn a_tenants_overlay_goes_through_wireguard_or_nowhere() -> Result<()> {
     ensure!(dropped > 20, "the guard counted {dropped}");
 
     // The daemons repair it, with new keys, which are told.
+    let host = &hosts.sites[0].host;
+    host.command(&format!("ip route del {} via {}", UNDERLAY[1], OUTSIDE[1]))?;
     for site in &mut hosts.sites {
         site.start(octroi())?;
     }

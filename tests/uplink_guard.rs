@@ -16,7 +16,7 @@ use octroi::{
 };
 use sniffer::{CANARY, Sniffer};
 use std::net::{SocketAddr, UdpSocket};
-use support::{alone, can_run, octroi, tenant};
+use support::{alone, can_run, octroi, registers, tenant};
 
 /// Somebody at the other end of an overlay, whom the tenant knows by these.
 const FAR: &str = "10.77.0.60";
@@ -160,6 +160,7 @@ fn an_overlay_of_the_host_leaves_in_clear_only_where_it_may() -> Result<()> {
         let cuts = frames && !name.contains("IPv6") && !name.contains("GRE");
         for mode in ["allow", "count", "drop"] {
             host.ask(mode)?;
+            eprintln!("{} {mode}: {:?}", name, registers(&host.site, 0));
             let before = host.counted()?;
             let sender = match frames {
                 true => &host.site.tenants[0],
@@ -176,7 +177,7 @@ fn an_overlay_of_the_host_leaves_in_clear_only_where_it_may() -> Result<()> {
             let leaves = mode != "drop";
             ensure!(
                 (small > 0) == leaves && (!cuts || (large > 0) == leaves),
-                "{name}, {mode}: {small} and {large} frames with the canary leave"
+                "{name}, {mode}: {small} and {large} frames with the canary leave, {dropped} are dropped, {would} would be"
             );
             let as_asked = match mode {
                 "allow" => dropped == 0 && would == 0,

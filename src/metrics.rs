@@ -428,6 +428,8 @@ mod tests {
                 next_try_ms: 1_500,
             }],
             ports: Vec::new(),
+            uplinks: Vec::new(),
+            provided: Vec::new(),
         }
     }
 

@@ -5,8 +5,8 @@ use crate::{
     config::{self, Config},
     correct,
     daemon::{self, control},
-    demo, doctor, encryption, explain, flows, generate, import, loader, metrics, privacy, proof, provide,
-    reconcile, records, sinks, statement, status, store, top, usage,
+    demo, doctor, encryption, explain, flows, generate, import, loader, metrics, privacy, proof,
+    provide, reconcile, records, sinks, statement, status, store, top, usage,
 };
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use dataplane::object;

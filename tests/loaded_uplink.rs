@@ -341,6 +341,9 @@ fn where_no_overlay_may_leave_the_guard_drops_what_etherparse_says_is_one() -> R
         "CASES: guard where no overlay may leave vs etherparse: {} ({left} left, {dropped} dropped, {fragments} later fragments)",
         left + dropped
     );
-    ensure!(left > 1_000 && dropped > 1_000, "{left} left, {dropped} dropped");
+    ensure!(
+        left > 1_000 && dropped > 1_000,
+        "{left} left, {dropped} dropped"
+    );
     Ok(())
 }

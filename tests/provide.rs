@@ -56,7 +56,11 @@ impl Hosts {
         // The tenant's two guests, at places of their own: the second host's first place stays empty.
         let first = Site::named(&[tenant("a", false)], "one")?;
         let second = Site::named(&[tenant("pad", false), tenant("a", false)], "two")?;
-        if first.host.command("ip link add try type wireguard").is_err() {
+        if first
+            .host
+            .command("ip link add try type wireguard")
+            .is_err()
+        {
             println!("SKIPPED: {test}: this kernel has no WireGuard");
             return Ok(None);
         }
@@ -152,7 +156,9 @@ impl Hosts {
             seen.canaries += u64::from(frame.windows(CANARY.len()).any(|part| part == CANARY));
             // Ethernet, IPv4 without options, UDP.
             if frame.get(12..14) == Some(&[8, 0]) && frame.get(23) == Some(&17) {
-                let to = frame.get(36..38).map_or(0, |to| u16::from(to[0]) << 8 | u16::from(to[1]));
+                let to = frame
+                    .get(36..38)
+                    .map_or(0, |to| u16::from(to[0]) << 8 | u16::from(to[1]));
                 seen.overlays += u64::from(to == 4_789);
                 seen.tunnel += u64::from((PORT..PORT + 2).contains(&to));
             }
@@ -165,7 +171,12 @@ impl Hosts {
         let uplinks = report.uplinks.iter();
         let mut wire = uplinks.filter(|uplink| uplink.interface == WIRE);
         let reason = dataplane_common::reason::DropReason::ClearOverlay;
-        Ok(wire.next().context("no uplink")?.leaving.dropped_for(reason).packets)
+        Ok(wire
+            .next()
+            .context("no uplink")?
+            .leaving
+            .dropped_for(reason)
+            .packets)
     }
 }
 
@@ -269,12 +280,19 @@ fn a_tenants_overlay_goes_through_wireguard_or_nowhere() -> Result<()> {
         std::thread::sleep(Duration::from_secs(2));
         Ok(())
     })?;
-    ensure!(sent > 20 && heard == 0, "without keys: {sent} sent, {heard} heard");
-    ensure!(hosts.seen() == Seen::default(), "something of it is on the wire");
+    ensure!(
+        sent > 20 && heard == 0,
+        "without keys: {sent} sent, {heard} heard"
+    );
+    ensure!(
+        hosts.seen() == Seen::default(),
+        "something of it is on the wire"
+    );
 
     hosts.exchange()?;
     soon("both hosts hear each other", || {
-        let heard = |number| Ok::<_, anyhow::Error>(hosts.provided(number)?.peers[0].evidence == "E4");
+        let heard =
+            |number| Ok::<_, anyhow::Error>(hosts.provided(number)?.peers[0].evidence == "E4");
         Ok(heard(0)? && heard(1)?)
     })?;
     hosts.seen();
@@ -282,9 +300,15 @@ fn a_tenants_overlay_goes_through_wireguard_or_nowhere() -> Result<()> {
         std::thread::sleep(Duration::from_secs(3));
         Ok(())
     })?;
-    ensure!(heard * 10 > sent * 9 && sent > 20, "through the tunnel: {sent} sent, {heard} heard");
+    ensure!(
+        heard * 10 > sent * 9 && sent > 20,
+        "through the tunnel: {sent} sent, {heard} heard"
+    );
     let seen = hosts.seen();
-    ensure!(seen.canaries == 0 && seen.overlays == 0 && seen.tunnel > 20, "{seen:?}");
+    ensure!(
+        seen.canaries == 0 && seen.overlays == 0 && seen.tunnel > 20,
+        "{seen:?}"
+    );
     println!("through the tunnel: {sent} sent, {heard} heard; on the wire: {seen:?}");
 
     // Two turns under traffic: the side changes, the other gets a new key, which is told; nothing is lost.
@@ -300,9 +324,14 @@ fn a_tenants_overlay_goes_through_wireguard_or_nowhere() -> Result<()> {
             Ok(keys(&hosts, 0)? != before[0] && keys(&hosts, 1)? != before[1])
         })?;
         hosts.exchange()?;
-        soon("the first side carries again", || Ok(carries(&hosts)? == first))
+        soon("the first side carries again", || {
+            Ok(carries(&hosts)? == first)
+        })
     })?;
-    ensure!(sent == heard, "{sent} sent, {heard} heard through a rotation");
+    ensure!(
+        sent == heard,
+        "{sent} sent, {heard} heard through a rotation"
+    );
     let seen = hosts.seen();
     ensure!(seen.canaries == 0 && seen.overlays == 0, "{seen:?}");
     println!("through a rotation: {sent} sent, {heard} heard");
@@ -315,7 +344,10 @@ fn a_tenants_overlay_goes_through_wireguard_or_nowhere() -> Result<()> {
         std::thread::sleep(Duration::from_secs(3));
         Ok(())
     })?;
-    ensure!(sent == heard && sent > 20, "without daemons: {sent} sent, {heard} heard");
+    ensure!(
+        sent == heard && sent > 20,
+        "without daemons: {sent} sent, {heard} heard"
+    );
 
     // Somebody deletes both devices: nothing leaves in clear, nor when the route that leads nowhere goes, too.
     hosts.seen();
@@ -327,17 +359,27 @@ fn a_tenants_overlay_goes_through_wireguard_or_nowhere() -> Result<()> {
         std::thread::sleep(Duration::from_secs(2));
         Ok(())
     })?;
-    ensure!(sent > 20 && heard == 0, "without devices: {sent} sent, {heard} heard");
+    ensure!(
+        sent > 20 && heard == 0,
+        "without devices: {sent} sent, {heard} heard"
+    );
     let seen = hosts.seen();
-    ensure!(seen.canaries == 0 && seen.overlays == 0, "without devices: {seen:?}");
+    ensure!(
+        seen.canaries == 0 && seen.overlays == 0,
+        "without devices: {seen:?}"
+    );
     let host = &hosts.sites[0].host;
     host.command(&format!("ip route del blackhole {}", UNDERLAY[1]))?;
     host.command(&format!("ip addr add {}/32 dev lo", UNDERLAY[0]))?;
     host.command(&format!("ip route add {} via {}", UNDERLAY[1], OUTSIDE[1]))?;
     std::thread::sleep(Duration::from_secs(2));
     let seen = hosts.seen();
-    ensure!(seen.canaries == 0 && seen.overlays == 0, "with a route past the tunnel: {seen:?}");
-    let pinned = dataplane::gate::read_pinned(&dataplane::pins::Pins::new(&hosts.sites[0].pin_dir()))?;
+    ensure!(
+        seen.canaries == 0 && seen.overlays == 0,
+        "with a route past the tunnel: {seen:?}"
+    );
+    let pinned =
+        dataplane::gate::read_pinned(&dataplane::pins::Pins::new(&hosts.sites[0].pin_dir()))?;
     let reason = dataplane_common::reason::DropReason::ClearOverlay;
     let dropped: u64 = pinned
         .uplinks

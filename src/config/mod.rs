@@ -53,8 +53,8 @@ pub use encryption::{
 pub use errors::{ConfigError, Errors, Place};
 pub use metrics::Metrics;
 pub use model::{
-    BUILT_IN_ZONES, ClearOverlays, Config, Host, Limits, Meter, Port, Retention, Shape, Tenant, Uplink,
-    ZONE_ID_FIRST, Zone,
+    BUILT_IN_ZONES, ClearOverlays, Config, Host, Limits, Meter, Port, Retention, Shape, Tenant,
+    Uplink, ZONE_ID_FIRST, Zone,
 };
 pub use own_profile::{Accepts, Overlays, OwnProfile, Protocol, TlsMin};
 pub use profile::Profile;

@@ -105,7 +105,9 @@ fn rotate(text: &str) -> Result<Duration, ValueError> {
     };
     let number = digits.bytes().all(|byte| byte.is_ascii_digit());
     let number = number.then(|| digits.parse::<u64>().ok()).flatten();
-    let seconds = number.zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
+    let seconds = number
+        .zip(unit)
+        .and_then(|(number, unit)| number.checked_mul(unit));
     let time = seconds.map(Duration::from_secs);
     match time.filter(|time| (law::ROTATE_MIN..=ROTATE_MAX).contains(time)) {
         Some(time) => Ok(time),
@@ -267,23 +269,33 @@ pub(super) fn check(draft: &Draft, faults: &mut Faults<'_>) {
         if let Some(name) = tunnel.name.get()
             && names.insert(&name.value, name.at).is_some()
         {
-            let message = format!("there is a provide `{}` already; choose another name", name.value);
+            let message = format!(
+                "there is a provide `{}` already; choose another name",
+                name.value
+            );
             faults.add(name.at, message);
         }
         if let Some(device) = tunnel.device.get() {
             if devices.insert(&device.value, device.at).is_some() {
-                let message = format!("the device `{}` is another tunnel's; choose another", device.value);
+                let message = format!(
+                    "the device `{}` is another tunnel's; choose another",
+                    device.value
+                );
                 faults.add(device.at, message);
             }
             let own = ['a', 'b'].map(|side| format!("{}{side}", device.value));
             let interfaces = interfaces(draft);
             if let Some((used, what)) = interfaces.iter().find(|(used, _)| own.contains(used)) {
-                let message = format!("the device `{used}` would be made, and {what}; choose another");
+                let message =
+                    format!("the device `{used}` would be made, and {what}; choose another");
                 faults.add(device.at, message);
             }
         }
         if let Some(port) = tunnel.listen_port.get() {
-            if ports.iter().any(|other| other.value.abs_diff(port.value) < 2) {
+            if ports
+                .iter()
+                .any(|other| other.value.abs_diff(port.value) < 2)
+            {
                 let message = format!(
                     "`listen_port` {} and the next one are another tunnel's in part; leave two for each",
                     port.value
@@ -311,7 +323,10 @@ pub(super) fn check(draft: &Draft, faults: &mut Faults<'_>) {
         if let (Some(interface), Some(asked)) = (uplink.interface.get(), asked)
             && asked != ClearOverlays::Drop
         {
-            let at = uplink.clear_overlays.get().map_or(interface.at, |asked| asked.at);
+            let at = uplink
+                .clear_overlays
+                .get()
+                .map_or(interface.at, |asked| asked.at);
             let message = format!(
                 "by the uplink `{}` what [[provide]] protects could leave in clear; write clear_overlays = \"drop\"",
                 interface.value
@@ -325,15 +340,22 @@ fn check_peers(tunnel: &DraftProvide, taken: &mut Vec<(Cidr, String)>, faults: &
     let mut names = HashMap::new();
     let mut keys = HashMap::new();
     for peer in &tunnel.peers {
-        let called = peer.name.value().map_or("a peer".to_owned(), ToString::to_string);
+        let called = peer
+            .name
+            .value()
+            .map_or("a peer".to_owned(), ToString::to_string);
         if let Some(name) = peer.name.get()
             && names.insert(&name.value, name.at).is_some()
         {
-            let message = format!("there is a peer `{}` already; choose another name", name.value);
+            let message = format!(
+                "there is a peer `{}` already; choose another name",
+                name.value
+            );
             faults.add(name.at, message);
         }
         if peer.addresses.items.is_empty() && !peer.addresses.bad {
-            let message = format!("`{called}` has no addresses; write addresses = [\"198.51.100.2\"]");
+            let message =
+                format!("`{called}` has no addresses; write addresses = [\"198.51.100.2\"]");
             faults.add(peer.at, message);
         }
         for address in &peer.addresses.items {
@@ -346,7 +368,10 @@ fn check_peers(tunnel: &DraftProvide, taken: &mut Vec<(Cidr, String)>, faults: &
                 );
                 faults.add(address.at, message);
             }
-            let same = tunnel.address.value().is_none_or(|own| own.is_ipv4() == address.value.addr().is_ipv4());
+            let same = tunnel
+                .address
+                .value()
+                .is_none_or(|own| own.is_ipv4() == address.value.addr().is_ipv4());
             if !same {
                 let message = format!(
                     "{} is of another family than this host's `address`; use one of the two in a tunnel",
@@ -356,12 +381,23 @@ fn check_peers(tunnel: &DraftProvide, taken: &mut Vec<(Cidr, String)>, faults: &
             }
         }
         if peer.keys.items.len() > 2 {
-            let message = format!("`{called}` has {} keys; write one for each of its two sides", peer.keys.items.len());
+            let message = format!(
+                "`{called}` has {} keys; write one for each of its two sides",
+                peer.keys.items.len()
+            );
             faults.add(peer.keys.at, message);
         }
-        for key in peer.keys.items.iter().filter_map(|key| Some((key.value.0?, key.at))) {
+        for key in peer
+            .keys
+            .items
+            .iter()
+            .filter_map(|key| Some((key.value.0?, key.at)))
+        {
             if keys.insert(key.0, ()).is_some() {
-                faults.add(key.1, "this key is written twice; each side of each host has its own".into());
+                faults.add(
+                    key.1,
+                    "this key is written twice; each side of each host has its own".into(),
+                );
             }
         }
     }
@@ -382,7 +418,11 @@ fn take(
         let message = format!(
             "{} is {} already; an underlay address leads to one host",
             shown(&address.to_string()),
-            if other == "this host" { "this host's".into() } else { format!("`{other}`'s") }
+            if other == "this host" {
+                "this host's".into()
+            } else {
+                format!("`{other}`'s")
+            }
         );
         faults.add(at, message);
     }
@@ -392,7 +432,11 @@ fn take(
 /// Interfaces that somebody else has, and as what.
 fn interfaces(draft: &Draft) -> Vec<(String, &'static str)> {
     let mut all = Vec::new();
-    for uplink in draft.uplinks.iter().filter_map(|uplink| uplink.interface.value()) {
+    for uplink in draft
+        .uplinks
+        .iter()
+        .filter_map(|uplink| uplink.interface.value())
+    {
         all.push((uplink.as_str().to_owned(), "is an uplink"));
     }
     for trusted in &draft.host.trusted_interfaces.items {

@@ -142,8 +142,7 @@ impl Gate {
     /// # Errors
     /// The loader's.
     pub fn uplinks(&self) -> Result<Vec<UplinkStatus>> {
-        let uplinks =
-            expect!(self.ask(&Request::Uplinks), Answer::Uplinks(uplinks) => uplinks)?;
+        let uplinks = expect!(self.ask(&Request::Uplinks), Answer::Uplinks(uplinks) => uplinks)?;
         serde_json::from_str(&uplinks).map_err(|error| Error(error.to_string()))
     }
 

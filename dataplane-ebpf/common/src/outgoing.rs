@@ -157,7 +157,14 @@ mod tests {
             assert_eq!(sent(&packet(6, port, Fragment::No)), Sent::Other);
             assert_eq!(sent(&packet(17, 0, Fragment::Later)), Sent::Later);
         }
-        for (protocol, port) in [(17, 51_820), (17, 4_500), (50, 0), (6, 443), (1, 0), (58, 0)] {
+        for (protocol, port) in [
+            (17, 51_820),
+            (17, 4_500),
+            (50, 0),
+            (6, 443),
+            (1, 0),
+            (58, 0),
+        ] {
             assert_eq!(sent(&packet(protocol, port, Fragment::No)), Sent::Other);
         }
         assert_eq!(sent(&packet(17, 53, Fragment::First)), Sent::First);

@@ -146,7 +146,12 @@ impl Gate {
     /// Tunnels, whose failure is nobody else's.
     fn follow_provided(&mut self, events: &mut Vec<Event>) {
         let tunnels = &self.policy.provide;
-        if tunnels.is_empty() && self.provided.as_ref().is_some_and(|p| p.status().is_empty()) {
+        if tunnels.is_empty()
+            && self
+                .provided
+                .as_ref()
+                .is_some_and(|p| p.status().is_empty())
+        {
             return;
         }
         let mut provided = match self.provided.take().map_or_else(Provided::open, Ok) {

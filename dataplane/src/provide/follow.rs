@@ -146,7 +146,8 @@ impl Provided {
         }
         self.forget_routes(tunnels, &routes)?;
         let names: BTreeSet<&str> = tunnels.iter().map(|tunnel| tunnel.name.as_str()).collect();
-        self.ears.retain(|(tunnel, ..), _| names.contains(tunnel.as_str()));
+        self.ears
+            .retain(|(tunnel, ..), _| names.contains(tunnel.as_str()));
         self.status = all;
         Ok(events)
     }
@@ -220,7 +221,10 @@ impl Provided {
             self.ears
                 .retain(|(of, _, on), _| *of != tunnel.name || *on != side);
             let device = tunnel.device_of(side);
-            events.push(told(tunnel, format!("{device} has a new key; the other hosts need it")));
+            events.push(told(
+                tunnel,
+                format!("{device} has a new key; the other hosts need it"),
+            ));
         }
         Ok(())
     }

@@ -267,7 +267,10 @@ mod tests {
             [&ifinfomsg(7, true)[..], more.bytes()].concat()
         };
         let ours = device(&link("octroi provide fabric 12")).expect("ours");
-        assert_eq!((ours.ifindex, ours.name.as_str(), ours.up), (7, "wga", true));
+        assert_eq!(
+            (ours.ifindex, ours.name.as_str(), ours.up),
+            (7, "wga", true)
+        );
         assert_eq!(ours.says, "fabric 12");
         assert_eq!(device(&link("somebody's")), None);
     }

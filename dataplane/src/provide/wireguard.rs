@@ -362,7 +362,10 @@ fn family() -> io::Result<u16> {
     number.ok_or_else(|| io::Error::from_raw_os_error(libc::EOPNOTSUPP))
 }
 
-fn message(cmd: WireguardCmd, attributes: Vec<WireguardAttribute>) -> io::Result<GenlMessage<WireguardMessage>> {
+fn message(
+    cmd: WireguardCmd,
+    attributes: Vec<WireguardAttribute>,
+) -> io::Result<GenlMessage<WireguardMessage>> {
     let mut message = GenlMessage::from_payload(WireguardMessage { cmd, attributes });
     message.set_resolved_family_id(family()?);
     Ok(message)
@@ -371,25 +374,33 @@ fn message(cmd: WireguardCmd, attributes: Vec<WireguardAttribute>) -> io::Result
 fn set(device: &str, more: Vec<WireguardAttribute>) -> io::Result<()> {
     let mut attributes = vec![WireguardAttribute::IfName(device.to_owned())];
     attributes.extend(more);
-    ask(message(WireguardCmd::SetDevice, attributes)?, NLM_F_ACK, |_| ())
+    ask(
+        message(WireguardCmd::SetDevice, attributes)?,
+        NLM_F_ACK,
+        |_| (),
+    )
 }
 
 /// Reads a device. Its private key comes along, and goes no further.
 fn get(device: &str) -> io::Result<Found> {
     let name = vec![WireguardAttribute::IfName(device.to_owned())];
     let mut found = Found::default();
-    ask(message(WireguardCmd::GetDevice, name)?, NLM_F_DUMP, |part| {
-        for attribute in part.payload.attributes {
-            match attribute {
-                WireguardAttribute::PublicKey(key) => found.public_key = Some(Key(key)),
-                WireguardAttribute::ListenPort(port) => found.port = port,
-                WireguardAttribute::Peers(peers) => {
-                    peers.into_iter().for_each(|peer| found.add(peer));
+    ask(
+        message(WireguardCmd::GetDevice, name)?,
+        NLM_F_DUMP,
+        |part| {
+            for attribute in part.payload.attributes {
+                match attribute {
+                    WireguardAttribute::PublicKey(key) => found.public_key = Some(Key(key)),
+                    WireguardAttribute::ListenPort(port) => found.port = port,
+                    WireguardAttribute::Peers(peers) => {
+                        peers.into_iter().for_each(|peer| found.add(peer));
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
-        }
-    })?;
+        },
+    )?;
     Ok(found)
 }
 

@@ -146,7 +146,13 @@ impl Rtnl {
         })
     }
 
-    pub(crate) fn send(&mut self, kind: u16, flags: i32, body: &[u8], more: &Attributes) -> Result<()> {
+    pub(crate) fn send(
+        &mut self,
+        kind: u16,
+        flags: i32,
+        body: &[u8],
+        more: &Attributes,
+    ) -> Result<()> {
         self.sequence += 1;
         let len = HEADER + body.len() + more.bytes().len();
         let mut message = Vec::with_capacity(len);
@@ -185,7 +191,13 @@ impl Rtnl {
         }
     }
 
-    pub(crate) fn ask(&mut self, kind: u16, flags: i32, body: &[u8], more: &Attributes) -> Result<()> {
+    pub(crate) fn ask(
+        &mut self,
+        kind: u16,
+        flags: i32,
+        body: &[u8],
+        more: &Attributes,
+    ) -> Result<()> {
         self.send(kind, flags | libc::NLM_F_ACK, body, more)?;
         self.receive(|_, _| ())
     }

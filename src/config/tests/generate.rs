@@ -14,10 +14,10 @@ use metering::flow::Detail;
 use super::Random;
 use crate::config::model::BUILT_IN_ZONES;
 use crate::config::{
-    Accepts, Api, Billing, ChargeChange, ChargeClass, Cidr, ClearOverlays, Config, Direction, Encryption,
-    Evidence, Exemption, Fragments, Holder, Host, InterfaceName, Limits, Mac, Meter, Metrics,
-    Midstream, Mode, Name, Overlays, OwnProfile, Peer, Port, Profile, Provide, Retention, Shape, Share, Sink,
-    TcpPort, Tenant, TlsMin, Uplink, ZONE_ID_FIRST, Zone,
+    Accepts, Api, Billing, ChargeChange, ChargeClass, Cidr, ClearOverlays, Config, Direction,
+    Encryption, Evidence, Exemption, Fragments, Holder, Host, InterfaceName, Limits, Mac, Meter,
+    Metrics, Midstream, Mode, Name, Overlays, OwnProfile, Peer, Port, Profile, Provide, Retention,
+    Shape, Share, Sink, TcpPort, Tenant, TlsMin, Uplink, ZONE_ID_FIRST, Zone,
 };
 
 /// One configuration.
@@ -119,7 +119,9 @@ pub(super) fn config(random: &mut Random) -> Config {
             .iter()
             .all(|uplink| uplink.clear_overlays == ClearOverlays::Drop)
         {
-            true => (0..random.below(3)).map(|number| provide(random, number)).collect(),
+            true => (0..random.below(3))
+                .map(|number| provide(random, number))
+                .collect(),
             false => Vec::new(),
         },
         encryption,
@@ -160,7 +162,9 @@ fn provide(random: &mut Random, number: usize) -> Provide {
         rotate: random
             .one_in(2)
             .then(|| Duration::from_secs(60 + random.below(1_000_000) as u64)),
-        peers: (0..1 + random.below(3)).map(|at| peer(random, at)).collect(),
+        peers: (0..1 + random.below(3))
+            .map(|at| peer(random, at))
+            .collect(),
     }
 }
 

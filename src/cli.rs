@@ -7,7 +7,7 @@ use crate::{
     correct,
     daemon::{self, control},
     demo, doctor, encryption, explain, flows, generate, import, loader, metrics, privacy, proof,
-    quota, reconcile, records, sinks, statement, status, store, top, usage,
+    provide, quota, reconcile, records, sinks, statement, status, store, top, usage,
 };
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use dataplane::object;
@@ -110,6 +110,8 @@ enum Command {
     Encryption(encryption::Options),
     /// Tenants' budgets of bytes: what was had of each, what is left, and what is in force.
     Quota(quota::Options),
+    /// Tunnels to other hosts whose keys are this host's, and what the others need to know.
+    Provide(provide::Options),
     /// Totals, roll-ups by hour and day, 95th percentiles: what a bill is made of.
     Usage(usage::Options),
     /// Every record, flag, drop and policy revision behind a number of a bill.
@@ -261,6 +263,7 @@ pub fn run() -> ExitCode {
         } => detach(at, config.as_deref(), all_versions),
         Command::Records(options) => records::show(&options).map_err(Failure::from),
         Command::Encryption(options) => encryption::encryption(&options).map_err(Failure::from),
+        Command::Provide(options) => provide::provide(&options).map_err(Failure::from),
         Command::Flows(options) => flows::show(&options).map_err(Failure::from),
         Command::Quota(options) => quota::show(&options).map_err(Failure::from),
         Command::Usage(options) => usage::show(&options).map_err(Failure::from),
@@ -353,6 +356,7 @@ fn check(file: &Path, with_access: bool) -> Result<(), Failure> {
     );
     config::quota::tell(&config);
     encryption::explain(&config);
+    provide::explain(&config);
     sinks::tell(&config);
     status::print_memory(&config);
     Ok(())

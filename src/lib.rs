@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod period;
 mod privacy;
 mod proof;
+mod provide;
 mod quota;
 mod reconcile;
 mod records;

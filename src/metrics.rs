@@ -327,6 +327,8 @@ mod tests {
                 ..QuotaStatus::default()
             }],
             ports: Vec::new(),
+            uplinks: Vec::new(),
+            provided: Vec::new(),
         }
     }
 

@@ -3,15 +3,17 @@
 use crate::{
     config::{self, BUILT_IN_ZONES, Config},
     daemon::{self, control},
-    loader, quota,
+    loader, provide, quota,
 };
 use anyhow::Result;
 use dataplane::{
-    gate::{PortState, PortStatus},
+    gate::{self, PortState, PortStatus, UplinkStatus},
     host, object,
     pins::Pins,
+    provide::Providing,
     registers::Direction,
 };
+use dataplane_common::{encryption::Class, reason::DropReason};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::Path};
 
@@ -46,6 +48,12 @@ pub struct Report {
     pub quotas: Vec<daemon::QuotaStatus>,
     /// Ports, retired ones too.
     pub ports: Vec<PortStatus>,
+    /// Uplinks, with what left by them.
+    #[serde(default)]
+    pub uplinks: Vec<UplinkStatus>,
+    /// Tunnels that this host provides; empty where no daemon runs.
+    #[serde(default)]
+    pub provided: Vec<Providing>,
 }
 
 impl Report {
@@ -77,6 +85,8 @@ impl Report {
             sinks: Vec::new(),
             quotas: Vec::new(),
             ports: gate.ports()?,
+            uplinks: gate.uplinks()?,
+            provided: gate.provided()?,
         })
     }
 
@@ -85,7 +95,11 @@ impl Report {
     /// # Errors
     /// When the maps cannot be read.
     pub fn of_pins(pins: &Pins) -> dataplane::Result<Self> {
-        let (epoch, ports) = dataplane::gate::read_pinned(pins)?;
+        let gate::Pinned {
+            epoch,
+            ports,
+            uplinks,
+        } = gate::read_pinned(pins)?;
         Ok(Self {
             daemon: false,
             mechanism: dataplane::attach::mechanism().name().into(),
@@ -99,6 +113,8 @@ impl Report {
             sinks: Vec::new(),
             quotas: Vec::new(),
             ports,
+            uplinks,
+            provided: Vec::new(),
         })
     }
 }
@@ -217,7 +233,39 @@ fn table(report: &Report) -> String {
             text.push('\n');
         }
     }
+    // Those that only let everything out have nothing to say.
+    let asked = |uplink: &&UplinkStatus| {
+        uplink.clear_overlays != "allow" || uplink.leaving.dropped().packets != 0
+    };
+    for uplink in report.uplinks.iter().filter(asked) {
+        let _ = writeln!(text, "{}", uplink_line(uplink));
+    }
+    for tunnel in &report.provided {
+        text += &provide::lines(tunnel);
+    }
     text
+}
+
+/// What an uplink's guard did.
+fn uplink_line(uplink: &UplinkStatus) -> String {
+    let would = uplink.leaving.evidence.iter();
+    let would: u64 = would
+        .filter(|(class, _)| class == Class::WouldDrop.name())
+        .map(|(_, counts)| counts.packets)
+        .sum();
+    let overlays = uplink.leaving.dropped_for(DropReason::ClearOverlay).packets;
+    let all: u64 = uplink.leaving.dropped().packets;
+    let guard = match uplink.clear_overlays.as_str() {
+        "drop" => format!("{overlays} packets of overlays in clear dropped"),
+        "count" => format!("{would} packets of overlays left in clear (count)"),
+        _ => "overlays may leave in clear (allow)".to_owned(),
+    };
+    format!(
+        "uplink {}: {} bytes left; {guard}; {} dropped for other reasons",
+        uplink.interface,
+        delivered(&uplink.leaving),
+        all - overlays.min(all)
+    )
 }
 
 /// What an operator would miss: the rest is as `docs/SECURITY.md` says.

@@ -281,7 +281,7 @@ fn neither_process_outlives_the_other_and_the_gate_outlives_both() -> Result<()>
         }
         let pinned = dataplane::gate::read_pinned(&dataplane::pins::Pins::new(&site.pin_dir()))?;
         ensure!(
-            pinned.1.iter().any(|port| port.name == "alice-port"),
+            pinned.ports.iter().any(|port| port.name == "alice-port"),
             "{victim}: the gate is gone"
         );
         // At once, as a service manager would.

@@ -35,7 +35,8 @@ use dataplane_common::{
     flow::{FlowEvidence, FlowKey},
     parse::{HEADER_WINDOW, Packet, proto},
 };
-use walk::{Skb, encryption_walk, given, unpacked};
+pub use walk::Skb;
+use walk::{encryption_walk, given, unpacked};
 
 const ORDER: AtomicOrdering = AtomicOrdering::SeqCst;
 /// How often a CPU looks whether another has left the bucket: some 100 µs in all, as long as that may read a packet of

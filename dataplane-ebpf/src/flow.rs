@@ -241,7 +241,7 @@ pub extern "C" fn flow_refused(packets: u64, about: u64, reason: u32) -> u64 {
     // SAFETY: as above.
     unsafe {
         atomic_xadd::<u32, u32, ORDER>(&raw mut (*counts).refused[at], packets as u32);
-        (*counts).reasons[at] |= 1 << (reason.wrapping_sub(FlowCounts::REASON_FIRST) & 7);
+        (*counts).reasons[at] |= FlowCounts::bit(reason);
     }
     1
 }

@@ -136,6 +136,14 @@ pub static FLOW_NOTED: PerCpuArray<crate::flow::Noted, 1> = PerCpuArray::new();
 #[btf_map]
 pub static HELD: PerCpuArray<crate::held::Held, 1> = PerCpuArray::new();
 
+/// Packets of the host whose first fragment an uplink let out, by [`FRAGMENTS_SENT_BITS`] bits of their mark: see `guard`.
+/// Of the programs alone: not pinned.
+#[btf_map]
+pub static FRAGMENTS_SENT: Array<u64, { 1 << FRAGMENTS_SENT_BITS }> = Array::new();
+
+/// Entries of [`FRAGMENTS_SENT`], a power of two. One that another takes drops what is left of its packet.
+pub const FRAGMENTS_SENT_BITS: u32 = 12;
+
 /// Zones that this CPU has looked up, by a hash of the address. Of the programs alone: not pinned.
 #[btf_map]
 pub static ZONES_SEEN: PerCpuArray<Remembered, { 1 << ZONES_SEEN_BITS }> = PerCpuArray::new();

@@ -107,6 +107,14 @@ pub enum Error {
     /// The interface does not exist.
     #[error("{0}: there is no such interface; the port is attached as soon as it comes")]
     NoInterface(String),
+    /// A tunnel that this host provides.
+    #[error("{tunnel}: {reason}; until then nothing goes to its peers")]
+    Provide {
+        /// Its name, or device.
+        tunnel: String,
+        /// What the kernel said.
+        reason: String,
+    },
     /// Every slot has an owner.
     #[error(
         "all {0} register slots are in use; raise [host] ports_max (this needs `octroi detach`)"

@@ -251,7 +251,7 @@ impl Flows {
                 direction,
                 delivered,
                 refused,
-                reasons: u32::from(now.reasons[side]) << FlowCounts::REASON_FIRST,
+                reasons: FlowCounts::reasons(now.reasons[side]),
                 tcp_flags: now.tcp_flags[side],
                 evidence: FlowEvidence(opened.evidence),
                 first_ns: opened.first_ns,

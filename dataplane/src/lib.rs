@@ -23,6 +23,7 @@ pub mod netlink;
 pub mod object;
 pub mod pins;
 pub mod policy;
+pub mod provide;
 pub mod quota;
 pub mod registers;
 pub mod shaping;

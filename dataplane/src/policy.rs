@@ -4,6 +4,7 @@ use crate::{
     Error, Result,
     maps::{Maps, Raw},
     object::Plan,
+    provide::Tunnel,
     quota::{Grant, Quota},
     share::SharedUplink,
 };
@@ -147,6 +148,43 @@ pub struct Encryption {
     pub rules: [Vec<Rule>; 2],
 }
 
+/// What becomes of overlays in clear that the host itself sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClearOverlays {
+    /// Nobody looks.
+    #[default]
+    Allow,
+    /// They leave, and are counted as `would_drop`.
+    Count,
+    /// They are dropped.
+    Drop,
+}
+
+/// A link by which packets leave the host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uplink {
+    /// Interface name.
+    pub interface: String,
+    /// Whether XDP is wanted there.
+    pub xdp: bool,
+    /// What may not leave there.
+    pub clear_overlays: ClearOverlays,
+}
+
+impl Uplink {
+    /// Its entry in `PORTS`.
+    pub(crate) fn entry(&self) -> PortPolicy {
+        PortPolicy {
+            flags: match self.clear_overlays {
+                ClearOverlays::Allow => 0,
+                ClearOverlays::Count => PortPolicy::COUNTS_CLEAR_OVERLAYS,
+                ClearOverlays::Drop => PortPolicy::DROPS_CLEAR_OVERLAYS,
+            },
+            ..PortPolicy::default()
+        }
+    }
+}
+
 /// Everything that changes together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
@@ -154,8 +192,8 @@ pub struct Policy {
     pub ports: Vec<Port>,
     /// Prefixes with their zone's number.
     pub zones: Vec<(Prefix, u32)>,
-    /// Uplinks: name of the interface, and whether XDP is wanted there.
-    pub uplinks: Vec<(String, bool)>,
+    /// Uplinks.
+    pub uplinks: Vec<Uplink>,
     /// Interfaces whose frames may leave by an uplink or go to a port.
     pub trusted: Vec<String>,
     /// Uplinks that tenants share.
@@ -166,6 +204,8 @@ pub struct Policy {
     pub encryption: Vec<Encryption>,
     /// Tenants' budgets of bytes, one each at most.
     pub quotas: Vec<Quota>,
+    /// Tunnels that this host provides.
+    pub provide: Vec<Tunnel>,
 }
 
 impl Policy {

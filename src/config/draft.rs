@@ -9,6 +9,7 @@ use super::api::DraftApi;
 use super::encryption::DraftEncryption;
 use super::metrics::DraftMetrics;
 use super::own_profile::DraftProfile;
+use super::provide::DraftProvide;
 use super::quota::DraftQuota;
 use super::share::DraftShare;
 use super::sink::DraftSink;
@@ -17,7 +18,7 @@ use metering::flow::Detail;
 
 use super::billing::{ChargeChange, ChargeClass, Zone};
 use super::errors::{At, Located};
-use super::model::{Config, Limits, Port, Shape};
+use super::model::{ClearOverlays, Config, Limits, Port, Shape};
 use super::units::Burst;
 use super::values::{Cidr, InterfaceName, Mac, Name, Vlan};
 
@@ -129,6 +130,7 @@ pub(super) struct Draft {
     pub sinks: Vec<DraftSink>,
     pub encryption: Vec<DraftEncryption>,
     pub encryption_profiles: Vec<DraftProfile>,
+    pub provide: Vec<DraftProvide>,
     pub uplinks: Vec<DraftUplink>,
     pub zones: Vec<DraftZone>,
     pub tenants: Vec<DraftTenant>,
@@ -172,6 +174,7 @@ pub(super) struct DraftUplink {
     pub capacity: Field<BitsPerSecond>,
     pub overhead_bytes: Field<u16>,
     pub xdp: Field<bool>,
+    pub clear_overlays: Field<ClearOverlays>,
 }
 
 /// One `[[zone]]`.
@@ -244,6 +247,7 @@ impl From<&Config> for Draft {
             capacity: Field::of_optional(uplink.capacity),
             overhead_bytes: Field::of(uplink.overhead_bytes),
             xdp: Field::of(uplink.xdp),
+            clear_overlays: Field::of(uplink.clear_overlays),
         });
         let zones = config.zones.iter().map(|zone| DraftZone {
             at: At::NOWHERE,
@@ -290,6 +294,7 @@ impl From<&Config> for Draft {
                 .iter()
                 .map(DraftProfile::of)
                 .collect(),
+            provide: config.provide.iter().map(DraftProvide::of).collect(),
             uplinks: uplinks.collect(),
             zones: zones.collect(),
             tenants: tenants.collect(),

@@ -14,9 +14,10 @@ use super::draft::{
 use super::encryption::{self, ENCRYPTION};
 use super::errors::{At, Faults};
 use super::metrics::{self, METRICS};
-use super::model::{Meter, Shape, ZONE_ID_FIRST};
+use super::model::{ClearOverlays, Meter, Shape, ZONE_ID_FIRST};
 use super::own_profile::{self, ENCRYPTION_PROFILE};
 use super::paths::{directory, file};
+use super::provide::{self, PROVIDE};
 use super::quota;
 use super::reader::{Key, Reader};
 use super::share;
@@ -53,7 +54,7 @@ const PORT: Key = header("port", "[[port]]");
 const METER: Key = header("meter", "[meter]");
 const RETENTION: Key = header("retention", "[retention]");
 const BILLING: Key = header("billing", "[billing]");
-const SECTIONS: [Key; 13] = [
+const SECTIONS: [Key; 14] = [
     HOST,
     METER,
     RETENTION,
@@ -67,6 +68,7 @@ const SECTIONS: [Key; 13] = [
     PORT,
     ENCRYPTION,
     ENCRYPTION_PROFILE,
+    PROVIDE,
 ];
 
 const HOST_NAME: Key = key("name", "\"host-1\"");
@@ -108,7 +110,8 @@ const UPLINK_INTERFACE: Key = key("interface", "\"eth0\"");
 const CAPACITY: Key = key("capacity", "\"10Gbit/s\"");
 const OVERHEAD: Key = key("overhead_bytes", "24");
 const XDP: Key = key("xdp", "false");
-const UPLINK_KEYS: [Key; 4] = [UPLINK_INTERFACE, CAPACITY, OVERHEAD, XDP];
+const CLEAR_OVERLAYS: Key = key("clear_overlays", "\"drop\"");
+const UPLINK_KEYS: [Key; 5] = [UPLINK_INTERFACE, CAPACITY, OVERHEAD, XDP, CLEAR_OVERLAYS];
 
 const ZONE_NAME: Key = key("name", "\"internet-fr\"");
 const ZONE_ID: Key = key("id", "4");
@@ -172,6 +175,7 @@ pub(super) fn read_config(text: &str, faults: &mut Faults<'_>) -> Option<Draft> 
     let (ports, _) = root.sections(PORT);
     let (rules, _) = root.sections(ENCRYPTION);
     let (profiles, _) = root.sections(ENCRYPTION_PROFILE);
+    let (tunnels, _) = root.sections(PROVIDE);
     let host = read_host(&mut root);
     let meter = read_meter(&mut root);
     let retention = read_retention(&mut root);
@@ -196,6 +200,10 @@ pub(super) fn read_config(text: &str, faults: &mut Faults<'_>) -> Option<Draft> 
         encryption_profiles: profiles
             .into_iter()
             .map(|table| own_profile::read(table, faults))
+            .collect(),
+        provide: tunnels
+            .into_iter()
+            .map(|table| provide::read(table, faults))
             .collect(),
         uplinks: uplinks
             .into_iter()
@@ -421,6 +429,7 @@ fn read_uplink(table: (&DeTable<'_>, At), faults: &mut Faults<'_>) -> DraftUplin
         capacity: uplink.text(CAPACITY, parse_rate),
         overhead_bytes: uplink.integer(OVERHEAD, 0..=256),
         xdp: uplink.boolean(XDP),
+        clear_overlays: uplink.text(CLEAR_OVERLAYS, ClearOverlays::from_str),
     }
 }
 

@@ -28,6 +28,7 @@ mod model;
 mod own_profile;
 mod paths;
 mod profile;
+mod provide;
 pub mod quota;
 mod reader;
 mod share;
@@ -53,11 +54,12 @@ pub use encryption::{
 pub use errors::{ConfigError, Errors, Place};
 pub use metrics::Metrics;
 pub use model::{
-    BUILT_IN_ZONES, Config, Host, Limits, Meter, Port, Retention, Shape, Tenant, Uplink,
-    ZONE_ID_FIRST, Zone,
+    BUILT_IN_ZONES, ClearOverlays, Config, Host, Limits, Meter, Port, Retention, Shape, Tenant,
+    Uplink, ZONE_ID_FIRST, Zone,
 };
 pub use own_profile::{Accepts, Overlays, OwnProfile, Protocol, TlsMin};
 pub use profile::Profile;
+pub use provide::{Peer, Provide};
 pub use quota::{Quota, QuotaDirection, QuotaPeriod, QuotaThen};
 pub use share::{Share, Shared, shared};
 pub use sink::Sink;

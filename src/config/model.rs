@@ -3,20 +3,21 @@
 //! A value of these types came through [`parse`](super::parse) or one of the `with_…` functions, so
 //! names resolve, numbers are in range and nothing overlaps. Fields are public to be read.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr};
 
 use dataplane_common::units::{BitsPerSecond, Bytes, PacketsPerSecond, TenantId};
 use metering::flow::Detail;
 
 use super::api::Api;
 use super::billing::{Billing, ChargeChange, ChargeClass};
-use super::encryption::Encryption;
+use super::encryption::{Encryption, words};
 use super::metrics::Metrics;
 use super::own_profile::OwnProfile;
+use super::provide::Provide;
 use super::quota::Quota;
 use super::share::Share;
 use super::sink::Sink;
-use super::values::{Cidr, InterfaceName, Mac, Name, Vlan};
+use super::values::{Cidr, InterfaceName, Mac, Name, ValueError, Vlan, shown};
 
 /// Zones that exist on every host, by number. The file cannot use their names.
 pub const BUILT_IN_ZONES: [&str; 4] = ["other", "intra-host", "group", "link"];
@@ -51,6 +52,8 @@ pub struct Config {
     pub ports: Vec<Port>,
     /// What is asked of the tenants' packets, in file order.
     pub encryption: Vec<Encryption>,
+    /// Tunnels whose keys are this host's, in file order.
+    pub provide: Vec<Provide>,
     /// What the rules may accept beside the built-in profiles, in file order.
     pub encryption_profiles: Vec<OwnProfile>,
 }
@@ -212,7 +215,24 @@ pub struct Uplink {
     pub overhead_bytes: u16,
     /// Whether an XDP program polices floods there.
     pub xdp: bool,
+    /// What becomes of overlays that the host itself sends there in clear.
+    pub clear_overlays: ClearOverlays,
 }
+
+/// What becomes of overlays (VXLAN, Geneve, GRE, IP in IP …) that the host's own devices build and an uplink would send in
+/// clear. Tenants' own overlays cross their ports, and are judged there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClearOverlays {
+    /// They leave; nobody looks.
+    #[default]
+    Allow,
+    /// They leave, and are counted.
+    Count,
+    /// They do not leave.
+    Drop,
+}
+
+words!(ClearOverlays, "clear_overlays": Allow "allow", Count "count", Drop "drop");
 
 impl Uplink {
     /// `overhead_bytes` of a file that names none: preamble, frame check sequence and gap.

@@ -8,6 +8,7 @@ use std::fmt::{Display, Write as _};
 use super::encryption::Encryption;
 use super::model::{Config, Host, Limits, Port, Uplink, Zone};
 use super::own_profile::OwnProfile;
+use super::provide;
 use super::quota;
 use super::share;
 use super::sink::Written;
@@ -93,6 +94,14 @@ pub(super) fn to_toml(config: &Config) -> String {
     for item in &config.ports {
         port(&mut out, item);
     }
+    for item in &config.provide {
+        out.line("\n[[provide]]");
+        out.written(item.lines());
+        for peer in &item.peers {
+            out.line("\n[[provide.peers]]");
+            out.written(peer.lines());
+        }
+    }
     for item in &config.encryption_profiles {
         profile(&mut out, item);
     }
@@ -114,6 +123,18 @@ impl Out {
     fn key(&mut self, key: &str, value: impl Display) {
         // Writing to a String cannot fail.
         let _ = writeln!(self.0, "{key} = {value}");
+    }
+}
+
+impl Out {
+    fn written(&mut self, lines: Vec<(&'static str, provide::Written)>) {
+        for (key, value) in lines {
+            match value {
+                provide::Written::Text(value) => self.key(key, text(value)),
+                provide::Written::Texts(values) => self.key(key, texts(&values)),
+                provide::Written::Number(value) => self.key(key, value),
+            }
+        }
     }
 }
 
@@ -203,6 +224,7 @@ fn uplink(out: &mut Out, uplink: &Uplink) {
     }
     out.key("overhead_bytes", uplink.overhead_bytes);
     out.key("xdp", uplink.xdp);
+    out.key("clear_overlays", text(uplink.clear_overlays.as_str()));
 }
 
 fn zone(out: &mut Out, zone: &Zone) {

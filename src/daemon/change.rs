@@ -188,6 +188,9 @@ pub(super) fn difference(old: &Config, new: &Config) -> String {
         &new.encryption_profiles,
         |profile| profile.name.as_str(),
     );
+    compare(&mut said, "provide", &old.provide, &new.provide, |tunnel| {
+        tunnel.name.as_str()
+    });
     // Its rules have no names, and their order counts.
     let under = |config: &Config| -> BTreeSet<String> {
         let rules = config.encryption.iter();

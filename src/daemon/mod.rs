@@ -138,6 +138,10 @@ async fn serve(state: State, run_dir: &Path) -> Result<()> {
         if first {
             tokio::task::spawn_local(enter_start(Rc::clone(&state)));
         }
+        let entries = state.borrow_mut().take_entries();
+        if !entries.is_empty() {
+            tokio::task::spawn_local(enter_all(Rc::clone(&state), entries));
+        }
     }
     state.borrow().stopping();
     state.borrow_mut().farewell();
@@ -163,6 +167,21 @@ async fn enter_start(state: Rc<RefCell<State>>) {
     );
     if let Err(error) = change::enter(ledger, who, what).await {
         eprintln!("octroi: warning: the start is not entered in the ledger: {error}");
+    }
+}
+
+/// What happened to tunnels, one after the other.
+async fn enter_all(state: Rc<RefCell<State>>, entries: Vec<String>) {
+    let (ledger, changes) = {
+        let state = state.borrow();
+        (state.ledger(), state.changes())
+    };
+    let _alone = changes.lock().await;
+    for what in entries {
+        let who = concat!("octroi ", env!("CARGO_PKG_VERSION"));
+        if let Err(error) = change::enter(ledger.clone(), who, what).await {
+            eprintln!("octroi: warning: not entered in the ledger: {error}");
+        }
     }
 }
 

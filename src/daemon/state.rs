@@ -51,6 +51,8 @@ pub struct State {
     applied: u64,
     /// The last thing that was said of each subject, so that it is said once.
     said: HashSet<String>,
+    /// What the ledger is still to be told.
+    entries: Vec<String>,
     /// Who changes something, one after the other: the ledger has them in the order in which they are made.
     changes: Rc<Mutex<()>>,
     looks: Looks,
@@ -74,6 +76,7 @@ impl State {
             dynamic,
             applied: 0,
             said: HashSet::new(),
+            entries: Vec::new(),
             changes: Rc::default(),
             looks: Looks::default(),
         };
@@ -154,6 +157,14 @@ impl State {
         writes && !std::mem::replace(&mut self.start_entered, writes)
     }
 
+    /// What the ledger is to be told since the last time; nothing before its first window.
+    pub fn take_entries(&mut self) -> Vec<String> {
+        if self.meter.is_some() && !self.start_entered {
+            return Vec::new();
+        }
+        std::mem::take(&mut self.entries)
+    }
+
     /// Woken whenever the ledger has done something. Without a meter nothing wakes it.
     pub fn ledger_told(&self) -> Arc<Notify> {
         self.meter.as_ref().map(Meter::told).unwrap_or_default()
@@ -220,6 +231,12 @@ impl State {
                     ),
                     false,
                 ),
+                Event::Provided(name, what) => {
+                    let line = format!("provide {name}: {what}");
+                    // Whose keys encrypted, and since when, is evidence: it is in the ledger.
+                    self.entries.push(line.clone());
+                    (line, false)
+                }
                 Event::Failed(what, why) => (format!("warning: {what}: {why}"), true),
             };
             if !lasting || !self.said.contains(&line) {

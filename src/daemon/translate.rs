@@ -2,10 +2,11 @@
 
 mod encryption;
 
-use crate::config::{Config, Limits, Port, Shape, Share, Shared, Tenant};
+use crate::config::{ClearOverlays, Config, Limits, Port, Provide, Shape, Share, Shared, Tenant};
 use dataplane::{
     object::Plan,
     policy::{self, Burst, Limit, Policy, Prefix},
+    provide::{Peer, Tunnel},
     quota::{Grant, Quota},
     share::{Part, SharedUplink, TenantShare},
 };
@@ -89,6 +90,26 @@ fn quota(config: &Config, tenant: &Tenant) -> Option<Quota> {
     })
 }
 
+fn tunnel(provide: &Provide) -> Tunnel {
+    Tunnel {
+        name: provide.name.as_str().to_owned(),
+        device: provide.device.as_str().to_owned(),
+        listen_port: provide.listen_port,
+        address: provide.address,
+        rotate: provide.rotate,
+        peers: provide
+            .peers
+            .iter()
+            .map(|peer| Peer {
+                name: peer.name.as_str().to_owned(),
+                endpoint: peer.endpoint,
+                addresses: peer.addresses.iter().map(prefix).collect(),
+                keys: peer.keys,
+            })
+            .collect(),
+    }
+}
+
 /// The policy that a configuration asks for.
 pub fn policy(config: &Config) -> Policy {
     let tenants = config.tenants.iter();
@@ -109,7 +130,15 @@ pub fn policy(config: &Config) -> Policy {
         uplinks: config
             .uplinks
             .iter()
-            .map(|uplink| (uplink.interface.as_str().to_owned(), uplink.xdp))
+            .map(|uplink| policy::Uplink {
+                interface: uplink.interface.as_str().to_owned(),
+                xdp: uplink.xdp,
+                clear_overlays: match uplink.clear_overlays {
+                    ClearOverlays::Allow => policy::ClearOverlays::Allow,
+                    ClearOverlays::Count => policy::ClearOverlays::Count,
+                    ClearOverlays::Drop => policy::ClearOverlays::Drop,
+                },
+            })
             .collect(),
         trusted: config
             .host
@@ -123,6 +152,7 @@ pub fn policy(config: &Config) -> Policy {
             .iter()
             .filter_map(|tenant| quota(config, tenant))
             .collect(),
+        provide: config.provide.iter().map(tunnel).collect(),
         shared: crate::config::shared(config).iter().map(shared).collect(),
         shape: match config.host.shape {
             Shape::Auto => None,

@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use dataplane::{
     attach::Mechanism,
     flows::Timeouts,
-    gate::{Event, LiveFlows, Owned, PortStatus, Reading},
+    gate::{Event, LiveFlows, Owned, PortStatus, Reading, UplinkStatus},
+    provide::Providing,
     quota::{Grant, Spent},
 };
 use dataplane_common::abi::{Anchor, Epoch};
@@ -152,6 +153,23 @@ impl Gate {
     pub fn ports(&self) -> Result<Vec<PortStatus>> {
         let ports = expect!(self.ask(&Request::Ports), Answer::Ports(ports) => ports)?;
         serde_json::from_str(&ports).map_err(|error| Error(error.to_string()))
+    }
+
+    /// Every uplink, with what left by it.
+    ///
+    /// # Errors
+    /// The loader's.
+    pub fn uplinks(&self) -> Result<Vec<UplinkStatus>> {
+        let uplinks = expect!(self.ask(&Request::Uplinks), Answer::Uplinks(uplinks) => uplinks)?;
+        serde_json::from_str(&uplinks).map_err(|error| Error(error.to_string()))
+    }
+
+    /// Every tunnel that this host provides, as of the last [`Gate::reconcile`].
+    ///
+    /// # Errors
+    /// The loader's.
+    pub fn provided(&self) -> Result<Vec<Providing>> {
+        expect!(self.ask(&Request::Provided), Answer::Provided(provided) => provided)
     }
 
     /// Interfaces of live ports that bear no witness.

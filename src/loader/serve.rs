@@ -81,6 +81,13 @@ impl Server {
                     .map(Answer::Ports)
                     .map_err(said)
             }
+            Request::Uplinks => {
+                let uplinks = gate.uplinks().map_err(said)?;
+                serde_json::to_string(&uplinks)
+                    .map(Answer::Uplinks)
+                    .map_err(said)
+            }
+            Request::Provided => Ok(Answer::Provided(gate.provided().to_vec())),
             Request::NotAudited => gate.not_audited().map(Answer::Names).map_err(said),
             Request::Seal => {
                 let reading = gate.seal();

@@ -5,6 +5,7 @@ use dataplane::{
     attach::Mechanism,
     flows::Timeouts,
     gate::{Event, LiveFlows, Owned, Reading},
+    provide::Providing,
     quota::{Grant, Spent},
 };
 use dataplane_common::abi::Anchor;
@@ -33,6 +34,10 @@ pub(super) enum Request {
     Epoch,
     /// Every port with its registers.
     Ports,
+    /// Every uplink, likewise.
+    Uplinks,
+    /// Every tunnel that this host provides.
+    Provided,
     /// Interfaces that bear no witness.
     NotAudited,
     /// Closes the open window and reads it.
@@ -71,6 +76,9 @@ pub(super) enum Answer {
     Epoch(u64),
     /// JSON: what `status` says of ports leaves out what is empty, which postcard cannot.
     Ports(String),
+    /// JSON, likewise.
+    Uplinks(String),
+    Provided(Vec<Providing>),
     Names(Vec<String>),
     Reading(Box<Reading>),
     Registers(Vec<Owned>),

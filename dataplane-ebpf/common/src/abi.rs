@@ -289,7 +289,7 @@ pub mod shape {
     pub const HTB_LEAF: u32 = 0x6F63_0010;
 }
 
-/// A port in one set of policy. All zero: no such port.
+/// A port in one set of policy, or an uplink, of which only the flags count. All zero: no such port.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -339,6 +339,11 @@ impl PortPolicy {
     pub const LIMITED: u32 = 16;
     /// The port's flows are kept in `FLOWS`.
     pub const FLOWS: u32 = 256;
+    /// In the entry of an uplink, which has nothing else: overlays that the host sends in clear are counted as
+    /// `would_drop`.
+    pub const COUNTS_CLEAR_OVERLAYS: u32 = 512;
+    /// Likewise: they are dropped.
+    pub const DROPS_CLEAR_OVERLAYS: u32 = 1_024;
 
     /// The flag of a limit: `unit` is 0 for bytes, 1 for packets.
     #[inline(always)]

@@ -225,13 +225,34 @@ pub struct FlowCounts {
     pub last: u32,
     /// TCP flags seen, by direction, since the flow began.
     pub tcp_flags: [u8; 2],
-    /// Bit n: a packet was refused for reason [`FlowCounts::REASON_FIRST`] + n, since the flow began.
+    /// Why packets were refused, since the flow began: [`FlowCounts::bit`].
     pub reasons: [u8; 2],
 }
 
 impl FlowCounts {
     /// The first reason that a flow remembers, `encryption_policy`: those before it are no flow's.
     pub const REASON_FIRST: u32 = 23;
+    /// The last one, `quota_spent`. It has the bit of `guard_unblessed`, which is an uplink's and no flow's.
+    pub const REASON_LAST: u32 = 31;
+    const LAST_BIT: u32 = 4;
+
+    /// The bit of a reason in [`FlowCounts::reasons`].
+    #[inline(always)]
+    pub const fn bit(reason: u32) -> u8 {
+        if reason == Self::REASON_LAST {
+            1 << Self::LAST_BIT
+        } else {
+            1 << (reason.wrapping_sub(Self::REASON_FIRST) & 7)
+        }
+    }
+
+    /// Bit n: reason n, for the bits of [`FlowCounts::reasons`].
+    pub const fn reasons(bits: u8) -> u32 {
+        let (bits, last) = (bits as u32, 1 << Self::LAST_BIT);
+        let rest = (bits & !last) << Self::REASON_FIRST;
+        if bits & last != 0 { rest | 1 << Self::REASON_LAST } else { rest }
+    }
+
     /// ns of a unit of [`FlowCounts::last`].
     pub const UNIT_NS: u64 = 1 << 20;
 
@@ -294,7 +315,10 @@ const _: () = {
     assert!(size_of::<FlowKey>() == 44 && size_of::<Flow>() == 32);
     assert!(size_of::<FlowOpened>() == 64 && size_of::<FlowCounts>() == 64);
     assert!(size_of::<FlowRing>() == 16);
-    assert!(crate::reason::DropReason::EncryptionPolicy as u32 == FlowCounts::REASON_FIRST);
+    use crate::reason::DropReason;
+    assert!(DropReason::EncryptionPolicy as u32 == FlowCounts::REASON_FIRST);
+    assert!(DropReason::QuotaSpent as u32 == FlowCounts::REASON_LAST);
+    assert!(FlowCounts::bit(DropReason::GuardUnblessed as u32) == 1 << FlowCounts::LAST_BIT);
 };
 
 #[cfg(test)]

@@ -9,8 +9,7 @@
 //!
 //! The modules stand in the order of a packet's way: [`parse`] → [`antispoof`] → [`zone`] →
 //! [`wire`] → [`thin`] → [`limiter`] → [`share`] → [`encryption`] → [`quota`] → [`ecn`] → [`flow`];
-//! [`abi`] is the memory that the kernel and the
-//! daemon both map.
+//! [`outgoing`] is the uplink's; [`abi`] is the memory that the kernel and the daemon both map.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod abi;
@@ -23,6 +22,7 @@ pub mod flow;
 #[cfg(feature = "std")]
 pub mod limit;
 pub mod limiter;
+pub mod outgoing;
 pub mod parse;
 pub mod quota;
 pub mod reason;

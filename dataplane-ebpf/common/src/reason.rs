@@ -1,7 +1,11 @@
 //! Why a packet was dropped. Each reason is a counter by port and direction that somebody can read.
 
 /// Register columns reserved for reasons by port and direction; see [`crate::abi`].
-pub const REASONS_MAX: usize = 32;
+pub const REASONS_MAX: usize = 40;
+
+/// Reasons that a record has room for (M-5, field 32), with 0, which is none. What is from here on is an uplink's, which has no
+/// records.
+pub const RECORDED_MAX: usize = 32;
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal;)+) => {
@@ -95,6 +99,8 @@ reasons! {
     UplinkFull = 30, "uplink_full";
     /// The tenant's budget of bytes for this period is spent.
     QuotaSpent = 31, "quota_spent";
+    /// Uplink guard: an overlay that the host itself sends in clear, or what may be the rest of one.
+    ClearOverlay = 32, "clear_overlay";
     /// Something that cannot happen, did: a map look-up of the gate itself failed.
     Internal = 28, "internal";
 }

@@ -12,6 +12,7 @@ use crate::{
     maps::Raw,
     netlink::{self, Interface},
     policy::{self, Port},
+    provide::Provided,
     slots::{Owner, text},
 };
 use dataplane_common::{
@@ -34,6 +35,7 @@ impl Gate {
         let mut events = self.follow_shapes(&interfaces)?;
         self.follow_trusted(&interfaces)?;
         self.follow_uplinks(&interfaces, &mut events)?;
+        self.follow_provided(&mut events);
         self.give_up_gone(&interfaces, &mut events)?;
         for port in self.policy.ports.clone() {
             let Some(interface) = interfaces.get(&port.interface) else {
@@ -77,7 +79,8 @@ impl Gate {
     }
 
     fn follow_trusted(&mut self, interfaces: &BTreeMap<String, Interface>) -> Result<()> {
-        let uplinks = self.policy.uplinks.iter().map(|(name, _)| name);
+        let uplinks = self.policy.uplinks.iter();
+        let uplinks = uplinks.map(|uplink| &uplink.interface);
         let wanted: BTreeSet<u32> = uplinks
             .chain(&self.policy.trusted)
             .filter_map(|name| interfaces.get(name))
@@ -103,7 +106,8 @@ impl Gate {
         interfaces: &BTreeMap<String, Interface>,
         events: &mut Vec<Event>,
     ) -> Result<()> {
-        for (name, xdp) in self.policy.uplinks.clone() {
+        for uplink in self.policy.uplinks.clone() {
+            let (name, xdp) = (uplink.interface.clone(), uplink.xdp);
             let Some(interface) = interfaces.get(&name) else {
                 events.push(Event::Waiting(format!("uplink {name}"), name));
                 continue;
@@ -121,7 +125,11 @@ impl Gate {
                         interface: &name,
                         vlan: 0,
                     };
-                    self.allocate(&owner)?
+                    let slot = self.allocate(&owner)?;
+                    // Before it is bound: no frame leaves by an entry that asks nothing.
+                    let set = self.epoch()?.policy_set();
+                    self.set_entry(set, slot, uplink.entry())?;
+                    slot
                 }
             };
             self.bind(slot, interface, 0)?;
@@ -133,6 +141,31 @@ impl Gate {
             }
         }
         Ok(())
+    }
+
+    /// Tunnels, whose failure is nobody else's.
+    fn follow_provided(&mut self, events: &mut Vec<Event>) {
+        let tunnels = &self.policy.provide;
+        if tunnels.is_empty()
+            && self
+                .provided
+                .as_ref()
+                .is_some_and(|p| p.status().is_empty())
+        {
+            return;
+        }
+        let mut provided = match self.provided.take().map_or_else(Provided::open, Ok) {
+            Ok(provided) => provided,
+            Err(error) => {
+                events.push(Event::Failed("provide".into(), error.to_string()));
+                return;
+            }
+        };
+        match provided.follow(tunnels) {
+            Ok(told) => events.extend(told),
+            Err(error) => events.push(Event::Failed("provide".into(), error.to_string())),
+        }
+        self.provided = Some(provided);
     }
 
     /// Retires slots whose port left the policy or whose interface left the host.
@@ -149,7 +182,7 @@ impl Gate {
         let ports = self.policy.ports.iter();
         let ports: HashSet<String> = ports.map(|port| port.name.clone()).collect();
         let uplinks = self.policy.uplinks.iter();
-        let uplinks: HashSet<String> = uplinks.map(|(name, _)| name.clone()).collect();
+        let uplinks: HashSet<String> = uplinks.map(|uplink| uplink.interface.clone()).collect();
         for (slot, book) in live {
             let (name, interface) = (text(&book.name), text(&book.interface));
             let wanted = match book.state {

@@ -16,7 +16,8 @@ mod witness;
 
 pub use meter::{Owned, Reading};
 pub use report::{
-    LiveFlows, PortState, PortStatus, detach_pinned, read_conversations, read_flows, read_pinned,
+    LiveFlows, Pinned, PortState, PortStatus, UplinkStatus, detach_pinned, read_conversations,
+    read_flows, read_pinned,
 };
 pub use witness::{Side, Witness};
 
@@ -31,6 +32,7 @@ use crate::{
     object::{self, Plan},
     pins::Pins,
     policy::{self, Policy, ZoneTable},
+    provide::{self, Provided, Providing},
     registers::Both,
     shaping::{self, Shaper},
     share,
@@ -70,6 +72,8 @@ pub struct Gate {
     flows: Option<Flows>,
     /// Whether the last sealed windows add up.
     conservation: Conservation,
+    /// Tunnels that this host provides; `None`: nobody has looked yet.
+    provided: Option<Provided>,
     /// By set of policy: the zones that are written there, where that is known.
     zones: [Option<ZoneTable>; 2],
     /// How long it took to write the last set of policy.
@@ -89,6 +93,8 @@ pub enum Event {
     Repaired(String, String),
     /// Foreign programs come before ours: interface, their names.
     Foreign(String, Vec<String>),
+    /// A tunnel that this host provides changed: its name, or a device; what happened.
+    Provided(String, String),
     /// A step failed and is tried again: what, why.
     Failed(String, String),
 }
@@ -125,6 +131,7 @@ impl Gate {
             parts,
             flows: None,
             conservation: Conservation::default(),
+            provided: None,
             zones: [None, None],
             writing: publish::SWITCH_MARGIN / 2,
         })
@@ -205,6 +212,19 @@ impl Gate {
         )
     }
 
+    /// Every uplink, with what left by it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Map`].
+    pub fn uplinks(&self) -> Result<Vec<UplinkStatus>> {
+        report::uplinks(&self.maps, &self.plan, &self.slots, self.epoch()?)
+    }
+
+    /// Every tunnel that this host provides, as of the last [`Gate::reconcile`].
+    pub fn provided(&self) -> &[Providing] {
+        self.provided.as_ref().map_or(&[], Provided::status)
+    }
+
     /// Takes all programs off: from now on nothing is checked, limited or counted. What was counted stays
     /// readable.
     ///
@@ -230,6 +250,7 @@ impl Gate {
     pub fn detach(mut self) -> Result<()> {
         self.retire_all()?;
         shaping::remove_all()?;
+        provide::remove_all()?;
         self.pins.remove()
     }
 }

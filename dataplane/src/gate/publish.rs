@@ -212,6 +212,12 @@ impl Gate {
             self.set_entry(set, slot, entry)?;
             written.insert(slot);
         }
+        for uplink in &policy.uplinks {
+            if let Some(slot) = self.slots.find(slot_state::UPLINK, &uplink.interface) {
+                self.set_entry(set, slot, uplink.entry())?;
+                written.insert(slot);
+            }
+        }
         for slot in 0..self.plan.sizes.slots {
             if !written.contains(&slot) {
                 self.set_entry(set, slot, PortPolicy::default())?;

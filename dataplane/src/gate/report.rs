@@ -10,11 +10,12 @@ use crate::{
     netlink::Interface,
     object::Plan,
     pins::Pins,
+    provide,
     registers::{Direction, Reader},
     shaping::{self, InForce, Shaper},
     slots::{Slots, text},
 };
-use dataplane_common::abi::{DIRECTIONS, Epoch, slot_state};
+use dataplane_common::abi::{DIRECTIONS, Epoch, PortPolicy, TO_TENANT, slot_state};
 use std::collections::BTreeMap;
 
 /// Whether a port is enforced and counted.
@@ -56,6 +57,50 @@ pub struct PortStatus {
     pub from_tenant: Direction,
     /// To the tenant.
     pub to_tenant: Direction,
+}
+
+/// What is known of an uplink.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct UplinkStatus {
+    /// Interface.
+    pub interface: String,
+    /// Interface index; 0: none.
+    pub ifindex: u32,
+    /// What becomes of overlays in clear that the host itself sends: `allow`, `count` or `drop`.
+    pub clear_overlays: String,
+    /// What left, and what the guard did not let out.
+    pub leaving: Direction,
+}
+
+/// Uplinks of the policy in force.
+pub(super) fn uplinks(
+    maps: &Maps,
+    plan: &Plan,
+    slots: &Slots,
+    epoch: Epoch,
+) -> Result<Vec<UplinkStatus>> {
+    let mut registers = Reader::new(maps, &plan.sizes);
+    let live = slots
+        .iter()
+        .filter(|(_, book)| book.state == slot_state::UPLINK);
+    live.map(|(slot, book)| {
+        let index = plan.sizes.port(epoch.policy_set(), slot);
+        let entry = maps.ports.get(&index, 0).map_err(Error::map("PORTS"))?.0;
+        Ok(UplinkStatus {
+            interface: text(&book.interface),
+            ifindex: book.ifindex,
+            clear_overlays: if entry.has(PortPolicy::DROPS_CLEAR_OVERLAYS) {
+                "drop"
+            } else if entry.has(PortPolicy::COUNTS_CLEAR_OVERLAYS) {
+                "count"
+            } else {
+                "allow"
+            }
+            .into(),
+            leaving: registers.read(slot, TO_TENANT)?,
+        })
+    })
+    .collect()
 }
 
 pub(super) fn ports(
@@ -101,16 +146,30 @@ pub(super) fn ports(
     Ok(found)
 }
 
-/// Reads a pinned gate without a daemon: epoch and ports.
+/// A gate as its pins have it.
+pub struct Pinned {
+    /// Window and revision in force.
+    pub epoch: Epoch,
+    /// Ports, retired ones too.
+    pub ports: Vec<PortStatus>,
+    /// Uplinks.
+    pub uplinks: Vec<UplinkStatus>,
+}
+
+/// Reads a pinned gate without a daemon.
 ///
 /// # Errors
 /// [`Error::Map`] when the pins are not there.
-pub fn read_pinned(pins: &Pins) -> Result<(Epoch, Vec<PortStatus>)> {
+pub fn read_pinned(pins: &Pins) -> Result<Pinned> {
     let maps = Maps::open(pins)?;
     let plan = pinned_plan(pins)?;
     let slots = Slots::open(&maps, &plan)?;
     let epoch = cut::epoch(&maps)?;
-    Ok((epoch, ports(&maps, &plan, &slots, epoch, None)?))
+    Ok(Pinned {
+        epoch,
+        ports: ports(&maps, &plan, &slots, epoch, None)?,
+        uplinks: uplinks(&maps, &plan, &slots, epoch)?,
+    })
 }
 
 /// Flows in the table now, with the names of their ports.
@@ -187,7 +246,8 @@ pub fn detach_pinned(pins: &Pins) -> Result<()> {
         }
     }
     pins.remove()?;
-    shaping::remove_all()
+    shaping::remove_all()?;
+    provide::remove_all()
 }
 
 /// The sizes that pinned maps were made with.

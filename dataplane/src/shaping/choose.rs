@@ -116,7 +116,7 @@ impl Input {
         let uplinks = policy
             .uplinks
             .iter()
-            .map(|(name, _)| (name.clone(), find(name)));
+            .map(|uplink| (uplink.interface.clone(), find(&uplink.interface)));
         Self {
             limits: port.limits,
             asked: policy.shape,

@@ -17,7 +17,7 @@ mod choose;
 mod edt;
 mod htb;
 mod probe;
-mod rtnl;
+pub(crate) mod rtnl;
 
 pub use choose::{Choice, InForce};
 pub use probe::{Abilities, abilities};

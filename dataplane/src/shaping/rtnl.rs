@@ -1,4 +1,4 @@
-//! The few rtnetlink requests that shapes need: links, qdiscs, classes.
+//! The few rtnetlink requests that shapes need: links, qdiscs, classes. Those of tunnels are in `provide::link`.
 //!
 //! Built by hand: netlink-packet-route knows no HTB, FIFO or fq, and running `tc` would be a second
 //! program to install and to confine (docs/decisions/0004-traffic-control-through-netlink.md). Each
@@ -93,7 +93,7 @@ impl Attributes {
 }
 
 /// Walks attributes; ends at the first that does not fit.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let len = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
         let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?) & 0x3FFF;
@@ -103,7 +103,7 @@ fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
@@ -146,7 +146,13 @@ impl Rtnl {
         })
     }
 
-    fn send(&mut self, kind: u16, flags: i32, body: &[u8], more: &Attributes) -> Result<()> {
+    pub(crate) fn send(
+        &mut self,
+        kind: u16,
+        flags: i32,
+        body: &[u8],
+        more: &Attributes,
+    ) -> Result<()> {
         self.sequence += 1;
         let len = HEADER + body.len() + more.bytes().len();
         let mut message = Vec::with_capacity(len);
@@ -162,7 +168,7 @@ impl Rtnl {
     }
 
     /// Hands every message of the answer to `each`, until the kernel says that it is done.
-    fn receive(&mut self, mut each: impl FnMut(u16, &[u8])) -> Result<()> {
+    pub(crate) fn receive(&mut self, mut each: impl FnMut(u16, &[u8])) -> Result<()> {
         loop {
             let (packet, _) = self.socket.recv_from_full()?;
             let mut rest = packet.as_slice();
@@ -185,7 +191,13 @@ impl Rtnl {
         }
     }
 
-    fn ask(&mut self, kind: u16, flags: i32, body: &[u8], more: &Attributes) -> Result<()> {
+    pub(crate) fn ask(
+        &mut self,
+        kind: u16,
+        flags: i32,
+        body: &[u8],
+        more: &Attributes,
+    ) -> Result<()> {
         self.send(kind, flags | libc::NLM_F_ACK, body, more)?;
         self.receive(|_, _| ())
     }
@@ -298,7 +310,7 @@ fn kind_and_options(kind: &str, options: &[u8]) -> Attributes {
 }
 
 /// `struct ifinfomsg`.
-fn ifinfomsg(ifindex: u32, up: bool) -> [u8; 16] {
+pub(crate) fn ifinfomsg(ifindex: u32, up: bool) -> [u8; 16] {
     let mut body = [0; 16];
     body[4..8].copy_from_slice(&ifindex.to_ne_bytes());
     if up {

@@ -8,7 +8,7 @@ use super::{
     rules::{self, Keys, READING, TOTAL, bit, key},
 };
 use crate::window::Counts;
-use dataplane_common::{abi::Skbs, encryption::CLASSES, reason::REASONS_MAX};
+use dataplane_common::{abi::Skbs, encryption::CLASSES, reason::RECORDED_MAX};
 
 /// See [`Record::encode`].
 pub(super) fn encode(record: &Record) -> Vec<u8> {
@@ -326,10 +326,10 @@ fn read_drops(reader: &mut Reader<'_>) -> Result<Vec<Dropped>, RecordError> {
     let key = reader.key;
     let mut drops: Vec<Dropped> = Vec::new();
     // Reason 0 is none, so that there is one less than there are columns.
-    for _ in 0..reader.array(REASONS_MAX as u64 - 1)? {
+    for _ in 0..reader.array(RECORDED_MAX as u64 - 1)? {
         let [reason, packets, l2_bytes] = reader.row()?;
         let last = drops.last().map_or(0, |last| last.reason.into());
-        if reason == 0 || reason >= REASONS_MAX as u64 || packets == 0 {
+        if reason == 0 || reason >= RECORDED_MAX as u64 || packets == 0 {
             return Err(reader.range());
         } else if reason == last {
             return Err(RecordError::Duplicate { key });

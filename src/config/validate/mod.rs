@@ -23,6 +23,7 @@ use super::model::{
     BUILT_IN_ZONES, Config, Host, Meter, Port, Retention, Tenant, Uplink, ZONE_ID_FIRST, Zone,
 };
 use super::own_profile::{self, DraftProfile};
+use super::provide::{self, DraftProvide};
 use super::quota;
 use super::share::{self, DraftShare};
 use super::sink::{self, DraftSink};
@@ -55,6 +56,7 @@ pub(super) fn check(draft: Draft, faults: &mut Faults<'_>) -> Option<Config> {
         .collect();
     let known = (tenants.as_slice(), draft.tenants_complete);
     encryption::check(&draft.encryption, known, &zones, faults);
+    provide::check(&draft, faults);
     own_profile::check(&draft.encryption_profiles, &draft.encryption, faults);
     let room = draft.host.conversations_max.clone();
     encryption::check_room(&draft.encryption, room.or(Host::CONVERSATIONS_MAX), faults);
@@ -332,6 +334,7 @@ fn build(draft: Draft) -> Option<Config> {
             capacity: uplink.capacity.optional()?,
             overhead_bytes: uplink.overhead_bytes.or(Uplink::OVERHEAD_BYTES)?,
             xdp: uplink.xdp.or_default()?,
+            clear_overlays: uplink.clear_overlays.or_default()?,
         })
     };
     let zone = |(index, zone): (usize, DraftZone)| {
@@ -400,5 +403,10 @@ fn build(draft: Draft) -> Option<Config> {
             .map(|rule| rule.build(&encryption_profiles))
             .collect::<Option<_>>()?,
         encryption_profiles,
+        provide: draft
+            .provide
+            .into_iter()
+            .map(DraftProvide::build)
+            .collect::<Option<_>>()?,
     })
 }

@@ -202,6 +202,7 @@ fn not_policy(old: &Config, new: &Config) -> Option<&'static str> {
     let others = [
         (old.sinks != new.sinks, "[[sink]]"),
         (old.uplinks != new.uplinks, "[[uplink]]"),
+        (old.provide != new.provide, "[[provide]]"),
         (charged(old) != charged(new), "how a tenant is charged"),
     ];
     tables(old, new)

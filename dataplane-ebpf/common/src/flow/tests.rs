@@ -156,3 +156,20 @@ fn an_empty_ring_gives_nothing() {
     };
     assert_eq!(take(&ring), None);
 }
+
+#[test]
+fn a_flow_remembers_each_reason_that_is_a_flows() {
+    use crate::reason::DropReason;
+    let flows = DropReason::ALL.iter().map(|reason| *reason as u32);
+    let flows = flows.filter(|reason| {
+        *reason != DropReason::GuardUnblessed as u32
+            && (FlowCounts::REASON_FIRST..=FlowCounts::REASON_LAST).contains(reason)
+    });
+    let mut all = (0, 0);
+    for reason in flows {
+        assert_eq!(FlowCounts::reasons(FlowCounts::bit(reason)), 1 << reason);
+        all = (all.0 | FlowCounts::bit(reason), all.1 | 1 << reason);
+    }
+    assert_eq!(FlowCounts::reasons(all.0), all.1);
+    assert_eq!(all.0, u8::MAX);
+}

@@ -6,6 +6,7 @@ mod api;
 mod encryption;
 mod limits;
 mod ports;
+mod provide;
 mod quotas;
 mod sections;
 mod shares;

@@ -97,15 +97,15 @@ fn an_unknown_key_is_told_the_nearest_and_all_others() {
         r##"
 > [hst]
 > name = "h"
-c.toml:1:2: unknown key `hst` in the file; did you mean `host`? The keys are host, meter, retention, billing, api, metrics, sink, uplink, zone, tenant, port, encryption, encryption_profile
+c.toml:1:2: unknown key `hst` in the file; did you mean `host`? The keys are host, meter, retention, billing, api, metrics, sink, uplink, zone, tenant, port, encryption, encryption_profile, provide
 > ports = 3
 > [host]
 > name = "h"
-c.toml:1:1: unknown key `ports` in the file; did you mean `port`? The keys are host, meter, retention, billing, api, metrics, sink, uplink, zone, tenant, port, encryption, encryption_profile
+c.toml:1:1: unknown key `ports` in the file; did you mean `port`? The keys are host, meter, retention, billing, api, metrics, sink, uplink, zone, tenant, port, encryption, encryption_profile, provide
 > x = 1
 > [host]
 > name = "h"
-c.toml:1:1: unknown key `x` in the file; the keys are host, meter, retention, billing, api, metrics, sink, uplink, zone, tenant, port, encryption, encryption_profile
+c.toml:1:1: unknown key `x` in the file; the keys are host, meter, retention, billing, api, metrics, sink, uplink, zone, tenant, port, encryption, encryption_profile, provide
 > [host]
 > nam = "h"
 c.toml:2:1: unknown key `nam` in [host]; did you mean `name`? The keys are name, pin_dir, run_dir, trusted_interfaces, shape, ports_max, zones_max, flows_max, conversations_max
@@ -118,8 +118,8 @@ c.toml:3:1: unknown key `ports-max` in [host]; did you mean `ports_max`? The key
 > [[uplink]]
 > interfce = "eth0"
 > speed = 3
-c.toml:4:1: unknown key `interfce` in [[uplink]]; did you mean `interface`? The keys are interface, capacity, overhead_bytes, xdp
-c.toml:5:1: unknown key `speed` in [[uplink]]; the keys are interface, capacity, overhead_bytes, xdp
+c.toml:4:1: unknown key `interfce` in [[uplink]]; did you mean `interface`? The keys are interface, capacity, overhead_bytes, xdp, clear_overlays
+c.toml:5:1: unknown key `speed` in [[uplink]]; the keys are interface, capacity, overhead_bytes, xdp, clear_overlays
 > [host]
 > name = "h"
 > [[zone]]

@@ -4,6 +4,8 @@
 //! `dataplane-ebpf/common/tests/limiter` proves the bounds of the law; this is about what the kernel
 //! makes of it: the atomics, the clocks, the map, and both limits of a direction together.
 
+#[path = "loaded/departs.rs"]
+mod departs;
 #[path = "loaded/ecn.rs"]
 mod ecn;
 mod fixtures;

@@ -38,7 +38,7 @@ enum Became {
 }
 
 /// A TCP segment or a datagram to the tenant, of the flow with this source port.
-fn frame(protocol: u8, port: u16, len: usize) -> Vec<u8> {
+pub fn frame(protocol: u8, port: u16, len: usize) -> Vec<u8> {
     let header = Ipv4 {
         src: people::GATEWAY4,
         dst: people::OWN4,

@@ -66,7 +66,7 @@ const fn metric(name: &'static str, unit: &'static str, better: Better, digits: 
 }
 
 /// All metrics, in the order of the table's columns.
-pub const METRICS: [Metric; 32] = {
+pub const METRICS: [Metric; 33] = {
     use Better::{Higher, Lower, Near, Neither};
     [
         metric("rate_mbit", "Mbit/s", Neither, 2),
@@ -96,6 +96,7 @@ pub const METRICS: [Metric; 32] = {
         metric("rr_max_ms", "ms", Lower, 1),
         metric("rr_count", "", Neither, 0),
         metric("rr_rtos", "", Lower, 0),
+        metric("rr_again", "", Lower, 0),
         metric("rtos", "", Lower, 0),
         metric("retransmits", "", Lower, 0),
         metric("cpu_percent", "% of a CPU", Lower, 0),

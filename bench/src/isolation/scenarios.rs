@@ -293,6 +293,9 @@ impl Watch {
         if let Some(timeouts) = answered.timeouts {
             self.cell.insert("rr_rtos", timeouts as f64);
         }
+        if let Some(again) = answered.again {
+            self.cell.insert("rr_again", again as f64);
+        }
         Ok(())
     }
 

@@ -235,6 +235,9 @@ pub struct Answered {
     pub times: Histogram<u64>,
     /// Timers of the requests that ran out; `None`: this kernel does not tell.
     pub timeouts: Option<u64>,
+    /// Requests that were sent again, by a timer or by a tail loss probe, which waits for 200 ms where one packet alone is
+    /// under way (`tcp_schedule_loss_probe`) and is no timer that ran out.
+    pub again: Option<u64>,
 }
 
 impl Answered {
@@ -309,7 +312,7 @@ fn ask(mut stream: TcpStream, from: Instant, until: Instant) -> Result<Answered>
     while Instant::now() < until {
         let begun = Instant::now();
         if begun >= from && before.is_none() {
-            before = Some(timeouts(&stream));
+            before = Some((timeouts(&stream), again(&stream)));
         }
         stream.write_all(&byte)?;
         match stream.read_exact(&mut byte) {
@@ -324,17 +327,30 @@ fn ask(mut stream: TcpStream, from: Instant, until: Instant) -> Result<Answered>
         }
         thread::sleep(PAUSE);
     }
-    let timeouts = match (before.flatten(), timeouts(&stream)) {
-        (Some(before), Some(after)) => Some(after - before),
-        _ => None,
-    };
-    Ok(Answered { times, timeouts })
+    let since = |before: Option<u64>, after: Option<u64>| Some(after? - before?);
+    let (timed_before, again_before) = before.unwrap_or_default();
+    let timeouts = since(timed_before, timeouts(&stream));
+    let again = since(again_before, again(&stream));
+    Ok(Answered {
+        times,
+        timeouts,
+        again,
+    })
 }
 
 /// `tcpi_total_rto` of the socket, since Linux 6.7.
 fn timeouts(stream: &TcpStream) -> Option<u64> {
-    /// Where it is in `struct tcp_info` (include/uapi/linux/tcp.h).
-    const AT: usize = 240;
+    let [low, high] = info::<240, 2>(stream)?;
+    Some(u64::from(u16::from_ne_bytes([low, high])))
+}
+
+/// `tcpi_total_retrans` of the socket.
+fn again(stream: &TcpStream) -> Option<u64> {
+    Some(u64::from(u32::from_ne_bytes(info::<100, 4>(stream)?)))
+}
+
+/// Bytes of `struct tcp_info` (include/uapi/linux/tcp.h) from `AT` on.
+fn info<const AT: usize, const LEN: usize>(stream: &TcpStream) -> Option<[u8; LEN]> {
     let mut info = [0_u8; 512];
     let mut length = info.len() as libc::socklen_t;
     // SAFETY: the buffer is as long as said, and so is the length.
@@ -347,8 +363,8 @@ fn timeouts(stream: &TcpStream) -> Option<u64> {
             &raw mut length,
         )
     };
-    let value = info[..length as usize].get(AT..AT + 2)?;
-    (failed == 0).then(|| u64::from(u16::from_ne_bytes([value[0], value[1]])))
+    let value = info[..length as usize].get(AT..AT + LEN)?;
+    (failed == 0).then(|| value.try_into().ok())?
 }
 
 /// A sender of UDP that looks at nothing.

@@ -140,7 +140,7 @@ fn hold(draw: &mut Draw, foes: usize, part_percent: u64, pauses: bool) -> Held {
         link.most,
         world.uplink.period_ns / MILLISECOND
     );
-    assert!(overtaken * 10 <= packets, "{overtaken} of {packets}");
+    assert!(overtaken * 5 <= packets, "{overtaken} of {packets}");
     Held {
         least,
         used_permille: sum * 1_000 / (CAPACITY / 100 / 8 * bins),

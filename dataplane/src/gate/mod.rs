@@ -70,6 +70,8 @@ pub struct Gate {
     conservation: Conservation,
     /// By set of policy: the zones that are written there, where that is known.
     zones: [Option<ZoneTable>; 2],
+    /// By set of policy: whether budgets of bytes may be written there.
+    budgets: [bool; 2],
     /// How long it took to write the last set of policy.
     writing: Duration,
 }
@@ -124,6 +126,7 @@ impl Gate {
             flows: None,
             conservation: Conservation::default(),
             zones: [None, None],
+            budgets: [true; 2],
             writing: publish::SWITCH_MARGIN / 2,
         })
     }

@@ -1,4 +1,4 @@
-//! Congestion Experienced with real TCP: a tenant's flows behind a ceiling and behind a share, with and without ECN, v4 and
+//! Congestion Experienced with real TCP (CUBIC): a tenant's flows behind a ceiling and behind a share, with and without ECN, v4 and
 //! v6: what was retransmitted, timers that ran out, what arrived marked, and that no checksum was wrong.
 //!
 //! `ECN: shape, ecn, Mbit/s, …`
@@ -13,7 +13,8 @@ use octroi::lab::{
 };
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
+    io::{ErrorKind, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 use support::{alone, by_level, can_run, octroi, registers};
@@ -68,6 +69,22 @@ struct Run {
     dropped: u64,
 }
 
+/// Sends by CUBIC, whatever the machine's default is: BBR listens to no mark.
+fn send(to: (IpAddr, u16), until: Instant) -> Result<()> {
+    let mut stream = TcpStream::connect(SocketAddr::from(to))?;
+    traffic::set_option(&stream, libc::IPPROTO_TCP, libc::TCP_CONGESTION, *b"cubic")?;
+    stream.set_write_timeout(Some(Duration::from_millis(200)))?;
+    let buffer = [0x5A; 1 << 16];
+    while Instant::now() < until {
+        match stream.write(&buffer) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
 /// Flows of the tenant to the remote end.
 fn run(site: &Site, what: &str, ecn: bool, time: Duration) -> Result<Run> {
     let tenant = &site.tenants[0];
@@ -84,7 +101,7 @@ fn run(site: &Site, what: &str, ecn: bool, time: Duration) -> Result<Run> {
                 0 => ipv4(REMOTE).parse()?,
                 _ => ipv6(REMOTE).parse()?,
             };
-            let send = move || traffic::tcp_send((to, PORT), 1 << 16, until);
+            let send = move || send((to, PORT), until);
             Ok(traffic::inside(tenant.open()?, send))
         })
         .collect::<Result<_>>()?;

@@ -76,6 +76,8 @@ pub struct Gate {
     provided: Option<Provided>,
     /// By set of policy: the zones that are written there, where that is known.
     zones: [Option<ZoneTable>; 2],
+    /// By set of policy: whether budgets of bytes may be written there.
+    budgets: [bool; 2],
     /// How long it took to write the last set of policy.
     writing: Duration,
 }
@@ -133,6 +135,7 @@ impl Gate {
             conservation: Conservation::default(),
             provided: None,
             zones: [None, None],
+            budgets: [true; 2],
             writing: publish::SWITCH_MARGIN / 2,
         })
     }

@@ -190,14 +190,15 @@ impl Gate {
             sets,
             (times, &queued),
         )?;
-        quota::write(
-            &mut self.maps,
-            &self.plan,
-            policy,
-            &self.accounts,
-            sets,
-            times,
-        )?;
+        // Most hosts have none, and a look at each account takes a call.
+        let budgets = &mut self.budgets[set as usize & 1];
+        if std::mem::replace(budgets, true) || !policy.quotas.is_empty() {
+            let (accounts, plan) = (&self.accounts, &self.plan);
+            quota::write(&mut self.maps, plan, policy, accounts, sets, times)?;
+            *budgets = !policy.quotas.is_empty();
+        } else {
+            *budgets = false;
+        }
         let (sharing, budgeted) = (share::tenants(policy), quota::tenants(policy));
         let mut written = HashSet::new();
         for port in &policy.ports {

@@ -2,7 +2,7 @@
 
 use super::{
     draft::{DraftHost, Field, List},
-    errors::{At, Faults},
+    errors::Faults,
     file::{header, key},
     model::Host,
     paths::{file, path},
@@ -150,7 +150,6 @@ pub(super) struct DraftApi {
     client_ca: Field<PathBuf>,
     read: List<Holder>,
     policy: List<Holder>,
-    at: At,
 }
 
 impl DraftApi {
@@ -163,7 +162,6 @@ impl DraftApi {
             certificate: Field::of_optional(api.tls.as_ref().map(|tls| tls.certificate.clone())),
             key: Field::of_optional(api.tls.as_ref().map(|tls| tls.key.clone())),
             client_ca: Field::of_optional(api.tls.as_ref().map(|tls| tls.client_ca.clone())),
-            at: At::NOWHERE,
             read: List::of(&api.read),
             policy: List::of(&api.policy),
         }
@@ -205,11 +203,9 @@ pub(super) fn read(root: &mut Reader<'_, '_, '_>) -> Option<DraftApi> {
                 client_ca: Field::Bad,
                 read: List::of(&[]),
                 policy: List::of(&[]),
-                at: At::NOWHERE,
             });
         }
     };
-    let at = table.1;
     let mut api = Reader::open(table, ("api", "[api]"), &KEYS, root.faults());
     Some(DraftApi {
         socket: api.text(SOCKET, socket),
@@ -218,7 +214,6 @@ pub(super) fn read(root: &mut Reader<'_, '_, '_>) -> Option<DraftApi> {
         certificate: api.text(CERTIFICATE, file),
         key: api.text(PRIVATE_KEY, file),
         client_ca: api.text(CLIENT_CA, file),
-        at,
         read: api.texts(READ, Holder::from_str),
         policy: api.texts(POLICY, Holder::from_str),
     })
@@ -303,18 +298,16 @@ fn check_tls(api: &DraftApi, faults: &mut Faults<'_>) {
         (PRIVATE_KEY, &api.key),
         (CLIENT_CA, &api.client_ca),
     ];
-    let listens = !matches!(api.listen, Field::Missing);
     for (key, file) in files {
-        match (listens, file) {
-            (true, Field::Missing) => {
-                let at = api.listen.get().map_or(api.at, |listen| listen.at);
+        match (&api.listen, file) {
+            (Field::Is(listen), Field::Missing) => {
                 let message = format!(
                     "`listen`: clients come with TLS and certificates; write {} = {}, too",
                     key.name, key.example
                 );
-                faults.add(at, message);
+                faults.add(listen.at, message);
             }
-            (false, Field::Is(file)) => {
+            (Field::Missing, Field::Is(file)) => {
                 let message = format!(
                     "`{}`: nothing listens; write {} = {}, or leave this out",
                     key.name, LISTEN.name, LISTEN.example
@@ -324,7 +317,7 @@ fn check_tls(api: &DraftApi, faults: &mut Faults<'_>) {
             _ => {}
         }
     }
-    if listens {
+    if !matches!(api.listen, Field::Missing) {
         return;
     }
     for holder in api.read.items.iter().chain(&api.policy.items) {

@@ -23,6 +23,8 @@ mod ledgers;
 mod put_back;
 #[path = "support/python.rs"]
 mod python;
+#[path = "events/refuses.rs"]
+mod refuses;
 #[path = "events/sdk.rs"]
 mod sdk;
 #[path = "meter/site.rs"]

@@ -161,7 +161,7 @@ impl Metering {
     /// Opens what lies at its path by now, as a meter does whose file was taken away. Returns what there is to say.
     pub fn open_again(&mut self) -> Result<Option<String>> {
         let identity = identity(&self.host, self.number, self.time);
-        let remembered = self.ledger.anchor().clone();
+        let remembered = self.ledger.anchor();
         let begun = Ledger::open(&self.path, &identity, &remembered, None)?;
         self.ledger = begun.ledger;
         Ok(begun.superseded)

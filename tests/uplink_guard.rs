@@ -131,6 +131,8 @@ impl Host {
         } else {
             host.command("ip addr add 192.0.2.1/24 dev ov0")?;
             host.command("ip link set ov0 up")?;
+            host.run(|| std::fs::write("/proc/sys/net/ipv6/conf/ov0/disable_ipv6", "0"))??;
+            // Devices of IPv4 alone have no use for it.
             let _ = host.command("ip -6 addr add fd78::1/64 dev ov0 nodad");
         }
         Ok(true)

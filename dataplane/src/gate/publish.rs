@@ -96,7 +96,7 @@ impl Gate {
     /// Gives every tenant an entry of `FLOW_USE` and of `SHARES`: the one that it has in the kernel, or one that nobody has.
     fn open_accounts(&mut self, policy: &Policy, before: &BTreeMap<u32, PortPolicy>) {
         for entry in before.values() {
-            let shares = u32::try_from(entry.share.saturating_sub(1)).unwrap_or(0);
+            let shares = entry.share.saturating_sub(1);
             let flows = entry.has(PortPolicy::FLOWS).then_some(entry.flow_account);
             if let Some(account) = flows.or((entry.share != 0).then_some(shares)) {
                 self.accounts.entry(entry.tenant).or_insert(account);
@@ -215,7 +215,7 @@ impl Gate {
         }
         entry.encryption = self.parts.number(port.tenant);
         if let Some(account) = self.accounts.get(&port.tenant).filter(|_| shares) {
-            entry.share = 1 + u64::from(*account);
+            entry.share = 1 + *account;
         }
         for direction in 0..DIRECTIONS {
             let at = direction as usize;

@@ -105,7 +105,7 @@ fn begin<const DIRECTION: u32, const APART: bool>(ctx: &TcContext, ifindex: u32)
                     Err(reason) => reason,
                     Ok(admitted) => {
                         let port = admitted.port;
-                        if port.share | port.quota | port.encryption as u64 != 0 {
+                        if port.share | port.quota | port.encryption != 0 {
                             return held::hold(&admitted, &book, &booked, len);
                         }
                         return deliver::<DIRECTION>(ctx, &admitted, 0, &book, &booked, len);

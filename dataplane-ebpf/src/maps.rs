@@ -18,6 +18,10 @@ use dataplane_common::abi::{
 use dataplane_common::encryption::{Bucket, Policy, Rule};
 use dataplane_common::flow::{Flow, FlowCounts, FlowKey, FlowOpened, FlowRing};
 
+/// `BPF_F_MMAPABLE`: the daemon can read it where it lies, without a call for each entry. And its first value begins a
+/// page, so that what is laid out in lines of 64 bytes is fetched in those: elsewhere it follows 312 bytes of the kernel's.
+const MMAPABLE: usize = 1 << 10;
+
 /// Revision and window: `abi::Epoch`.
 #[btf_map]
 pub static EPOCH: Array<u64, 1> = Array::new();
@@ -37,7 +41,7 @@ pub static BLESSED: DevMapHash<1> = DevMapHash::new();
 #[btf_map]
 pub static TRUSTED: DevMapHash<1> = DevMapHash::new();
 #[btf_map]
-pub static PORTS: Array<PortPolicy, 1> = Array::new();
+pub static PORTS: Array<PortPolicy, 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub static MACS: HashMap<MacKey, u32, 1> = HashMap::new();
 #[btf_map]
@@ -45,7 +49,7 @@ pub static ADDRESSES: LpmTrie<AddressKey, u32, 1> = LpmTrie::new();
 #[btf_map]
 pub static ZONES: LpmTrie<ZoneKey, u32, 1> = LpmTrie::new();
 #[btf_map]
-pub static CLOCKS: Array<u64, 1> = Array::new();
+pub static CLOCKS: Array<u64, 1, MMAPABLE> = Array::new();
 /// By set of policy, tenant's account and direction: its part of its uplink.
 #[btf_map]
 pub static SHARES: Array<SharePolicy, 1> = Array::new();
@@ -73,9 +77,6 @@ pub static REGISTERS: PerCpuArray<[Register; BLOCK as usize], 1> = PerCpuArray::
 pub static DROPS: PerCpuArray<[Drops; BLOCK as usize], 1> = PerCpuArray::new();
 #[btf_map]
 pub static SKBS: PerCpuArray<[Skbs; BLOCK as usize], 1> = PerCpuArray::new();
-/// `BPF_F_MMAPABLE`: the daemon reads it where it lies, without a call for each entry.
-const MMAPABLE: usize = 1 << 10;
-
 #[btf_map]
 pub static FLOWS: HashMap<FlowKey, Flow, 1> = HashMap::new();
 /// By place: whose it is.
@@ -122,11 +123,7 @@ pub static SLOTS: Array<Slot, 1> = Array::new();
 
 /// By slot and direction, row and cell: until when the flows that hash there are fat. Of the programs alone: not pinned.
 #[btf_map]
-pub static THIN: Array<u32, 1> = Array::new();
-
-/// By slot and direction: what all thin flows together have used of their half. Of the programs alone: not pinned.
-#[btf_map]
-pub static THIN_TOGETHER: Array<u64, 1> = Array::new();
+pub static THIN: Array<u32, 1, MMAPABLE> = Array::new();
 
 /// The packet that this CPU is at: see `flow::note`. Of the programs alone: not pinned.
 #[btf_map]

@@ -45,7 +45,7 @@ pub fn take(port: &PortPolicy, book: &Book, zone: u32, wire: &Wire) -> bool {
         | (book.epoch.policy_set() as u64) << 1
         | (book.epoch.bank() as u64) << 2
         | (zone as u64 & 63) << 8
-        | (port.quota - 1) << 16;
+        | (port.quota as u64 - 1) << 16;
     quota_take(about, wire.l2_bytes) == 0
 }
 

@@ -161,7 +161,7 @@ pub fn take(
             near: false,
         });
     }
-    let account = port.share - 1;
+    let account = port.share as u64 - 1;
     let set = book.epoch.policy_set() as u64;
     let whose = account << 2 | set << 1 | book.direction as u64;
     let now_ns = share_renew(whose);

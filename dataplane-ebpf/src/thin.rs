@@ -6,7 +6,7 @@
 use crate::{limiter::Shared, maps};
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_coarse_ns, programs::TcContext};
 use dataplane_common::{
-    abi::{DIRECTIONS, PortPolicy},
+    abi::{DIRECTIONS, PortPolicy, Sizes},
     parse::Packet,
     thin::{Cells, Limit, Place},
     wire::Wire,
@@ -86,7 +86,7 @@ pub fn look<const DIRECTION: u32, const APART: bool>(
     // One question, and what was parsed is not looked at any more behind it: else the verifier walks all ways to parse
     // through what follows.
     let limited = port.flags & PortPolicy::limited(DIRECTION, 0);
-    if limited as u64 | port.share == 0 {
+    if limited as u64 | port.share as u64 == 0 {
         return;
     }
     let hash = if APART {
@@ -147,7 +147,8 @@ pub fn shared(skb: *mut __sk_buff, which: u32, wire: &Wire, pace: u64, departs_n
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn thin_look(skb: *mut __sk_buff, which: u32, l2_bytes: u64, pace: u64) -> u64 {
-    let Some(together) = maps::THIN_TOGETHER.get_ptr_mut(which) else {
+    let together = maps::CLOCKS.get_ptr_mut(which * Sizes::CLOCKS + Sizes::THIN);
+    let Some(together) = together else {
         return 0;
     };
     let limit = limit(pace);

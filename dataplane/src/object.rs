@@ -112,7 +112,7 @@ impl Plan {
             ("MACS", self.overflow),
             ("ADDRESSES", self.overflow),
             ("ZONES", self.zone_prefixes),
-            ("CLOCKS", by_direction * 2),
+            ("CLOCKS", by_direction * Sizes::CLOCKS),
             ("SHARES", by_direction * 2),
             ("SHARE_CLOCKS", by_direction),
             ("UPLINKS", 2 * UPLINKS_MAX * DIRECTIONS),
@@ -191,7 +191,7 @@ impl Plan {
         all.push(("BASE_DROPS", drops * size_of::<Drops>() as u64));
         let limits = u64::from(self.sizes.slots * DIRECTIONS);
         let clocks = 2 * u64::from(self.thin_cells()) * size_of::<u32>() as u64;
-        all.push(("THIN", limits * (clocks + size_of::<u64>() as u64)));
+        all.push(("THIN", limits * clocks));
         all
     }
 }
@@ -234,7 +234,6 @@ pub fn load(plan: &Plan, pins: Option<&Pins>) -> Result<Ebpf> {
     loader.map_max_entries("BENCH_PICKS", plan.bench_picks);
     let limits = plan.sizes.slots * DIRECTIONS;
     loader.map_max_entries("THIN", limits * 2 * plan.thin_cells());
-    loader.map_max_entries("THIN_TOGETHER", limits);
     let constants = [
         ("SLOTS_MAX", plan.sizes.slots),
         ("ZONES_MAX", plan.sizes.zones),

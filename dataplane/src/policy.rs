@@ -80,7 +80,7 @@ pub enum Shape {
 
 impl Shape {
     /// As the ABI has it.
-    pub const fn number(self) -> u32 {
+    pub const fn number(self) -> u16 {
         match self {
             Self::Police => abi_shape::POLICE,
             Self::Edt => abi_shape::EDT,
@@ -89,7 +89,7 @@ impl Shape {
     }
 
     /// From the ABI's number; what it does not know is a policer's.
-    pub const fn from_number(number: u32) -> Self {
+    pub const fn from_number(number: u16) -> Self {
         match number {
             abi_shape::EDT => Self::Edt,
             abi_shape::HTB => Self::Htb,

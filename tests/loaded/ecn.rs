@@ -84,7 +84,7 @@ fn send(port: &mut Port, frame: &[u8]) -> Result<Option<Vec<u8>>> {
     Ok((ran.return_value != 2).then_some(out))
 }
 
-fn case(mechanism: Mechanism, version: u8, shape: u32) -> Result<u64> {
+fn case(mechanism: Mechanism, version: u8, shape: u16) -> Result<u64> {
     let mut port = Port::new(mechanism, shape)?;
     let (mut marked, mut not) = (0_u64, 0_u64);
     // At 1 Mbit/s a full frame takes 12 ms: the first ones are thin, and what follows them has a queue before it. Where

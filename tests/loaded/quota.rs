@@ -86,7 +86,7 @@ impl Port {
         };
         let mut kernel = Kernel::load(gate.clone(), EPOCH, mechanism)?;
         let mut policy = gate.ports.get(&slot::PLAIN).context("no such port")?.policy;
-        policy.quota = 1 + u64::from(ACCOUNT);
+        policy.quota = 1 + ACCOUNT;
         for set in [0, 1] {
             let at = gate.sizes.port(set, slot::PLAIN);
             kernel.maps.ports.set(at, Raw(policy), 0)?;

@@ -65,7 +65,7 @@ pub struct Port {
 
 impl Port {
     /// A port with a ceiling to the tenant, whose queue is empty.
-    pub fn new(mechanism: Mechanism, shape: u32) -> Result<Self> {
+    pub fn new(mechanism: Mechanism, shape: u16) -> Result<Self> {
         let plain = place::veth("port0")?;
         let on = Interfaces {
             plain,

@@ -128,11 +128,18 @@ impl Sizes {
         (slot * DIRECTIONS + direction) * exempt::COUNT + which
     }
 
-    /// Index into `CLOCKS`: `unit` is 0 for bytes, 1 for packets.
+    /// Index into `CLOCKS`: `unit` is 0 for bytes, 1 for packets, [`Sizes::THIN`] for what all thin flows together have
+    /// used of their half of the bytes.
     #[inline(always)]
     pub const fn clock(&self, slot: u32, direction: u32, unit: u32) -> u32 {
-        (slot * DIRECTIONS + direction) * 2 + unit
+        (slot * DIRECTIONS + direction) * Self::CLOCKS + unit
     }
+
+    /// Clocks of one direction of a port, one of them for later: none is in two lines of 64 bytes.
+    pub const CLOCKS: u32 = 4;
+
+    /// See [`Sizes::clock`].
+    pub const THIN: u32 = 2;
 }
 
 /// Key of `BINDINGS`: which port an interface, or a VLAN on a shared one, is.
@@ -279,17 +286,20 @@ pub struct LimitPolicy {
 /// How a direction's limit is made to hurt less than a drop.
 pub mod shape {
     /// Drop over the horizon; nothing is queued.
-    pub const POLICE: u32 = 0;
+    pub const POLICE: u16 = 0;
     /// Departure time for an fq qdisc.
-    pub const EDT: u32 = 1;
+    pub const EDT: u16 = 1;
     /// An HTB leaf chosen by `skb->priority`.
-    pub const HTB: u32 = 2;
+    pub const HTB: u16 = 2;
     /// The class of [`HTB`] for what is limited, as `skb->priority` names it: `6f63:10`. "oc" in
     /// ASCII: no class of somebody else's HTB further on is meant.
     pub const HTB_LEAF: u32 = 0x6F63_0010;
 }
 
 /// A port in one set of policy, or an uplink, of which only the flags count. All zero: no such port.
+///
+/// In lines of 64 bytes, as the map has them: what every packet asks is in the first, and each limit has one to itself.
+/// A packet of 10,000 ports pays for each line that it is the first to touch (decision 0062).
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -297,33 +307,43 @@ pub mod shape {
 pub struct PortPolicy {
     /// `PortPolicy::ACTIVE` and the other flags.
     pub flags: u32,
-    /// Tenant's number.
-    pub tenant: u32,
+    /// 1 + the account of the port's tenant in `SHARES`; 0: it shares no uplink.
+    pub share: u32,
+    /// 1 + the account of the port's tenant in `QUOTAS`; 0: it has no budget of bytes.
+    pub quota: u32,
     /// By direction: [`shape`].
-    pub shape: [u32; 2],
+    pub shape: [u16; 2],
     /// IFB that what comes from the tenant is queued on under [`shape::HTB`]; 0: none.
     pub ifb_ifindex: u32,
     /// Number of its encryption policy in `POLICIES`; 0: none.
     pub encryption: u32,
+    /// Entry of `FLOW_USE` that the flows of the port's tenant are counted in.
+    pub flow_account: u32,
+    /// Flows that the tenant may have at once.
+    pub flow_quota: u32,
     /// First two MACs, as [`crate::parse::Packet`] has them; 0: none.
     pub macs: [u64; 2],
     /// First two IPv4 prefixes.
     pub ipv4: [Ipv4Net; 2],
     /// First IPv6 prefix.
     pub ipv6: Ipv6Net,
+    /// Tenant's number.
+    pub tenant: u32,
+    /// For later; 0.
+    pub reserved: [u32; 7],
     /// By direction, bytes then packets.
     pub limits: [[LimitPolicy; 2]; 2],
-    /// Entry of `FLOW_USE` that the flows of the port's tenant are counted in.
-    pub flow_account: u32,
-    /// Flows that the tenant may have at once.
-    pub flow_quota: u32,
-    /// 1 + the account of the port's tenant in `QUOTAS`; 0: it has no budget of bytes.
-    pub quota: u64,
-    /// For later; 0.
-    pub reserved: u64,
-    /// 1 + the account of the port's tenant in `SHARES`; 0: it shares no uplink.
-    pub share: u64,
 }
+
+/// Bytes that a processor fetches at once.
+const LINE: usize = 64;
+
+const _: () = {
+    assert!(size_of::<PortPolicy>() % LINE == 0);
+    assert!(core::mem::offset_of!(PortPolicy, ipv6) == LINE);
+    assert!(core::mem::offset_of!(PortPolicy, limits) % LINE == 0);
+    assert!(size_of::<LimitPolicy>() == LINE);
+};
 
 impl PortPolicy {
     /// The port is in this revision.
@@ -472,7 +492,6 @@ pub struct MacKey {
 const _: () = {
     assert!(size_of::<BindingKey>() == 8 && size_of::<Binding>() == 8);
     assert!(size_of::<LimitPolicy>() == 64);
-    assert!(size_of::<PortPolicy>() == 24 + 16 + 16 + 32 + 4 * 64 + 32);
     assert!(size_of::<Register>() == 24 && size_of::<Drops>() == 16 && size_of::<Skbs>() == 32);
     assert!(size_of::<ZoneKey>() == 20 && size_of::<AddressKey>() == 24);
     assert!(size_of::<MacKey>() == 16 && size_of::<Slot>() == 152);

@@ -15,7 +15,7 @@ pub const QUEUE_NS: u64 = 1_000_000;
 
 /// Virtual backlog over which packets are marked at a limit that has this [`shape`], ns.
 #[inline(always)]
-pub const fn over_ns(limit: &LimitPolicy, shaped: u32) -> u64 {
+pub const fn over_ns(limit: &LimitPolicy, shaped: u16) -> u64 {
     if shaped == shape::POLICE {
         limit.delay_ns(limit.horizon) / 2
     } else {

@@ -105,9 +105,9 @@ impl Gate {
     /// Gives every tenant an entry of `FLOW_USE`, of `SHARES` and of `QUOTAS`: the one that it has in the kernel, or one that nobody has.
     fn open_accounts(&mut self, policy: &Policy, before: &BTreeMap<u32, PortPolicy>) {
         for entry in before.values() {
-            let shares = u32::try_from(entry.share.saturating_sub(1)).unwrap_or(0);
+            let shares = entry.share.saturating_sub(1);
             let flows = entry.has(PortPolicy::FLOWS).then_some(entry.flow_account);
-            let budget = u32::try_from(entry.quota.saturating_sub(1)).unwrap_or(0);
+            let budget = entry.quota.saturating_sub(1);
             let shares = (entry.share != 0).then_some(shares);
             let budget = (entry.quota != 0).then_some(budget);
             if let Some(account) = flows.or(shares).or(budget) {
@@ -250,7 +250,7 @@ impl Gate {
         }
         entry.encryption = self.parts.number(port.tenant);
         if let Some(account) = self.accounts.get(&port.tenant) {
-            let of = |held: bool| if held { 1 + u64::from(*account) } else { 0 };
+            let of = |held: bool| if held { 1 + *account } else { 0 };
             entry.share = of(holds.share);
             entry.quota = of(holds.budget);
         }

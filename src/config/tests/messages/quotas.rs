@@ -23,12 +23,12 @@ fn a_quota_says_what_it_is() {
 c.toml:8:19: a budget of no byte lets nothing pass; write at least 1B, or leave the quota out for none
 c.toml:8:34: `week` is no period; write day, month, or such as 5min, 30min, 1h, 6h
 c.toml:8:54: `out` is no direction; write from_tenant, to_tenant or both
-c.toml:8:68: `slower` is no rate; write a number and a unit, such as 100Mbit/s, or write "drop"
+c.toml:8:68: `slower` does not start with a number; write a rate such as 200Mbit/s, or write "drop"
 c.toml:12:19: `20` is no number of bytes; write such as 500GB or 20TB
 c.toml:12:34: a period of `7min` does not end with a slot of five minutes and with the day; write day, month, or such as 5min, 30min, 1h, 6h
 c.toml:12:49: what is spent passes with 100bit/s; write at least 1kbit/s, or "drop"
-c.toml:16:9: the key `bytes` is missing in `quota`; write bytes = "20TB"
-c.toml:16:9: the key `then` is missing in `quota`; write then = "1Mbit/s"
+c.toml:16:9: `quota` has no `bytes`; write bytes = "20TB"
+c.toml:16:9: `quota` has no `then`; write then = "1Mbit/s"
 "##,
     );
 }

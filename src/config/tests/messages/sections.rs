@@ -131,7 +131,7 @@ c.toml:5:1: unknown key `cidr` in [[zone]]; did you mean `cidrs`? The keys are n
 > [[tenant]]
 > name = "t"
 > ID = 1
-c.toml:5:1: unknown key `ID` in [[tenant]]; did you mean `id`? The keys are name, id, flow_detail, charge_class, charge_changes, uplink, from_tenant, to_tenant
+c.toml:5:1: unknown key `ID` in [[tenant]]; did you mean `id`? The keys are name, id, flow_detail, charge_class, charge_changes, uplink, from_tenant, to_tenant, quota
 > [host]
 > name = "h"
 > kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk = 1

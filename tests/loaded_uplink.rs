@@ -283,7 +283,7 @@ fn where_no_overlay_may_leave_the_guard_drops_what_etherparse_says_is_one() -> R
         };
         let mut firsts = HashSet::new();
         for case in 0..cases {
-            let mut dice = Dice::new(seed, case as u64);
+            let mut dice = Dice::new(seed, case);
             let scope = Scope {
                 gso: false,
                 ..Scope::TEST_RUN

@@ -41,6 +41,9 @@ impl FlowRow {
     }
 }
 
+/// Layer-2 bytes by direction, by a flow's place and owner.
+type Counted = HashMap<(u32, u64), [u64; 2]>;
+
 /// What is known of somebody's flows.
 #[derive(Debug)]
 pub struct Flows {
@@ -49,7 +52,7 @@ pub struct Flows {
     /// The last look; `None`: there was none yet.
     pub now: Option<Seen>,
     /// Layer-2 bytes of each flow at the look before, and how long before.
-    before: Option<(HashMap<(u32, u64), [u64; 2]>, Duration)>,
+    before: Option<(Counted, Duration)>,
     /// Why there is no newer one.
     pub error: Option<String>,
 }

@@ -339,9 +339,9 @@ pub struct PortPolicy {
 const LINE: usize = 64;
 
 const _: () = {
-    assert!(size_of::<PortPolicy>() % LINE == 0);
+    assert!(size_of::<PortPolicy>() == 6 * LINE);
     assert!(core::mem::offset_of!(PortPolicy, ipv6) == LINE);
-    assert!(core::mem::offset_of!(PortPolicy, limits) % LINE == 0);
+    assert!(core::mem::offset_of!(PortPolicy, limits) == 2 * LINE);
     assert!(size_of::<LimitPolicy>() == LINE);
 };
 

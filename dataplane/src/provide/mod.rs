@@ -146,7 +146,7 @@ pub struct Standing {
 /// A way to encrypt what leaves for peers: WireGuard; XFRM is to be another.
 ///
 /// A side is a device into which routes lead, with a key of its own. Nobody but the provider knows what is behind it.
-pub trait Provider {
+pub trait Provider: Send {
     /// What it is called, and with which algorithms.
     fn name(&self) -> &'static str;
 

@@ -33,7 +33,7 @@ use dataplane_common::abi::DIRECTIONS;
 use htb::Pace;
 use rtnl::{ROOT, Refusal, Rtnl};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -74,6 +74,8 @@ pub struct Shaper {
     made: BTreeMap<u32, Queue>,
     /// What the policy that was prepared last wants, likewise.
     wanted: BTreeMap<u32, Queue>,
+    /// Devices that were given their queue since interfaces were listed: the list does not have it yet.
+    fresh: BTreeSet<u32>,
     prepared: Instant,
 }
 
@@ -106,6 +108,7 @@ impl Shaper {
             ports: BTreeMap::new(),
             made,
             wanted: BTreeMap::new(),
+            fresh: BTreeSet::new(),
             prepared: Instant::now(),
         })
     }
@@ -120,6 +123,7 @@ impl Shaper {
         interfaces: &BTreeMap<String, Interface>,
     ) -> Prepared {
         let mut done = Prepared::default();
+        self.fresh.clear();
         let mut before = std::mem::take(&mut self.ports);
         let mut wanted = BTreeMap::new();
         for port in &policy.ports {
@@ -247,7 +251,8 @@ impl Shaper {
     /// Sees to it that `queue` is on a device, at least as wide as it says.
     fn ensure(&mut self, device: &Interface, queue: Queue) -> std::result::Result<(), String> {
         let ours = self.made.get(&device.index).copied();
-        let ours = ours.filter(|made| made.kind(device.tx_queues) == device.qdisc);
+        let fresh = self.fresh.contains(&device.index);
+        let ours = ours.filter(|made| fresh || made.kind(device.tx_queues) == device.qdisc);
         let target = match (ours, queue) {
             (Some(Queue::Htb(made)), Queue::Htb(pace)) => Queue::Htb(made.or_wider(pace)),
             _ => queue,
@@ -280,6 +285,7 @@ impl Shaper {
         });
         done.map_err(|refusal| format!("{}: {refusal}", device.name))?;
         self.made.insert(device.index, target);
+        self.fresh.insert(device.index);
         Ok(())
     }
 }

@@ -137,6 +137,9 @@ pub fn deliver<const DIRECTION: u32>(
     wire: &Wire,
     len: u32,
 ) -> i32 {
+    flow::passed(admitted.zone, class, wire, book, admitted.port);
+    book.delivered(admitted.zone, wire, len);
+    // Last, as the verifier walks all that follows once more for it.
     ecn::mark(
         ctx.skb.skb,
         book,
@@ -144,8 +147,6 @@ pub fn deliver<const DIRECTION: u32>(
         admitted.departure_ns,
         admitted.near,
     );
-    flow::passed(admitted.zone, class, wire, book, admitted.port);
-    book.delivered(admitted.zone, wire, len);
     verdict::pass::<DIRECTION>(ctx, admitted.port, admitted.departure_ns)
 }
 

@@ -82,8 +82,8 @@ fn kind(name: &str) -> (u32, u32) {
     match name {
         "BARRIER" => (12, 0),
         "BINDINGS" | "MACS" | "FLOWS" => (1, 0),
-        "PORTS" | "CLOCKS" | "FLOW_KEYS" | "FLOW_COUNTS" | "FLOW_FREE" | "FLOW_RING" | "FLOW_USE"
-        | "UNATTRIBUTED" => (2, MMAPABLE),
+        "PORTS" | "CLOCKS" | "FLOW_KEYS" | "FLOW_COUNTS" | "FLOW_FREE" | "FLOW_RING"
+        | "FLOW_USE" | "UNATTRIBUTED" => (2, MMAPABLE),
         "BLESSED" | "TRUSTED" => (25, 0),
         "ADDRESSES" | "ZONES" => (11, 1),
         "REGISTERS" | "DROPS" | "SKBS" | "EVIDENCE" | "MARKS" | "FLOW_SPARE" => (6, 0),

@@ -1,5 +1,7 @@
 //! A policy revision: from what is asked for to what the programs read.
 
+mod uplink;
+
 use crate::{
     Error, Result,
     maps::{Maps, Raw},
@@ -8,6 +10,8 @@ use crate::{
     quota::{Grant, Quota},
     share::SharedUplink,
 };
+pub use uplink::{ClearOverlays, Uplink};
+
 use aya::maps::lpm_trie::Key;
 use dataplane_common::{
     abi::{
@@ -146,43 +150,6 @@ pub struct Encryption {
     pub conversations: u32,
     /// By direction and zone; zones that are left out are as the last one.
     pub rules: [Vec<Rule>; 2],
-}
-
-/// What becomes of overlays in clear that the host itself sends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ClearOverlays {
-    /// Nobody looks.
-    #[default]
-    Allow,
-    /// They leave, and are counted as `would_drop`.
-    Count,
-    /// They are dropped.
-    Drop,
-}
-
-/// A link by which packets leave the host.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Uplink {
-    /// Interface name.
-    pub interface: String,
-    /// Whether XDP is wanted there.
-    pub xdp: bool,
-    /// What may not leave there.
-    pub clear_overlays: ClearOverlays,
-}
-
-impl Uplink {
-    /// Its entry in `PORTS`.
-    pub(crate) fn entry(&self) -> PortPolicy {
-        PortPolicy {
-            flags: match self.clear_overlays {
-                ClearOverlays::Allow => 0,
-                ClearOverlays::Count => PortPolicy::COUNTS_CLEAR_OVERLAYS,
-                ClearOverlays::Drop => PortPolicy::DROPS_CLEAR_OVERLAYS,
-            },
-            ..PortPolicy::default()
-        }
-    }
 }
 
 /// Everything that changes together.

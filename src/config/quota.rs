@@ -73,7 +73,9 @@ impl FromStr for QuotaPeriod {
             _ => {}
         }
         match units.iter().find_map(every) {
-            Some(ns) if ns != 0 && ns % SLOT_NS == 0 && DAY_NS.is_multiple_of(ns) => Ok(Self::Every(ns)),
+            Some(ns) if ns != 0 && ns % SLOT_NS == 0 && DAY_NS.is_multiple_of(ns) => {
+                Ok(Self::Every(ns))
+            }
             Some(_) => Err(ValueError(format!(
                 "a period of {} does not end with a slot of five minutes and with the day; write day, month, or such as \
                  5min, 30min, 1h, 6h",

@@ -250,7 +250,11 @@ impl FlowCounts {
     pub const fn reasons(bits: u8) -> u32 {
         let (bits, last) = (bits as u32, 1 << Self::LAST_BIT);
         let rest = (bits & !last) << Self::REASON_FIRST;
-        if bits & last != 0 { rest | 1 << Self::REASON_LAST } else { rest }
+        if bits & last != 0 {
+            rest | 1 << Self::REASON_LAST
+        } else {
+            rest
+        }
     }
 
     /// ns of a unit of [`FlowCounts::last`].

@@ -1,13 +1,12 @@
 //! Makes configurations that are legal, of all kinds there are, and never one that is not.
 
+mod provide;
 mod sinks;
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
-use std::time::Duration;
 
-use dataplane::provide::Key as PublicKey;
 use dataplane_common::units::{BitsPerSecond, Bytes, PacketsPerSecond, TenantId};
 use metering::flow::Detail;
 
@@ -16,9 +15,9 @@ use crate::config::model::BUILT_IN_ZONES;
 use crate::config::{
     Accepts, Api, Billing, ChargeChange, ChargeClass, Cidr, ClearOverlays, Config, Direction,
     Encryption, Evidence, Exemption, Fragments, Holder, Host, InterfaceName, Limits, Mac, Meter,
-    Metrics, Midstream, Mode, Name, Overlays, OwnProfile, Peer, Port, Profile, Provide, Quota,
-    QuotaDirection, QuotaPeriod, QuotaThen, Retention, Shape, Share, Sink, TcpPort, Tenant, Tls,
-    TlsMin, Uplink, ZONE_ID_FIRST, Zone,
+    Metrics, Midstream, Mode, Name, Overlays, OwnProfile, Port, Profile, Quota, QuotaDirection,
+    QuotaPeriod, QuotaThen, Retention, Shape, Share, Sink, TcpPort, Tenant, Tls, TlsMin, Uplink,
+    ZONE_ID_FIRST, Zone,
 };
 
 /// One configuration.
@@ -140,7 +139,7 @@ pub(super) fn config(random: &mut Random) -> Config {
             .all(|uplink| uplink.clear_overlays == ClearOverlays::Drop)
         {
             true => (0..random.below(3))
-                .map(|number| provide(random, number))
+                .map(|number| provide::provide(random, number))
                 .collect(),
             false => Vec::new(),
         },
@@ -159,32 +158,6 @@ pub(super) fn config(random: &mut Random) -> Config {
         sinks,
         uplinks,
         tenants,
-    }
-}
-
-fn provide(random: &mut Random, number: usize) -> Provide {
-    let peer = |random: &mut Random, at: usize| Peer {
-        name: format!("peer-{at}").parse().expect("a name"),
-        endpoint: format!("192.0.2.{}:{}", at + 1, 1 + random.below(65_534))
-            .parse()
-            .expect("an endpoint"),
-        addresses: vec![format!("10.{number}.{at}.0/24").parse().expect("a prefix")],
-        keys: [0, 1].map(|side| {
-            let known = random.one_in(2);
-            known.then_some(PublicKey([(number * 64 + at * 2 + side) as u8; 32]))
-        }),
-    };
-    Provide {
-        name: format!("tunnel-{number}").parse().expect("a name"),
-        device: format!("wg-of-{number}").parse().expect("a name"),
-        listen_port: 51_820 + 2 * number as u16,
-        address: format!("10.{number}.255.1").parse().expect("an address"),
-        rotate: random
-            .one_in(2)
-            .then(|| Duration::from_secs(60 + random.below(1_000_000) as u64)),
-        peers: (0..1 + random.below(3))
-            .map(|at| peer(random, at))
-            .collect(),
     }
 }
 

@@ -9,7 +9,11 @@ use aya_ebpf::{
     bindings::__sk_buff,
     helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns, bpf_skb_ecn_set_ce},
 };
-use dataplane_common::{abi::DIRECTIONS, ecn, wire::Wire};
+use dataplane_common::{
+    abi::{DIRECTIONS, Epoch},
+    ecn,
+    wire::Wire,
+};
 
 /// A departure time that is always far ahead: a share has none.
 const FAR: u64 = u64::MAX;
@@ -21,21 +25,26 @@ pub fn mark(skb: *mut __sk_buff, book: &Book, wire: &Wire, departure_ns: u64, ne
     let departure_ns = if near { FAR } else { departure_ns };
     if departure_ns != 0 {
         let which = book.slot * DIRECTIONS + book.direction;
-        let about = (book.epoch.policy_set() as u64) << 32 | which as u64;
-        ecn_mark(skb, about, departure_ns, wire.packets);
+        ecn_mark(skb, which, departure_ns, wire.packets);
     }
 }
 
-/// 1 when the packet was marked. `about`: set of policy, slot and direction. The kernel keeps the checksums right. A GSO
+/// 1 when the packet was marked. `which`: slot and direction. The kernel keeps the checksums right. A GSO
 /// packet's header is that of each of its segments, so that it counts as these.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn ecn_mark(skb: *mut __sk_buff, about: u64, departure_ns: u64, packets: u64) -> u64 {
+extern "C" fn ecn_mark(skb: *mut __sk_buff, which: u32, departure_ns: u64, packets: u64) -> u64 {
     if thin::fat(skb) == 0 {
         return 0;
     }
-    let (which, set) = (about as u32, (about >> 32) as u32 & 1);
     if departure_ns != FAR {
+        // The revision of now, which may be the next one: a mark is no verdict, and the caller's stack has no room for
+        // the packet's own.
+        let Some(epoch) = maps::EPOCH.get(0) else {
+            return 0;
+        };
+        // SAFETY: a u64 that is stored whole.
+        let set = Epoch(unsafe { core::ptr::from_ref(epoch).read_volatile() }).policy_set();
         let Some(port) = maps::PORTS.get(maps::sizes().port(set, which / DIRECTIONS)) else {
             return 0;
         };

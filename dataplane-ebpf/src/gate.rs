@@ -76,7 +76,6 @@ fn begin<const DIRECTION: u32, const APART: bool>(ctx: &TcContext, ifindex: u32)
     };
     // SAFETY: a u64 that is stored whole. Volatile: exactly one read decides bank and policy.
     let epoch = Epoch(unsafe { core::ptr::from_ref(epoch).read_volatile() });
-    let len = ctx.len();
 
     linger();
     packet::pull_headers(ctx);
@@ -92,7 +91,7 @@ fn begin<const DIRECTION: u32, const APART: bool>(ctx: &TcContext, ifindex: u32)
     };
     let mut booked = Wire {
         packets: 1,
-        l2_bytes: len as u64,
+        l2_bytes: ctx.len() as u64,
         l3_bytes: 0,
     };
     let reason = match port::slot(ifindex, vlan) {
@@ -106,15 +105,17 @@ fn begin<const DIRECTION: u32, const APART: bool>(ctx: &TcContext, ifindex: u32)
                     Ok(admitted) => {
                         let port = admitted.port;
                         if port.share | port.quota | port.encryption != 0 {
-                            return held::hold(&admitted, &book, &booked, len);
+                            return held::hold(&admitted, &book, &booked, ctx.len());
                         }
+                        // Asked for again, not kept: this function's stack is full.
+                        let len = ctx.len();
                         return deliver::<DIRECTION>(ctx, &admitted, 0, &book, &booked, len);
                     }
                 },
             }
         }
     };
-    book.dropped(reason, booked.packets, booked.l2_bytes, len);
+    book.dropped(reason, booked.packets, booked.l2_bytes, ctx.len());
     verdict::DROP
 }
 

@@ -13,6 +13,7 @@ use core::arch::asm;
 use dataplane_common::{
     abi::{Epoch, FROM_TENANT, PortPolicy, TO_TENANT},
     antispoof,
+    ecn::Departure,
     parse::Packet,
     reason::DropReason,
     wire::{self, Wire},
@@ -123,9 +124,7 @@ fn begin<const DIRECTION: u32, const APART: bool>(ctx: &TcContext, ifindex: u32)
 pub struct Admitted {
     pub port: &'static PortPolicy,
     pub zone: u32,
-    pub departure_ns: u64,
-    /// Its tenant is near the end of its part of an uplink.
-    pub near: bool,
+    pub departure: Departure,
 }
 
 /// Books a packet that passes, and hands it on. `class`: of evidence, where the port has a policy.
@@ -141,14 +140,8 @@ pub fn deliver<const DIRECTION: u32>(
     flow::passed(admitted.zone, class, wire, book, admitted.port);
     book.delivered(admitted.zone, wire, len);
     // Last, as the verifier walks all that follows once more for it.
-    ecn::mark(
-        ctx.skb.skb,
-        book,
-        wire,
-        admitted.departure_ns,
-        admitted.near,
-    );
-    verdict::pass::<DIRECTION>(ctx, admitted.port, admitted.departure_ns)
+    ecn::mark(ctx.skb.skb, book, wire, admitted.departure);
+    verdict::pass::<DIRECTION>(ctx, admitted.port, admitted.departure.ns())
 }
 
 /// Spoof check, zone, limiter. `booked` becomes what the packet is on the wire as soon as that is known, so
@@ -178,22 +171,21 @@ fn stages<const DIRECTION: u32, const APART: bool>(
     let zone = zone::of::<DIRECTION>(book.epoch, packet, intra_host);
     thin::begin(ctx, packet.finds_neighbours());
     thin::look::<DIRECTION, APART>(ctx, packet, port, book.slot, booked);
-    let departure_ns =
-        match limiter::take(port, book.slot, DIRECTION, booked, thin::fat(ctx.skb.skb)) {
-            Ok(departure_ns) => {
-                thin::accepted::<DIRECTION>(ctx, port, book.slot, booked, departure_ns);
-                departure_ns
-            }
-            Err(reason) => {
-                flow::refused(zone, booked, book, port, reason);
-                return Err(reason);
-            }
-        };
+    let departure = match limiter::take(port, book.slot, DIRECTION, booked, thin::fat(ctx.skb.skb))
+    {
+        Ok(departure) => {
+            thin::accepted::<DIRECTION>(ctx, port, book.slot, booked, departure.ns());
+            departure
+        }
+        Err(reason) => {
+            flow::refused(zone, booked, book, port, reason);
+            return Err(reason);
+        }
+    };
     Ok(Admitted {
         port,
         zone,
-        departure_ns,
-        near: false,
+        departure,
     })
 }
 

@@ -12,6 +12,7 @@ use crate::{
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use dataplane_common::{
     abi::{Epoch, FROM_TENANT, TO_TENANT},
+    ecn::Departure,
     reason::DropReason,
     wire::Wire,
 };
@@ -20,7 +21,8 @@ use dataplane_common::{
 #[repr(C)]
 pub struct Held {
     epoch: u64,
-    departure_ns: u64,
+    /// [`Departure`].
+    departure: u64,
     wire: Wire,
     slot: u32,
     direction: u32,
@@ -30,9 +32,6 @@ pub struct Held {
     encryption: u32,
     /// 0: the port's tenant shares no uplink.
     shares: u32,
-    /// 1: the tenant is near the end of its part.
-    near: u32,
-    reserved: u32,
 }
 
 /// Holds it.
@@ -45,7 +44,7 @@ pub fn hold(admitted: &Admitted, book: &Book, wire: &Wire, len: u32) -> i32 {
     unsafe {
         *held = Held {
             epoch: book.epoch.0,
-            departure_ns: admitted.departure_ns,
+            departure: admitted.departure.0,
             wire: *wire,
             slot: book.slot,
             direction: book.direction,
@@ -53,8 +52,6 @@ pub fn hold(admitted: &Admitted, book: &Book, wire: &Wire, len: u32) -> i32 {
             len,
             encryption: admitted.port.encryption,
             shares: (admitted.port.share != 0) as u32,
-            near: 0,
-            reserved: 0,
         };
     }
     verdict::HELD
@@ -100,12 +97,8 @@ pub extern "C" fn held_share(skb: *mut __sk_buff) -> u64 {
     match share::take(skb, admitted.port, &book, admitted.zone, &wire) {
         Ok(passed) => {
             if let Some(held) = maps::HELD.get_ptr_mut(0) {
-                if passed.departs_ns > admitted.departure_ns {
-                    // SAFETY: this CPU's own copy.
-                    unsafe { (*held).departure_ns = passed.departs_ns };
-                }
-                // SAFETY: as above.
-                unsafe { (*held).near = passed.near as u32 };
+                // SAFETY: this CPU's own copy.
+                unsafe { (*held).departure = admitted.departure.later(passed).0 };
             }
             0
         }
@@ -139,8 +132,7 @@ fn take() -> Option<(Admitted, Book, Wire, u32)> {
     let admitted = Admitted {
         port,
         zone: held.zone,
-        departure_ns: held.departure_ns,
-        near: held.near != 0,
+        departure: Departure(held.departure),
     };
     let book = Book {
         epoch,

@@ -5,6 +5,7 @@ use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 use dataplane_common::{
     abi::PortPolicy,
+    ecn::Departure,
     limiter::{Clock, Decision, Now},
     reason::DropReason,
     wire::Wire,
@@ -51,8 +52,7 @@ impl Now for Kernel {
     }
 }
 
-/// Takes `wire` from both limits of a direction, or from none. Returns when the packet may leave, in
-/// CLOCK_MONOTONIC ns; 0: at once. What is `fat` (1, else 0) is refused
+/// Takes `wire` from both limits of a direction, or from none. Returns when the packet may leave. What is `fat` (1, else 0) is refused
 /// earlier than what is not.
 ///
 /// # Errors
@@ -64,7 +64,7 @@ pub fn take(
     direction: u32,
     wire: &Wire,
     fat: u64,
-) -> Result<u64, DropReason> {
+) -> Result<Departure, DropReason> {
     let [bytes, packets] = &port.limits[(direction & 1) as usize];
     let sizes = maps::sizes();
     let by_packets = port.has(PortPolicy::limited(direction, 1));
@@ -79,14 +79,17 @@ pub fn take(
         }
     }
     if !port.has(PortPolicy::limited(direction, 0)) {
-        return Ok(0);
+        return Ok(Departure::NOW);
     }
     let clock = maps::CLOCKS.get_ptr_mut(sizes.clock(slot, direction, 0));
     let clock = Shared(clock.ok_or(DropReason::Internal)?);
     let horizon = bytes.horizon_less(fat);
     let refused = match bytes.take_within(&clock, &Kernel, wire.l2_bytes, horizon) {
-        Decision::Pass { backlog: 0, .. } => return Ok(0),
-        Decision::Pass { backlog, at_ns } => return Ok(at_ns + bytes.delay_ns(backlog)),
+        Decision::Pass { backlog: 0, .. } => return Ok(Departure::NOW),
+        Decision::Pass { backlog, at_ns } => {
+            let at_ns = at_ns + bytes.delay_ns(backlog);
+            return Ok(Departure::at(at_ns, backlog, bytes.mark));
+        }
         Decision::Over => DropReason::CeilingBytes,
         Decision::Contended => DropReason::LimiterContended,
     };

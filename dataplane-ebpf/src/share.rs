@@ -15,6 +15,7 @@ use dataplane_common::{
             share_index, uplink_index, uplink_share_index,
         },
     },
+    ecn::{self, Departure},
     reason::DropReason,
     share::{self, Clocks, Link, Paid, Refused},
     wire::Wire,
@@ -133,16 +134,8 @@ impl Link for Uplink {
     }
 }
 
-/// A packet that its tenant's share let through.
-pub struct Passed {
-    /// When it may leave, CLOCK_MONOTONIC ns; 0: at once.
-    pub departs_ns: u64,
-    /// It borrowed, of a fat flow, where nothing waits, and is near the end of what may be borrowed.
-    pub near: bool,
-}
-
 /// Takes the packet from its tenant's guarantee or share, if the tenant shares an uplink and the packet
-/// does not stay on this host. A packet that is refused is given back to its port's limits.
+/// does not stay on this host. Returns when it leaves. A packet that is refused is given back to its port's limits.
 ///
 /// # Errors
 /// [`DropReason::ShareExceeded`], [`DropReason::UplinkFull`], [`DropReason::CeilingBytes`] of the tenant,
@@ -154,12 +147,9 @@ pub fn take(
     book: &Book,
     zone: u32,
     wire: &Wire,
-) -> Result<Passed, DropReason> {
+) -> Result<Departure, DropReason> {
     if port.share == 0 || zone == zone::INTRA_HOST {
-        return Ok(Passed {
-            departs_ns: 0,
-            near: false,
-        });
+        return Ok(Departure::NOW);
     }
     let account = port.share as u64 - 1;
     let set = book.epoch.policy_set() as u64;
@@ -182,8 +172,11 @@ pub fn take(
                 thin::shared(skb, which, wire, pace, departs_ns);
             }
             // Who has no more than its guarantee is told nothing: others are to slow down.
-            let near = passed == BORROWED && class != 0 && share_near(whose, now_ns) != 0;
-            return Ok(Passed { departs_ns, near });
+            if passed == BORROWED && class != 0 {
+                return Ok(Departure(share_near(whose, now_ns)));
+            }
+            let waits_ns = departs_ns.saturating_sub(now_ns);
+            return Ok(Departure::at(departs_ns, waits_ns, ecn::QUEUE_NS));
         }
     };
     limiter::give_back(port, book.slot, book.direction, wire);

@@ -46,7 +46,7 @@ pub fn describe() -> String {
         Ipv4Net { network, mask }
         Ipv6Net { network, mask }
         LimitPolicy {
-            rate, origin_ns, origin_units, rate_before, horizon, slack, ns_per_unit, reserved,
+            rate, origin_ns, origin_units, rate_before, horizon, slack, ns_per_unit, mark,
         }
         PortPolicy {
             flags, tenant, shape, ifb_ifindex, encryption, macs, ipv4, ipv6, limits,

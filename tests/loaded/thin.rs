@@ -87,8 +87,8 @@ impl Port {
             coarse_slack_ns: host::coarse_slack_ns(),
         };
         let limit = LimitPolicy::begin(Rate::bytes(CEILING), BURST, 0, &times);
-        policy.set_limits(TO_TENANT, [limit, LimitPolicy::default()]);
         policy.shape[TO_TENANT as usize] = shape;
+        policy.set_limits(TO_TENANT, [limit, LimitPolicy::default()]);
         kernel.maps.ports.set(at, Raw(policy), 0)?;
         let way = Way {
             direction: TO_TENANT,

@@ -279,8 +279,8 @@ pub struct LimitPolicy {
     pub slack: u64,
     /// ns per unit, times 2^20: for departure times.
     pub ns_per_unit: u64,
-    /// For later; 0.
-    pub reserved: u64,
+    /// Backlog over which packets are marked, units: [`crate::ecn::mark`]. Of a port's bytes; else 0, and not asked for.
+    pub mark: u64,
 }
 
 /// How a direction's limit is made to hurt less than a drop.
@@ -371,8 +371,9 @@ impl PortPolicy {
         Self::LIMITED << (direction * 2 + unit)
     }
 
-    /// Sets the limits of a direction, and their flags.
-    pub fn set_limits(&mut self, direction: u32, limits: [LimitPolicy; 2]) {
+    /// Sets the limits of a direction, with their flags, and the backlog over which the shape that it has marks packets.
+    pub fn set_limits(&mut self, direction: u32, mut limits: [LimitPolicy; 2]) {
+        limits[0].mark = crate::ecn::mark(&limits[0], self.shape[direction as usize]);
         for (unit, limit) in (0..).zip(&limits) {
             let flag = Self::limited(direction, unit);
             self.flags &= !flag;

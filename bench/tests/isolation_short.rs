@@ -117,6 +117,6 @@ fn a_scenario_that_is_none_is_named() {
         error.to_string().contains("no scenario nonsense") && error.to_string().contains("bulk-"),
         "{error}"
     );
-    // Two of bulk at 100 Mbit/s, and the mixed one without ECN and with it.
+    // Three of bulk at 100 Mbit/s, one of them with ECN, and the mixed one.
     assert_eq!(short(&["bulk-100mbit", "mixed"]).chosen().unwrap().len(), 4);
 }

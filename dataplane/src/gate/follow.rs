@@ -66,7 +66,8 @@ impl Gate {
                 && Self::slot_of(&self.slots, port)
                     .is_some_and(|slot| self.slots.get(slot).ifindex != 0)
         });
-        let published = if bound {
+        // Everybody waits at an uplink, or nobody: one port that came or went changes it for all.
+        let published = if bound || self.shaper.queued(&policy) != self.queued {
             self.publish(&policy).map(Some)
         } else {
             Ok(None)

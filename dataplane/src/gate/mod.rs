@@ -35,7 +35,7 @@ use crate::{
     provide::{self, Provided, Providing},
     registers::Both,
     shaping::{self, Shaper},
-    share,
+    share::{self, Queued},
     slots::Slots,
 };
 use aya::Ebpf;
@@ -78,6 +78,8 @@ pub struct Gate {
     zones: [Option<ZoneTable>; 2],
     /// By set of policy: whether budgets of bytes may be written there.
     budgets: [bool; 2],
+    /// Where the revision in force has packets wait for their share.
+    queued: Queued,
     /// How long it took to write the last set of policy.
     writing: Duration,
 }
@@ -136,6 +138,7 @@ impl Gate {
             provided: None,
             zones: [None, None],
             budgets: [true; 2],
+            queued: Queued::new(),
             writing: publish::SWITCH_MARGIN / 2,
         })
     }

@@ -190,6 +190,7 @@ impl Gate {
             sets,
             (times, &queued),
         )?;
+        self.queued = queued;
         // Most hosts have none, and a look at each account takes a call.
         let budgets = &mut self.budgets[set as usize & 1];
         if std::mem::replace(budgets, true) || !policy.quotas.is_empty() {

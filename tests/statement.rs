@@ -390,7 +390,8 @@ fn a_clock_that_is_set_back_changes_no_hour_that_was_settled() -> Result<()> {
         ensure!(!is_late || record.window_start < TEN, "{record:?}");
     }
     ensure!(
-        runs == 1 && count >= 8 && !was_late,
+        // Ten of a second each, where the machine has time to close them.
+        runs == 1 && count >= 5 && !was_late,
         "{runs} runs of {count} late windows"
     );
     for command in ["verify", "audit"] {

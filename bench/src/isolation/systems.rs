@@ -35,7 +35,7 @@ pub enum System {
     HtbFqCodel,
     /// cake as the shaper; where it cannot be (tenants with ceilings of their own), below the classes of HTB.
     Cake,
-    /// A small program that gives departure times by one rate, and fq: [`super::edt`].
+    /// A small program that gives departure times by one rate, and fq: `isolation/edt.rs`.
     FqEdt,
     /// TBF with 50 ms.
     Tbf,

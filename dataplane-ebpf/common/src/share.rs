@@ -9,7 +9,7 @@
 //!   of [`crate::limiter`] with a clock of its own, and asks for nothing else.
 //! - What is borrowed passes only while the link is at most `stop` bytes behind: a link's real queue
 //!   holds at most that, the guarantees' bursts, and one packet a CPU.
-//! - Where an fq qdisc sits ([`UplinkPolicy::horizon_ns`]) what is over a share has a departure time instead: [`turn`].
+//! - Where an fq qdisc sits ([`UplinkPolicy::horizon_ns`]) what is over a share has a departure time instead: `share/turn.rs`.
 //! - A change of α is a corner in every tenant's line and never a step. What a tenant borrows between
 //!   two times is at most `weight · ΔA`, one period's share, and one packet.
 //!

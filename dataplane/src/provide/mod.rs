@@ -8,7 +8,7 @@
 //! Invariants
 //! - The route that leads nowhere is made before everything else of a peer, and goes last.
 //! - Private keys are drawn here, given to the kernel, and kept nowhere else: in no file, log or answer.
-//! - What was made can be told from the kernel alone ([`MARK`], [`link::PROTOCOL`]): a new daemon goes on with it.
+//! - What was made can be told from the kernel alone (`MARK`, `link::PROTOCOL`): a new daemon goes on with it.
 
 mod follow;
 pub mod law;

@@ -6,7 +6,7 @@
 //! - A daemon shows nothing before the look is in the ledger.
 
 use crate::{
-    daemon::control,
+    daemon::{control, flow_of},
     flows::{address, chosen, evidence},
 };
 use anyhow::{Context as _, Result, bail};
@@ -15,11 +15,8 @@ use dataplane::{
     gate::{self, LiveFlows},
     pins::Pins,
 };
-use dataplane_common::{abi::Register, flow::FlowKey};
-use metering::{
-    flow::{Detail, FlowDelta, FlowEvidence, Row, kept},
-    window::Counts,
-};
+use dataplane_common::abi::Register;
+use metering::flow::{Detail, Row, kept};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -109,27 +106,7 @@ fn shown(flow: &Live, port: &str, detail: Detail) -> Option<Shown> {
     if detail == Detail::Off {
         return None;
     }
-    let key = &flow.key;
-    let row: Row = kept(
-        &FlowDelta {
-            zone: key.zone.into(),
-            ethertype: key.ethertype,
-            vlan: key.vlan,
-            protocol: key.protocol,
-            local: FlowKey::address_bytes(key.local),
-            remote: FlowKey::address_bytes(key.remote),
-            local_port: key.local_port,
-            remote_port: key.remote_port,
-            counts: Counts::default(),
-            evidence: FlowEvidence {
-                classes: flow.evidence.classes(),
-                tls_version: flow.evidence.version(),
-                tls_suite: flow.evidence.suite(),
-            },
-            ..FlowDelta::default()
-        },
-        detail,
-    );
+    let row: Row = kept(&flow_of(&flow.key, flow.evidence), detail);
     let of = |count: fn(&Register) -> u64| [0, 1].map(|side: usize| count(&flow.counted[side]));
     Some(Shown {
         id: (flow.place, flow.first_ns),

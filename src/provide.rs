@@ -2,7 +2,7 @@
 
 use crate::{
     cli::At,
-    config::Config,
+    config::{ClearOverlays, Config, Mode},
     status::{self, Report},
 };
 use anyhow::Result;
@@ -123,15 +123,15 @@ pub fn explain(config: &Config) {
         let enforced = config
             .encryption
             .iter()
-            .any(|rule| rule.mode == crate::config::Mode::Enforce);
+            .any(|rule| rule.mode == Mode::Enforce);
         let what = match uplink.clear_overlays {
-            crate::config::ClearOverlays::Drop => "dropped",
-            crate::config::ClearOverlays::Count => "counted, and leave",
+            ClearOverlays::Drop => "dropped",
+            ClearOverlays::Count => "counted, and leave",
             // Nobody need hear of it who asks for no encryption.
-            crate::config::ClearOverlays::Allow if enforced => {
+            ClearOverlays::Allow if enforced => {
                 "not looked for, though tenants' rules enforce encryption"
             }
-            crate::config::ClearOverlays::Allow => continue,
+            ClearOverlays::Allow => continue,
         };
         println!(
             "  uplink `{}`: overlays that this host would send in clear are {what}",

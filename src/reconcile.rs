@@ -135,30 +135,31 @@ impl Compared {
 /// # Errors
 /// When something cannot be read, or is not the same.
 pub fn reconcile(options: &ReconcileOptions) -> Result<()> {
-    if let Some(name) = &options.sink {
-        let (config, ledger) = metered(&options.config)?;
-        if let Target::CloudEvents(target) = &named(&config, &options.config, name)?.target {
-            let mut there = CloudEvents::of(target.clone(), &ledger, name);
-            let how = How {
-                by: options.by,
-                wait: Duration::from_secs(options.wait),
-                json: options.json,
-            };
-            return openmeter::reconcile(&mut there, &ledger, config.host.name.as_str(), name, how);
-        }
-    }
-    let (config, ledger, mut there) = match (&options.store, &options.sink) {
+    let (config, ledger) = metered(&options.config)?;
+    let mut there: Box<dyn Sink + Send> = match (&options.store, &options.sink) {
         (Some(address), _) => {
-            let (config, ledger) = metered(&options.config)?;
             let store = Database {
                 address: address.clone(),
                 password_file: options.store_password_file.clone(),
                 ca_file: options.store_ca_file.clone(),
             };
-            let store: Box<dyn Sink + Send> = store.open("--store")?;
-            (config, ledger, store)
+            store.open("--store")?
         }
-        (None, sink) => open(&options.config, sink.as_deref().unwrap_or_default())?,
+        (None, name) => {
+            let name = name.as_deref().unwrap_or_default();
+            let target = &named(&config, &options.config, name)?.target;
+            if let Target::CloudEvents(target) = target {
+                let mut there = CloudEvents::of(target.clone(), &ledger, name);
+                let how = How {
+                    by: options.by,
+                    wait: Duration::from_secs(options.wait),
+                    json: options.json,
+                };
+                let host = config.host.name.as_str();
+                return openmeter::reconcile(&mut there, &ledger, host, name, how);
+            }
+            target.open(&ledger, name)
+        }
     };
     let at = options.sink.as_deref().unwrap_or("the store");
     let mut all = Compared::default();

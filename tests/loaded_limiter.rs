@@ -248,7 +248,8 @@ fn case(kernel: &mut Kernel, gate: &Gate, way: &Way, limit: Limit, time: Duratio
     Ok(judged)
 }
 
-fn bounds(mechanism: Mechanism, rounds: u64, time: Duration) -> Result<[u64; 2]> {
+/// A port on an interface of its own, and the gate that knows nothing but that.
+fn plain_port() -> Result<(u32, Gate)> {
     let plain = place::veth("port0")?;
     let on = Interfaces {
         plain,
@@ -259,6 +260,11 @@ fn bounds(mechanism: Mechanism, rounds: u64, time: Duration) -> Result<[u64; 2]>
         trusted: [].into(),
         ..ports::gate(&on)
     };
+    Ok((plain, gate))
+}
+
+fn bounds(mechanism: Mechanism, rounds: u64, time: Duration) -> Result<[u64; 2]> {
+    let (plain, gate) = plain_port()?;
     let mut kernel = Kernel::load(gate.clone(), EPOCH, mechanism)?;
     let mut count = [0; 2];
     for _ in 0..rounds {

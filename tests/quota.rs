@@ -153,7 +153,7 @@ impl Budgets {
         all.map_err(|all| anyhow::anyhow!("{all:?}"))
     }
 
-    /// Waits until they say so, 60 s at most.
+    /// Waits until they say so, 120 s at most.
     fn until(
         &self,
         what: &str,

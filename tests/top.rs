@@ -111,23 +111,36 @@ fn status(arguments: &str) -> Result<Report> {
     Ok(serde_json::from_str(&said)?)
 }
 
+/// True where `test` can show a screen; else says that it is skipped.
+fn can_show(test: &str) -> bool {
+    if !can_run(test) {
+        return false;
+    }
+    let terminal = command("tmux -V");
+    if let Err(error) = &terminal {
+        println!("SKIPPED: {test}: {error:#}");
+    }
+    terminal.is_ok()
+}
+
+/// Where the daemon and its pins are, as options.
+fn places(site: &Site) -> String {
+    format!(
+        "--run-dir {} --pin-dir {}",
+        site.run_dir().display(),
+        site.pin_dir().display()
+    )
+}
+
 #[test]
 fn the_screen_says_what_status_says_with_the_daemon_and_without() -> Result<()> {
     const NAME: &str = "the_screen_says_what_status_says_with_the_daemon_and_without";
-    if !can_run(NAME) {
-        return Ok(());
-    }
-    if let Err(error) = command("tmux -V") {
-        println!("SKIPPED: {NAME}: {error:#}");
+    if !can_show(NAME) {
         return Ok(());
     }
     let _alone = alone();
     let mut site = running(&PAIR, "")?;
-    let at = format!(
-        "--run-dir {} --pin-dir {}",
-        site.run_dir().display(),
-        site.pin_dir().display()
-    );
+    let at = places(&site);
     let terminal = Terminal::open(&format!("{} top {at}", octroi().display()))?;
     terminal.wait("alice", |screen| screen.contains("alice"))?;
 
@@ -312,20 +325,12 @@ fn the_flows_on_the_screen_are_those_of_octroi_flows_and_whoever_looks_is_in_the
 -> Result<()> {
     const NAME: &str =
         "the_flows_on_the_screen_are_those_of_octroi_flows_and_whoever_looks_is_in_the_ledger";
-    if !can_run(NAME) {
-        return Ok(());
-    }
-    if let Err(error) = command("tmux -V") {
-        println!("SKIPPED: {NAME}: {error:#}");
+    if !can_show(NAME) {
         return Ok(());
     }
     let _alone = alone();
     let mut site = with_detail()?;
-    let at = format!(
-        "--run-dir {} --pin-dir {}",
-        site.run_dir().display(),
-        site.pin_dir().display()
-    );
+    let at = places(&site);
     let terminal = Terminal::open(&format!("{} top {at}", octroi().display()))?;
     terminal.wait("alice", |screen| screen.contains("alice"))?;
     terminal.press("/")?;

@@ -86,7 +86,7 @@ pub fn look<const DIRECTION: u32, const APART: bool>(
     // One question, and what was parsed is not looked at any more behind it: else the verifier walks all ways to parse
     // through what follows.
     let limited = port.flags & PortPolicy::limited(DIRECTION, 0);
-    if limited as u64 | port.share as u64 == 0 {
+    if limited | port.share == 0 {
         return;
     }
     let hash = if APART {

@@ -11,7 +11,7 @@ use dataplane_common::{
     encryption::{CLASSES, WAYS, exempt},
     reason::REASONS_MAX,
 };
-use std::io;
+use zerocopy::IntoBytes as _;
 
 /// The ELF that `build.rs` made.
 pub static OBJECT: &[u8] = include_bytes_aligned!(env!("OCTROI_BPF_OBJECT"));
@@ -205,18 +205,6 @@ const THIN_KEYS: [&str; 5] = [
     "THIN_KEY_4",
 ];
 
-/// From the kernel's random number generator.
-fn random() -> io::Result<[u64; THIN_KEYS.len()]> {
-    let mut keys = [0; THIN_KEYS.len()];
-    // SAFETY: the buffer is as long as said. So few bytes come whole (getrandom(2)).
-    let got = unsafe { libc::getrandom(keys.as_mut_ptr().cast(), size_of_val(&keys), 0) };
-    if got == size_of_val(&keys) as isize {
-        Ok(keys)
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
 /// Loads the programs; maps are those of `pins` where they are there, made and pinned where not.
 /// With `None`, nothing is pinned (tests, benches, `doctor`).
 ///
@@ -249,7 +237,8 @@ pub fn load(plan: &Plan, pins: Option<&Pins>) -> Result<Ebpf> {
     for (name, value) in &constants {
         loader.override_global(name, value, true);
     }
-    let keys = random().map_err(|error| Error::Load {
+    let mut keys = [0_u64; THIN_KEYS.len()];
+    getrandom::fill(keys.as_mut_bytes()).map_err(|error| Error::Load {
         reason: format!("getrandom: {error}"),
     })?;
     for (name, key) in THIN_KEYS.iter().zip(&keys) {

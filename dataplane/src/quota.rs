@@ -174,8 +174,8 @@ fn entry(
     }
 }
 
-/// What every tenant with a budget in `epoch`'s policy has had. `sealed`: a bank that is still, read before the other one
-/// began; then the counts are those of the cut. None: both as they stand.
+/// What every tenant with a budget in `epoch`'s policy has had. `only`: the words of one bank, which is still; a cut's counts are
+/// those of two such readings ([`sealed`]). None: both banks as they stand.
 ///
 /// # Errors
 /// [`Error::Map`].

@@ -6,6 +6,7 @@ use super::{
     file::{header, key},
     model::ClearOverlays,
     reader::{Key, Reader},
+    sink::Written,
     values::{Cidr, InterfaceName, Name, ValueError, shown},
 };
 use dataplane::provide::{Key as PublicKey, law};
@@ -265,6 +266,7 @@ pub(super) fn check(draft: &Draft, faults: &mut Faults<'_>) {
     let mut devices = HashMap::new();
     let mut ports: Vec<&Located<u16>> = Vec::new();
     let mut taken: Vec<(Cidr, String)> = Vec::new();
+    let interfaces = interfaces(draft);
     for tunnel in tunnels {
         if let Some(name) = tunnel.name.get()
             && names.insert(&name.value, name.at).is_some()
@@ -284,7 +286,6 @@ pub(super) fn check(draft: &Draft, faults: &mut Faults<'_>) {
                 faults.add(device.at, message);
             }
             let own = ['a', 'b'].map(|side| format!("{}{side}", device.value));
-            let interfaces = interfaces(draft);
             if let Some((used, what)) = interfaces.iter().find(|(used, _)| own.contains(used)) {
                 let message =
                     format!("the device `{used}` would be made, and {what}; choose another");
@@ -454,7 +455,7 @@ impl Provide {
         let mut lines = vec![
             ("name", Written::Text(self.name.to_string())),
             ("device", Written::Text(self.device.to_string())),
-            ("listen_port", Written::Number(self.listen_port)),
+            ("listen_port", Written::Number(self.listen_port.into())),
             ("address", Written::Text(self.address.to_string())),
         ];
         if let Some(rotate) = self.rotate {
@@ -476,11 +477,4 @@ impl Peer {
             ("keys", Written::Texts(keys.to_vec())),
         ]
     }
-}
-
-/// A value of the file.
-pub(super) enum Written {
-    Text(String),
-    Texts(Vec<String>),
-    Number(u16),
 }

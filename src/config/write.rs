@@ -8,7 +8,6 @@ use std::fmt::{Display, Write as _};
 use super::encryption::Encryption;
 use super::model::{Config, Host, Limits, Port, Uplink, Zone};
 use super::own_profile::OwnProfile;
-use super::provide;
 use super::quota;
 use super::share;
 use super::sink::Written;
@@ -56,14 +55,7 @@ pub(super) fn to_toml(config: &Config) -> String {
         out.line("\n[[sink]]");
         out.key("name", text(&sink.name));
         out.key("kind", text(sink.target.kind()));
-        for (key, value) in sink.keys() {
-            match value {
-                Written::Text(value) => out.key(key, text(value)),
-                Written::Texts(values) => out.key(key, texts(&values)),
-                Written::Number(value) => out.key(key, value),
-                Written::Boolean(value) => out.key(key, value),
-            }
-        }
+        out.written(sink.keys());
     }
     for item in &config.uplinks {
         uplink(&mut out, item);
@@ -124,15 +116,14 @@ impl Out {
         // Writing to a String cannot fail.
         let _ = writeln!(self.0, "{key} = {value}");
     }
-}
 
-impl Out {
-    fn written(&mut self, lines: Vec<(&'static str, provide::Written)>) {
+    fn written(&mut self, lines: Vec<(&'static str, Written)>) {
         for (key, value) in lines {
             match value {
-                provide::Written::Text(value) => self.key(key, text(value)),
-                provide::Written::Texts(values) => self.key(key, texts(&values)),
-                provide::Written::Number(value) => self.key(key, value),
+                Written::Text(value) => self.key(key, text(value)),
+                Written::Texts(values) => self.key(key, texts(&values)),
+                Written::Number(value) => self.key(key, value),
+                Written::Boolean(value) => self.key(key, value),
             }
         }
     }

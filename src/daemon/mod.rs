@@ -25,6 +25,7 @@ pub use clock::state as clock_state;
 pub use confine::Confined;
 pub use meter::{MeterStatus, keep};
 pub use quota::QuotaStatus;
+pub(crate) use reading::flow_of;
 pub use sinks::SinkStatus;
 pub use translate::{plan, policy};
 

@@ -73,10 +73,9 @@ pub(super) fn owner(owned: Owned, suspended_ns: u64) -> Owner {
     }
 }
 
-fn flow(gain: &Gain, suspended_ns: u64) -> FlowDelta {
-    let key = &gain.key;
+/// Whose flow it is and what is known of its encryption, as a record has it; nothing is counted.
+pub(crate) fn flow_of(key: &FlowKey, evidence: dataplane_common::flow::FlowEvidence) -> FlowDelta {
     FlowDelta {
-        direction: gain.direction as u8,
         zone: key.zone.into(),
         ethertype: key.ethertype,
         vlan: key.vlan,
@@ -85,6 +84,18 @@ fn flow(gain: &Gain, suspended_ns: u64) -> FlowDelta {
         remote: FlowKey::address_bytes(key.remote),
         local_port: key.local_port,
         remote_port: key.remote_port,
+        evidence: FlowEvidence {
+            classes: evidence.classes(),
+            tls_version: evidence.version(),
+            tls_suite: evidence.suite(),
+        },
+        ..FlowDelta::default()
+    }
+}
+
+fn flow(gain: &Gain, suspended_ns: u64) -> FlowDelta {
+    FlowDelta {
+        direction: gain.direction as u8,
         first_ns: gain.first_ns.saturating_add(suspended_ns),
         last_ns: gain.last_ns.saturating_add(suspended_ns),
         counts: Counts {
@@ -95,11 +106,7 @@ fn flow(gain: &Gain, suspended_ns: u64) -> FlowDelta {
         tcp_flags: gain.tcp_flags,
         drop_reasons: gain.reasons,
         drop_packets: gain.refused.into(),
-        evidence: FlowEvidence {
-            classes: gain.evidence.classes(),
-            tls_version: gain.evidence.version(),
-            tls_suite: gain.evidence.suite(),
-        },
+        ..flow_of(&gain.key, gain.evidence)
     }
 }
 

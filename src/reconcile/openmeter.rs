@@ -170,7 +170,14 @@ pub(super) fn reconcile(
     let mut sum = Outcome::default();
     if let Some(starts) = range(here.cells.keys(), span) {
         for meter in &meters {
-            let one = patient(there, meter, host, how, starts.clone(), &here, &ledgers)?;
+            let question = Question {
+                meter,
+                host,
+                how,
+                here: &here,
+                ledgers: &ledgers,
+            };
+            let one = question.patient(there, starts.clone())?;
             sum.compared += one.compared;
             sum.on_the_way += one.on_the_way;
             sum.unknown += one.unknown;
@@ -291,102 +298,97 @@ fn range<'c>(mut cells: impl Iterator<Item = &'c Cell>, span: Span) -> Option<Ra
     Some(first..last.saturating_add(span.seconds()))
 }
 
-/// Compares one meter; what differs is looked at again until the time is over, for what is acknowledged is counted later.
-fn patient(
-    there: &mut CloudEvents,
-    meter: &Meter,
-    host: &str,
+/// One meter, and what it is held against.
+struct Question<'q> {
+    meter: &'q Meter,
+    host: &'q str,
     how: How,
-    starts: Range<i64>,
-    here: &Here,
-    ledgers: &[Delivered],
-) -> Result<Outcome> {
-    let until = Instant::now() + how.wait;
-    let mut outcome = compare(there, meter, host, how, starts, here, ledgers)?;
-    while !outcome.differences.is_empty() && Instant::now() < until {
-        thread::sleep(AGAIN.min(until.saturating_duration_since(Instant::now())));
-        let wrong = outcome
-            .differences
-            .iter()
-            .map(|difference| &difference.cell);
-        let Some(starts) = range(wrong, how.by.span()) else {
-            break;
-        };
-        let again = compare(there, meter, host, how, starts, here, ledgers)?;
-        outcome.differences = again.differences;
-    }
-    Ok(outcome)
+    here: &'q Here,
+    ledgers: &'q [Delivered],
 }
 
-/// Compares one meter in some spans.
-fn compare(
-    there: &mut CloudEvents,
-    meter: &Meter,
-    host: &str,
-    how: How,
-    starts: Range<i64>,
-    here: &Here,
-    ledgers: &[Delivered],
-) -> Result<Outcome> {
-    let span = how.by.span();
-    let since = match &meter.from {
-        None => i64::MIN,
-        Some(from) => {
-            let from: Timestamp = from
-                .parse()
-                .with_context(|| format!("the meter's time {from}"))?;
-            from.as_second()
-                .saturating_add(i64::from(from.subsec_nanosecond() > 0))
+impl Question<'_> {
+    /// Compares; what differs is looked at again until the time is over, for what is acknowledged is counted later.
+    fn patient(&self, there: &mut CloudEvents, starts: Range<i64>) -> Result<Outcome> {
+        let until = Instant::now() + self.how.wait;
+        let mut outcome = self.compare(there, starts)?;
+        while !outcome.differences.is_empty() && Instant::now() < until {
+            thread::sleep(AGAIN.min(until.saturating_duration_since(Instant::now())));
+            let wrong = outcome
+                .differences
+                .iter()
+                .map(|difference| &difference.cell);
+            let Some(starts) = range(wrong, self.how.by.span()) else {
+                break;
+            };
+            outcome.differences = self.compare(there, starts)?.differences;
         }
-    };
-    let measure = meter.measure();
-    let expected: Vec<Cell> = here
-        .cells
-        .keys()
-        .filter(|cell| starts.contains(&cell.start))
-        .copied()
-        .collect();
-    let counted = there.counted(meter, host, span, starts, &expected)?;
-    // Read after it was asked: what it may have beyond the marks is in the ledgers by now.
-    let mut on_the_way: BTreeMap<Cell, [i128; 2]> = BTreeMap::new();
-    for ledger in ledgers {
-        let size = ledger.feed.size()?;
-        for (cell, billed) in ledger.feed.cells(ledger.mark.next..size, span)?.billed {
-            let may = on_the_way.entry(cell).or_default();
-            may[0] += billed.takes_off[measure as usize];
-            may[1] += billed.adds[measure as usize];
-        }
+        Ok(outcome)
     }
-    let mut outcome = Outcome::default();
-    let cells: BTreeSet<Cell> = expected
-        .into_iter()
-        .chain(counted.keys().copied())
-        .collect();
-    for cell in cells {
-        let place = here.cells.get(&cell);
-        let ours = place.map_or(0, |place| place.sums[measure as usize]);
-        let theirs = counted.get(&cell).copied().unwrap_or_default();
-        let may = on_the_way.get(&cell).copied().unwrap_or_default();
-        let right = ours + may[0]..=ours + may[1];
-        if cell.start < since {
-            outcome.before += 1;
-        } else if *right.end() < theirs && here.is_unsure(cell.start) {
-            outcome.unknown += 1;
-        } else {
-            outcome.compared += 1;
-            outcome.on_the_way += u64::from(may != [0, 0]);
-            if !right.contains(&theirs) {
-                outcome.differences.push(Difference {
-                    cell,
-                    measure,
-                    here: ours,
-                    there: theirs,
-                    from: place.map(|place| (place.first, place.ledger)),
-                });
+
+    /// Compares in some spans.
+    fn compare(&self, there: &mut CloudEvents, starts: Range<i64>) -> Result<Outcome> {
+        let span = self.how.by.span();
+        let since = match &self.meter.from {
+            None => i64::MIN,
+            Some(from) => {
+                let from: Timestamp = from
+                    .parse()
+                    .with_context(|| format!("the meter's time {from}"))?;
+                from.as_second()
+                    .saturating_add(i64::from(from.subsec_nanosecond() > 0))
+            }
+        };
+        let measure = self.meter.measure();
+        let expected: Vec<Cell> = self
+            .here
+            .cells
+            .keys()
+            .filter(|cell| starts.contains(&cell.start))
+            .copied()
+            .collect();
+        let counted = there.counted(self.meter, self.host, span, starts, &expected)?;
+        // Read after it was asked: what it may have beyond the marks is in the ledgers by now.
+        let mut on_the_way: BTreeMap<Cell, [i128; 2]> = BTreeMap::new();
+        for ledger in self.ledgers {
+            let size = ledger.feed.size()?;
+            for (cell, billed) in ledger.feed.cells(ledger.mark.next..size, span)?.billed {
+                let may = on_the_way.entry(cell).or_default();
+                may[0] += billed.takes_off[measure as usize];
+                may[1] += billed.adds[measure as usize];
             }
         }
+        let mut outcome = Outcome::default();
+        let cells: BTreeSet<Cell> = expected
+            .into_iter()
+            .chain(counted.keys().copied())
+            .collect();
+        for cell in cells {
+            let place = self.here.cells.get(&cell);
+            let ours = place.map_or(0, |place| place.sums[measure as usize]);
+            let theirs = counted.get(&cell).copied().unwrap_or_default();
+            let may = on_the_way.get(&cell).copied().unwrap_or_default();
+            let right = ours + may[0]..=ours + may[1];
+            if cell.start < since {
+                outcome.before += 1;
+            } else if *right.end() < theirs && self.here.is_unsure(cell.start) {
+                outcome.unknown += 1;
+            } else {
+                outcome.compared += 1;
+                outcome.on_the_way += u64::from(may != [0, 0]);
+                if !right.contains(&theirs) {
+                    outcome.differences.push(Difference {
+                        cell,
+                        measure,
+                        here: ours,
+                        there: theirs,
+                        from: place.map(|place| (place.first, place.ledger)),
+                    });
+                }
+            }
+        }
+        Ok(outcome)
     }
-    Ok(outcome)
 }
 
 fn tell(sum: &Outcome, ledgers: &[Delivered], said: &[String], how: How) {

@@ -1,12 +1,7 @@
 //! What is over a share and waits, in the loaded programs: the departure time that a packet is given.
 
-use crate::{EPOCH, kernel, now_ns, place};
-use crate::{
-    fixtures::ports::{self, Interfaces, slot},
-    kernel::Kernel,
-    oracle::host::{Gate, Way},
-    thin::frame,
-};
+use crate::{EPOCH, kernel, now_ns, place, plain_port};
+use crate::{fixtures::ports::slot, kernel::Kernel, oracle::host::Way, thin::frame};
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{TestRun as _, TestRunOptions};
 use dataplane::{attach::Mechanism, maps::Raw};
@@ -38,16 +33,7 @@ fn departures(
     guarantee: Option<BitsPerSecond>,
     alpha: u64,
 ) -> Result<(UplinkPolicy, Vec<u64>)> {
-    let plain = place::veth("port0")?;
-    let on = Interfaces {
-        plain,
-        ..Interfaces::ON_PAPER
-    };
-    let gate = Gate {
-        blessed: [plain].into(),
-        trusted: [].into(),
-        ..ports::gate(&on)
-    };
+    let (plain, gate) = plain_port()?;
     let mut policy = gate.ports.get(&slot::PLAIN).context("no such port")?.policy;
     let (set, slots) = (EPOCH.policy_set(), gate.sizes.slots);
     let at = gate.sizes.port(set, slot::PLAIN);

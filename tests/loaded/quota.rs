@@ -1,9 +1,9 @@
 //! A budget in the loaded programs: spent by two processors in both directions, to the byte what the registers have; then
 //! the slower rate or nothing; raised, cut and late under the same traffic.
 
-use crate::{EPOCH, LENGTHS, dice, frame, kernel, now_ns, pin, place};
+use crate::{EPOCH, LENGTHS, dice, frame, kernel, now_ns, pin, place, plain_port};
 use crate::{
-    fixtures::ports::{self, Interfaces, slot},
+    fixtures::ports::slot,
     kernel::Kernel,
     oracle::host::{Gate, Way},
 };
@@ -74,16 +74,7 @@ fn slower() -> LimitPolicy {
 
 impl Port {
     fn new(mechanism: Mechanism) -> Result<Self> {
-        let plain = place::veth("port0")?;
-        let on = Interfaces {
-            plain,
-            ..Interfaces::ON_PAPER
-        };
-        let gate = Gate {
-            blessed: [plain].into(),
-            trusted: [].into(),
-            ..ports::gate(&on)
-        };
+        let (plain, gate) = plain_port()?;
         let mut kernel = Kernel::load(gate.clone(), EPOCH, mechanism)?;
         let mut policy = gate.ports.get(&slot::PLAIN).context("no such port")?.policy;
         policy.quota = 1 + ACCOUNT;

@@ -1,12 +1,12 @@
 //! Thin before fat in the loaded programs: which class of HTB a packet is put in, and who is refused first.
 
-use crate::{EPOCH, dice, kernel, now_ns, place};
+use crate::{EPOCH, dice, kernel, now_ns, place, plain_port};
 use crate::{
-    fixtures::ports::{self, Interfaces, slot},
+    fixtures::ports::slot,
     kernel::Kernel,
     oracle::{
         headers::{self, Ipv4, Part},
-        host::{Gate, Way},
+        host::Way,
         people,
     },
 };
@@ -66,16 +66,7 @@ pub struct Port {
 impl Port {
     /// A port with a ceiling to the tenant, whose queue is empty.
     pub fn new(mechanism: Mechanism, shape: u16) -> Result<Self> {
-        let plain = place::veth("port0")?;
-        let on = Interfaces {
-            plain,
-            ..Interfaces::ON_PAPER
-        };
-        let gate = Gate {
-            blessed: [plain].into(),
-            trusted: [].into(),
-            ..ports::gate(&on)
-        };
+        let (plain, gate) = plain_port()?;
         let mut policy = gate.ports.get(&slot::PLAIN).context("no such port")?.policy;
         let sizes = gate.sizes;
         let at = sizes.port(EPOCH.policy_set(), slot::PLAIN);

@@ -83,11 +83,13 @@ const CONTROL: [(&str, u32); 5] = [
 impl Deb {
     /// Runs the subcommand.
     pub fn run(self) -> Result<ExitCode> {
+        if self.binary.is_none() {
+            setup::run(Need::Build)?;
+        }
+        setup::deb()?;
         let binary = match &self.binary {
             Some(binary) => binary.clone(),
             None => {
-                setup::run(Need::Build)?;
-                setup::deb()?;
                 let mut cargo = host::cargo();
                 // The list of what is in it, in a section of its own: scanners read it from what is installed.
                 cargo.args(["auditable", "build", "--release", "--locked"]);
@@ -101,7 +103,6 @@ impl Deb {
                 binary
             }
         };
-        setup::deb()?;
         let path = self.make(&fs::canonicalize(&binary).with_context(|| shown(&binary))?)?;
         println!("{}", path.display());
         Ok(ExitCode::SUCCESS)

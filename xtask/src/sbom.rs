@@ -210,7 +210,7 @@ fn reference(of: &Crate) -> String {
 }
 
 /// The C of SQLite that a crate brings: it is in no lock file.
-fn sqlite(build: &Build) -> Result<Option<(Value, Value)>> {
+fn sqlite(build: &Build) -> Result<Option<Value>> {
     let Some(of) = build
         .linked
         .iter()
@@ -230,14 +230,11 @@ fn sqlite(build: &Build) -> Result<Option<(Value, Value)>> {
         .trim()
         .trim_matches('"');
     let name = format!("pkg:generic/sqlite@{version}");
-    Ok(Some((
-        json!({
-            "type": "library", "bom-ref": name, "name": "sqlite", "version": version, "scope": "required",
-            "purl": name, "licenses": [{ "license": { "id": "blessing" } }],
-            "description": "C source, compiled in by libsqlite3-sys",
-        }),
-        json!({ "ref": name, "dependsOn": [] }),
-    )))
+    Ok(Some(json!({
+        "type": "library", "bom-ref": name, "name": "sqlite", "version": version, "scope": "required",
+        "purl": name, "licenses": [{ "license": { "id": "blessing" } }],
+        "description": "C source, compiled in by libsqlite3-sys",
+    })))
 }
 
 /// Is the list in the program that `cargo auditable` writes?
@@ -305,25 +302,21 @@ pub fn make(subject: &Subject<'_>) -> Result<String> {
     }));
     let inside: Vec<String> = object.linked.iter().map(reference).collect();
     dependencies.push(json!({ "ref": file, "dependsOn": inside }));
+    let sqlite = sqlite(&program)?;
     for node in &mut dependencies {
-        let uses = match node["ref"].as_str() {
-            Some(name) if name == reference(&own) => file.to_owned(),
-            Some(name) if name.starts_with("pkg:cargo/libsqlite3-sys@") => {
-                match sqlite(&program)? {
-                    Some((component, _)) => {
-                        component["bom-ref"].as_str().unwrap_or_default().to_owned()
-                    }
-                    None => continue,
-                }
+        let uses = match (node["ref"].as_str(), &sqlite) {
+            (Some(name), _) if name == reference(&own) => json!(file),
+            (Some(name), Some(component)) if name.starts_with("pkg:cargo/libsqlite3-sys@") => {
+                component["bom-ref"].clone()
             }
             _ => continue,
         };
         let list = node["dependsOn"].as_array_mut();
-        list.context("a list of dependencies")?.push(json!(uses));
+        list.context("a list of dependencies")?.push(uses);
     }
-    if let Some((component, node)) = sqlite(&program)? {
+    if let Some(component) = sqlite {
+        dependencies.push(json!({ "ref": component["bom-ref"], "dependsOn": [] }));
         components.push(component);
-        dependencies.push(node);
     }
     ensure!(
         components.len() > 20,

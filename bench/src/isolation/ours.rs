@@ -88,20 +88,7 @@ mod tests {
 
     #[test]
     fn a_plan_is_ceilings_of_ports_or_shares() {
-        let parts = vec![
-            Part {
-                guarantee: Some(100),
-                ceiling: None,
-            },
-            Part {
-                guarantee: None,
-                ceiling: Some(10),
-            },
-        ];
-        let plan = Plan::Uplink {
-            capacity: Some(500),
-            parts,
-        };
+        let plan = Plan::example();
         let limits = shares(&plan);
         assert_eq!(limits.capacity, Some(500));
         assert_eq!(

@@ -59,6 +59,18 @@ pub enum Plan {
     },
 }
 
+#[cfg(test)]
+impl Plan {
+    /// Of 500 Mbit/s a tenant has 100 guaranteed, and another may have 10.
+    pub(super) fn example() -> Self {
+        let part = |guarantee, ceiling| Part { guarantee, ceiling };
+        Self::Uplink {
+            capacity: Some(500),
+            parts: vec![part(Some(100), None), part(None, Some(10))],
+        }
+    }
+}
+
 /// A tenant's part, Mbit/s.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Part {
@@ -405,20 +417,7 @@ mod tests {
             "{nft}"
         );
         assert!(tbf("p-a", 1).contains("rate 1mbit burst 6250 latency 50ms"));
-        let parts = vec![
-            Part {
-                guarantee: Some(100),
-                ceiling: None,
-            },
-            Part {
-                guarantee: None,
-                ceiling: Some(10),
-            },
-        ];
-        let plan = Plan::Uplink {
-            capacity: Some(500),
-            parts,
-        };
+        let plan = Plan::example();
         assert!(!System::OctroiHtb.fits(&plan) && System::OctroiShare.fits(&plan));
     }
 }

@@ -193,12 +193,13 @@ impl Gate {
         self.queued = queued;
         // Most hosts have none, and a look at each account takes a call.
         let budgets = &mut self.budgets[set as usize & 1];
-        if std::mem::replace(budgets, true) || !policy.quotas.is_empty() {
+        let wanted = !policy.quotas.is_empty();
+        if *budgets || wanted {
+            // Some may be written, whatever becomes of this.
+            *budgets = true;
             let (accounts, plan) = (&self.accounts, &self.plan);
             quota::write(&mut self.maps, plan, policy, accounts, sets, times)?;
-            *budgets = !policy.quotas.is_empty();
-        } else {
-            *budgets = false;
+            *budgets = wanted;
         }
         let (sharing, budgeted) = (share::tenants(policy), quota::tenants(policy));
         let mut written = HashSet::new();

@@ -125,7 +125,7 @@ impl Wireguard {
     fn draw(&mut self, tunnel: &Tunnel, side: Side, ifindex: u32) -> Result<u64> {
         let name = tunnel.device_of(side);
         let mut key = [0; 32];
-        random(&mut key).map_err(|error| failed(&name, error))?;
+        getrandom::fill(&mut key).map_err(|error| failed(&name, error))?;
         // As curve25519 wants it (RFC 7748 §5); the kernel does the same.
         key[0] &= 248;
         key[31] = key[31] & 127 | 64;
@@ -284,17 +284,6 @@ fn allowed(prefix: &Prefix) -> WireguardAllowedIp {
         WireguardAllowedIpAttr::IpAddr(prefix.address),
         WireguardAllowedIpAttr::Cidr(prefix.len),
     ])
-}
-
-/// From the kernel's random number generator. So few bytes come whole (getrandom(2)).
-fn random(bytes: &mut [u8; 32]) -> io::Result<()> {
-    // SAFETY: the buffer is as long as said.
-    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    if got == bytes.len() as isize {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
 }
 
 fn invalid(error: impl std::fmt::Display) -> io::Error {

@@ -15,9 +15,9 @@ use crate::config::model::BUILT_IN_ZONES;
 use crate::config::{
     Accepts, Api, Billing, ChargeChange, ChargeClass, Cidr, ClearOverlays, Config, Direction,
     Encryption, Evidence, Exemption, Fragments, Holder, Host, InterfaceName, Limits, Mac, Meter,
-    Metrics, Midstream, Mode, Name, Overlays, OwnProfile, Port, Profile, Quota, QuotaDirection,
-    QuotaPeriod, QuotaThen, Retention, Shape, Share, Sink, TcpPort, Tenant, Tls, TlsMin, Uplink,
-    ZONE_ID_FIRST, Zone,
+    Metrics, Midstream, Mode, Name, Overlays, OwnProfile, Port, Profile, Provide, Quota,
+    QuotaDirection, QuotaPeriod, QuotaThen, Retention, Shape, Share, Sink, TcpPort, Tenant, Tls,
+    TlsMin, Uplink, ZONE_ID_FIRST, Zone,
 };
 
 /// One configuration.
@@ -77,34 +77,7 @@ pub(super) fn config(random: &mut Random) -> Config {
         })
         .collect();
     let tenants = tenants(random, &uplinks, meter.is_some());
-    let api = random
-        .one_in(2)
-        .then(|| Api {
-            socket: PathBuf::from(*random.pick(&["/run/octroi/api.sock", "/a", "/run/a \"b'"])),
-            page: random.one_in(2).then(|| {
-                let page = *random.pick(&["127.0.0.1:8787", "127.9.9.9:65535", "[::1]:1024"]);
-                page.parse().expect("an address")
-            }),
-            tls: None,
-            read: holders(random),
-            policy: holders(random),
-        })
-        .map(|api| Api {
-            tls: random.one_in(2).then(|| Tls {
-                listen: "[2001:db8::7]:8443".parse().expect("an address"),
-                certificate: "/etc/octroi/api.pem".into(),
-                key: "/k \"ey\"".into(),
-                client_ca: "/ca".into(),
-            }),
-            ..api
-        })
-        .map(|mut api| {
-            if api.tls.is_some() && random.one_in(2) {
-                let name = "cert:a-1.billing.example".parse().expect("a holder");
-                api.read.push(name);
-            }
-            api
-        });
+    let api = random.one_in(2).then(|| api(random));
     let metrics = random.one_in(2).then(|| Metrics {
         listen: "[::1]:9464".parse().expect("an address"),
         users: ["prometheus", "ä\"'"][..random.below(3)]
@@ -134,15 +107,7 @@ pub(super) fn config(random: &mut Random) -> Config {
         api,
         metrics,
         zones,
-        provide: match uplinks
-            .iter()
-            .all(|uplink| uplink.clear_overlays == ClearOverlays::Drop)
-        {
-            true => (0..random.below(3))
-                .map(|number| provide::provide(random, number))
-                .collect(),
-            false => Vec::new(),
-        },
+        provide: tunnels(random, &uplinks),
         encryption,
         encryption_profiles,
         ports: ports(random, &tenants, &mut interfaces),
@@ -159,6 +124,40 @@ pub(super) fn config(random: &mut Random) -> Config {
         uplinks,
         tenants,
     }
+}
+
+fn api(random: &mut Random) -> Api {
+    let tls = random.one_in(2).then(|| Tls {
+        listen: "[2001:db8::7]:8443".parse().expect("an address"),
+        certificate: "/etc/octroi/api.pem".into(),
+        key: "/k \"ey\"".into(),
+        client_ca: "/ca".into(),
+    });
+    let mut read = holders(random);
+    if tls.is_some() && random.one_in(2) {
+        read.push("cert:a-1.billing.example".parse().expect("a holder"));
+    }
+    Api {
+        socket: PathBuf::from(*random.pick(&["/run/octroi/api.sock", "/a", "/run/a \"b'"])),
+        page: random.one_in(2).then(|| {
+            let page = *random.pick(&["127.0.0.1:8787", "127.9.9.9:65535", "[::1]:1024"]);
+            page.parse().expect("an address")
+        }),
+        tls,
+        read,
+        policy: holders(random),
+    }
+}
+
+/// None where an uplink would let out what they protect.
+fn tunnels(random: &mut Random, uplinks: &[Uplink]) -> Vec<Provide> {
+    let lets_out = |uplink: &Uplink| uplink.clear_overlays != ClearOverlays::Drop;
+    if uplinks.iter().any(lets_out) {
+        return Vec::new();
+    }
+    (0..random.below(3))
+        .map(|number| provide::provide(random, number))
+        .collect()
 }
 
 fn holders(random: &mut Random) -> Vec<Holder> {

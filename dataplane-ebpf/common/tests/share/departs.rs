@@ -1,6 +1,6 @@
 //! What is over a share and waits: when it departs, and what that does to a link.
 
-use crate::{draw, fill::Want, harness::Draw, level, world::World};
+use crate::{draw, fill::Want, harness::Draw, hostile, level, world::World};
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 const MILLISECOND: u64 = 1_000_000;
@@ -74,15 +74,7 @@ struct Held {
 /// Foes that come and go, friends that now and then stop for a while: α falls and rises all the time.
 fn hold(draw: &mut Draw, foes: usize, part_percent: u64, pauses: bool) -> Held {
     let wants = wants(foes, part_percent);
-    let largest: Vec<u64> = (0..wants.len())
-        .map(|at| {
-            if at < 10 {
-                500
-            } else {
-                draw.of(&[100, 1_514, 9_000, 65_000])
-            }
-        })
-        .collect();
+    let largest = hostile::largest(draw, wants.len());
     let mut world = World::with(CAPACITY, &wants, &largest, draw.clone(), true);
     let mut link = Link::new(world.now_ns, wants.len());
     let horizon_ns = world.uplink.horizon_ns;

@@ -3,6 +3,7 @@
 use crate::{
     draw,
     fill::Want,
+    harness::Draw,
     level,
     world::{World, ceiling_burst},
 };
@@ -31,6 +32,18 @@ fn wants(foes: usize, part_percent: u64) -> Vec<Want> {
         _ => want(0, u64::MAX, [1, 100, 10_000][at % 3], 0),
     });
     friends.chain(foes).collect()
+}
+
+/// The largest packet of each: of the ten, 500 bytes.
+pub fn largest(draw: &mut Draw, tenants: usize) -> Vec<u64> {
+    let of = |at| {
+        if at < 10 {
+            500
+        } else {
+            draw.of(&[100, 1_514, 9_000, 65_000])
+        }
+    };
+    (0..tenants).map(of).collect()
 }
 
 /// What fills as a real queue does, and what it must never hold.
@@ -66,15 +79,7 @@ impl Queue {
 fn hold(foes: usize, part_percent: u64, frozen: bool) -> u64 {
     let mut draw = draw("hostile");
     let wants = wants(foes, part_percent);
-    let largest: Vec<u64> = (0..wants.len())
-        .map(|at| {
-            if at < 10 {
-                500
-            } else {
-                draw.of(&[100, 1_514, 9_000, 65_000])
-            }
-        })
-        .collect();
+    let largest = largest(&mut draw, wants.len());
     let mut world = World::new(CAPACITY, &wants, &largest, draw.clone());
     let mut link = Queue::new(CAPACITY, world.now_ns);
     let mut ceilings: Vec<Queue> = (wants.iter())

@@ -3,9 +3,12 @@
 //! A block of `sh` is run, in one shell for the whole page; the block of `text` after it is compared with what came, line
 //! by line. In it `…` is anything, and a line with nothing else is any number of lines.
 
+#[path = "pages/blocks.rs"]
+mod blocks;
 mod support;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use blocks::blocks;
 use std::{
     collections::BTreeSet,
     fs,
@@ -29,24 +32,18 @@ struct Step {
 
 fn steps(page: &str) -> Result<Vec<Step>> {
     let mut steps: Vec<Step> = Vec::new();
-    let mut lines = (1..).zip(page.lines());
-    while let Some((line, text)) = lines.next() {
-        let Some(language) = text.strip_prefix("```") else {
-            continue;
-        };
-        let block = lines.by_ref().map(|(_, text)| text);
-        let block: Vec<&str> = block.take_while(|text| *text != "```").collect();
-        let block = block.join("\n");
-        match language {
+    for block in blocks(page)? {
+        let line = block.line;
+        match block.language.as_str() {
             "sh" => steps.push(Step {
                 line,
-                commands: block,
+                commands: block.text,
                 prints: None,
             }),
             "text" => {
                 let step = steps.last_mut().context("text before any command")?;
                 ensure!(step.prints.is_none(), "line {line}: printed twice");
-                step.prints = Some(block);
+                step.prints = Some(block.text);
             }
             // The one command that the reader types outside.
             "console" => {}

@@ -40,13 +40,14 @@ const BUILD_PACKAGES: [&str; 11] = [
 ];
 
 /// What boots another kernel, and checks what it boots from.
-const TEST_PACKAGES: [&str; 20] = [
+const TEST_PACKAGES: [&str; 21] = [
     "busybox-static",
     "chromium",
     "cpio",
     "curl",
     "debootstrap",
     "libfixbuf-tools",
+    "libvirt-clients",
     "lintian",
     "nfdump",
     "openssl",

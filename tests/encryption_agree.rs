@@ -47,7 +47,7 @@ fn compare(kernel: &mut Kernel, sums: &mut Sums, case: u64) -> Result<u64> {
     } else {
         streams::over_udp(&mut dice, &shape)
     };
-    kernel.begin(&rule)?;
+    kernel.begin(&rule, case % 2 == 1)?;
     let mut host = Host::new(rule, std::mem::take(sums));
     let mut ran = 0;
     for (number, (segment, payload)) in packets.iter().enumerate() {

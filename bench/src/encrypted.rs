@@ -1,5 +1,9 @@
 //! A rig whose ports have an encryption policy, and one conversation that it knows.
 
+mod cases;
+
+pub use cases::{Case, cases};
+
 use crate::{PORTS, Rig};
 use anyhow::{Context as _, Result, ensure};
 use dataplane::maps::Raw;

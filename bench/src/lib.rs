@@ -1,12 +1,13 @@
-//! [`isolation`], and a rig for measuring the gate's programs: loaded, with ten thousand ports, and no interface.
+//! [`isolation`], [`turns`], and a rig for measuring the gate's programs: loaded, with ten thousand ports, and no interface.
 //!
 //! `BPF_PROG_TEST_RUN` runs a program on a packet as often as one likes and says how long it took;
 //! the programs `bench_*` draw another port for each run.
 
 mod encrypted;
 pub mod isolation;
+pub mod turns;
 
-pub use encrypted::{Said, datagram, segment};
+pub use encrypted::{Case, Said, cases, datagram, segment};
 
 use anyhow::{Context as _, Result, ensure};
 use aya::{
@@ -132,11 +133,19 @@ impl Rig {
     /// # Errors
     /// As [`Rig::new`].
     pub fn with_flows(places: u32) -> Result<Self> {
+        Self::of(object::OBJECT, places)
+    }
+
+    /// The same, of the programs in `elf`: another build's, whose maps are laid out as this one's.
+    ///
+    /// # Errors
+    /// As [`Rig::new`], and when a map's values have another size.
+    pub fn of(elf: &[u8], places: u32) -> Result<Self> {
         let plan = Plan::new(PORTS, 16)
             .with_bench_picks(PICKS)
             .with_flows(places.max(1))
             .with_conversations(1);
-        let mut object = object::load(&plan, None)?;
+        let mut object = object::load_elf(&plan, None, elf)?;
         for name in [
             "empty",
             "bench_from_tenant",

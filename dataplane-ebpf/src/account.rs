@@ -66,7 +66,7 @@ impl Book {
     #[inline(always)]
     pub fn evidence(&self, class: u32, wire: &Wire) {
         let number =
-            maps::sizes().evidence(self.epoch.bank(), self.slot, self.direction, class & 7);
+            maps::slots().evidence(self.epoch.bank(), self.slot, self.direction, class & 7);
         on(&maps::EVIDENCE, number, |evidence| {
             evidence.packets += wire.packets;
             evidence.l2_bytes += wire.l2_bytes;
@@ -76,7 +76,7 @@ impl Book {
     /// Books a packet that is dropped.
     #[inline(always)]
     pub fn dropped(&self, reason: DropReason, packets: u64, l2_bytes: u64, skb_len: u32) {
-        let sizes = maps::sizes();
+        let sizes = maps::slots();
         let bank = self.epoch.bank();
         let number = sizes.drops(bank, self.slot, self.direction, reason as u32);
         on(&maps::DROPS, number, |drops| {

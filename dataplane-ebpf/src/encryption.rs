@@ -9,6 +9,7 @@
 
 mod look;
 mod walk;
+mod within;
 
 pub use look::{AGAIN, encryption_follow, encryption_look};
 
@@ -25,7 +26,7 @@ use dataplane_common::{
     abi::RULES_MAX,
     encryption::{
         Bucket, Class, Conversation, Payload as _, Policy, Rule, Segment, Why, accept, datagram,
-        exempt, find,
+        exempt,
         fragment::piece,
         hash,
         kind::{Found, Kind},
@@ -37,6 +38,8 @@ use dataplane_common::{
 };
 pub use walk::Skb;
 use walk::{encryption_walk, given, unpacked};
+use within::encryption_inside;
+pub use within::encryption_within;
 
 const ORDER: AtomicOrdering = AtomicOrdering::SeqCst;
 /// How often a CPU looks whether another has left the bucket: some 100 µs in all, as long as that may read a packet of
@@ -83,6 +86,18 @@ impl Headers {
     }
 }
 
+impl Headers {
+    /// Where what they describe ends, bytes from the beginning of a packet of `len` bytes.
+    #[inline(always)]
+    fn end(&self, len: u32) -> u32 {
+        if self.len == 0 {
+            len
+        } else {
+            self.network + self.len
+        }
+    }
+}
+
 #[inline(always)]
 fn noted() -> Option<&'static mut crate::flow::Noted> {
     let noted = maps::FLOW_NOTED.get_ptr_mut(0)?;
@@ -94,7 +109,7 @@ fn noted() -> Option<&'static mut crate::flow::Noted> {
 #[inline(always)]
 fn rule_of(about: u64, number: u32) -> Option<(&'static Policy, &'static Rule)> {
     let (direction, policy_set) = ((about & 1) as u32, (about >> 2 & 1) as u32);
-    let policy = maps::POLICIES.get(maps::sizes().port(policy_set, number))?;
+    let policy = maps::POLICIES.get(maps::slots().port(policy_set, number))?;
     let rule = policy.rule(direction, (about >> 8) as u32 & 63);
     let rule = maps::RULES.get(policy_set * RULES_MAX + rule as u32)?;
     Some((policy, rule))
@@ -183,7 +198,7 @@ fn exempted(slot: u32, direction: u32, which: u32, rule: &Rule) -> Exempted {
     if *interval == 0 {
         return Exempted::Yes;
     }
-    let at = maps::sizes().exemption(slot, direction, which);
+    let at = maps::slots().exemption(slot, direction, which);
     let Some(due) = maps::EXEMPT_DUE.get_ptr_mut(at) else {
         return Exempted::No(Why::ExemptRate);
     };
@@ -246,11 +261,7 @@ pub extern "C" fn encryption_talk(
     let headers = &mut noted.headers;
     // SAFETY: the context is valid for the whole program.
     let len = unsafe { (*skb).len };
-    let end = if headers.len == 0 {
-        len
-    } else {
-        headers.network + headers.len
-    };
+    let end = headers.end(len);
     headers.segment.len = end.saturating_sub(headers.payload);
     if len > end && len - headers.frame > PADDED {
         return REFUSED | Why::Malformed as u64;
@@ -263,7 +274,9 @@ pub extern "C" fn encryption_talk(
             headers.segment.seq = (numbers >> 32) as u32;
             headers.segment.ack = numbers as u32;
         }
-        if encryption_within(bucket, key, &headers.segment) != 0 {
+        // Of a whole packet that is in no tunnel, `encryption_within` was asked before.
+        let asked = headers.frame == 0 && headers.segment.piece == piece::WHOLE;
+        if !asked && encryption_inside(bucket, key, &headers.segment) != 0 {
             // Its flow has it already: from the record's header.
             noted.evidence = 0;
             return Class::Records as u64;
@@ -357,26 +370,6 @@ pub extern "C" fn encryption_pick(bucket: *const Bucket, key: *const FlowKey, no
     };
     let (way, known) = pick(bucket, key, now_ms);
     way as u64 & 3 | (known as u64) << 2
-}
-
-/// [`tcp::is_within`] of the conversation, if it stands in its bucket. Without the lock: see there. 1: it is.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn encryption_within(
-    bucket: *const Bucket,
-    key: *const FlowKey,
-    segment: *const Segment,
-) -> u64 {
-    // SAFETY: the caller's; to the verifier a pointer may be null.
-    let (Some(bucket), Some(key), Some(segment)) =
-        (unsafe { (bucket.as_ref(), key.as_ref(), segment.as_ref()) })
-    else {
-        return 0;
-    };
-    match find(bucket, key) {
-        Some(talk) => tcp::is_within(talk, segment) as u64,
-        None => 0,
-    }
 }
 
 /// Judges the payload, whose segment was noted.

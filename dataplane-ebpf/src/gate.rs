@@ -105,7 +105,9 @@ fn begin<const DIRECTION: u32, const APART: bool>(ctx: &TcContext, ifindex: u32)
                     Err(reason) => reason,
                     Ok(admitted) => {
                         let port = admitted.port;
-                        if port.share | port.quota | port.encryption != 0 {
+                        if port.share | port.quota | port.encryption != 0
+                            && !held::within(ctx.skb.skb, &admitted, &book, &booked)
+                        {
                             return held::hold(&admitted, &book, &booked, ctx.len());
                         }
                         // Asked for again, not kept: this function's stack is full.

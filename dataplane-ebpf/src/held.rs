@@ -13,6 +13,7 @@ use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use dataplane_common::{
     abi::{Epoch, FROM_TENANT, TO_TENANT},
     ecn::Departure,
+    encryption::Class,
     reason::DropReason,
     wire::Wire,
 };
@@ -32,6 +33,28 @@ pub struct Held {
     encryption: u32,
     /// 0: the port's tenant shares no uplink.
     shares: u32,
+    /// 1: [`within`] was asked, and said no.
+    asked: u32,
+    reserved: u32,
+}
+
+/// Is the packet within a record whose header was read, and its port has nothing but a policy? Then it need not be held, and its
+/// class is booked.
+#[inline(always)]
+pub fn within(skb: *mut __sk_buff, admitted: &Admitted, book: &Book, wire: &Wire) -> bool {
+    let port = admitted.port;
+    if port.share | port.quota != 0 {
+        return false;
+    }
+    let about = about(book.direction, admitted.zone, book.slot) | (port.encryption as u64) << 32;
+    // The whole epoch, not its policy set: that would be kept on the stack from where it was first asked for.
+    encryption::encryption_within(skb, book.epoch.0, about, wire.packets, wire.l2_bytes) != 0
+}
+
+/// What the functions of [`encryption`] are told.
+#[inline(always)]
+fn about(direction: u32, zone: u32, slot: u32) -> u64 {
+    direction as u64 | (zone as u64) << 8 | (slot as u64) << 16
 }
 
 /// Holds it.
@@ -52,6 +75,8 @@ pub fn hold(admitted: &Admitted, book: &Book, wire: &Wire, len: u32) -> i32 {
             len,
             encryption: admitted.port.encryption,
             shares: (admitted.port.share != 0) as u32,
+            asked: (admitted.port.share | admitted.port.quota == 0) as u32,
+            reserved: 0,
         };
     }
     verdict::HELD
@@ -71,11 +96,16 @@ pub fn judge(skb: *mut __sk_buff) -> i32 {
     if held.encryption == 0 {
         return held_end(skb, 0) as i32;
     }
-    let about = held.direction as u64
-        | (Epoch(held.epoch).policy_set() as u64) << 2
-        | (held.zone as u64) << 8
-        | (held.slot as u64) << 16;
+    let about = about(held.direction, held.zone, held.slot);
     let number = held.encryption;
+    if held.asked == 0 {
+        let about = about | (number as u64) << 32;
+        // Booked at the end: its tenant's budget may still refuse it.
+        if encryption::encryption_within(skb, held.epoch, about, 0, 0) != 0 {
+            return held_end(skb, Class::Records as u64) as i32;
+        }
+    }
+    let about = about | (Epoch(held.epoch).policy_set() as u64) << 2;
     let mut judged = encryption::encryption_judge(skb, about, number);
     if judged == encryption::LOOK {
         judged = encryption::encryption_look(skb, about, number);

@@ -222,6 +222,15 @@ pub fn sizes() -> Sizes {
     }
 }
 
+/// The same for what the number of zones does not matter to: where a constant is named, it is loaded.
+#[inline(always)]
+pub fn slots() -> Sizes {
+    Sizes {
+        slots: SLOTS_MAX.load(),
+        zones: 0,
+    }
+}
+
 /// Places of the flow table, likewise.
 #[inline(always)]
 pub fn flow_places() -> u32 {

@@ -41,7 +41,7 @@ pub fn slot(ifindex: u32, vlan: Option<u16>) -> Result<u32, DropReason> {
 /// [`DropReason::PortInactive`].
 #[inline(always)]
 pub fn policy(epoch: Epoch, slot: u32) -> Result<&'static PortPolicy, DropReason> {
-    match maps::PORTS.get(maps::sizes().port(epoch.policy_set(), slot)) {
+    match maps::PORTS.get(maps::slots().port(epoch.policy_set(), slot)) {
         Some(port) if port.has(PortPolicy::ACTIVE) => Ok(port),
         _ => Err(DropReason::PortInactive),
     }

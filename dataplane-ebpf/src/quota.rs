@@ -60,7 +60,7 @@ extern "C" fn quota_take(about: u64, l2_bytes: u64) -> u64 {
         (about >> 2) as u32 & 1,
     );
     let (zone, account) = ((about >> 8) as u32 & 63, (about >> 16) as u32 & 0xFFFF);
-    let policy = maps::QUOTAS.get(quota_index(maps::sizes().slots, set, account));
+    let policy = maps::QUOTAS.get(quota_index(maps::slots().slots, set, account));
     let (Some(policy), Some(counts)) = (policy, maps::QUOTA_COUNTS.get_ptr_mut(account)) else {
         return 1;
     };

@@ -70,7 +70,7 @@ pub extern "C" fn tc_neighbour(skb: *mut __sk_buff, nd: u64, slot: u32, policy_s
         kind: (nd >> 16) as u8,
         end: (nd >> 32) as u32,
     };
-    let Some(port) = maps::PORTS.get(maps::sizes().port(policy_set & 1, slot)) else {
+    let Some(port) = maps::PORTS.get(maps::slots().port(policy_set & 1, slot)) else {
         return 0;
     };
     let lists = Lists {

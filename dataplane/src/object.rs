@@ -211,6 +211,14 @@ const THIN_KEYS: [&str; 5] = [
 /// # Errors
 /// [`Error::Btf`], [`Error::Load`], and what [`Pins::check`] finds.
 pub fn load(plan: &Plan, pins: Option<&Pins>) -> Result<Ebpf> {
+    load_elf(plan, pins, OBJECT)
+}
+
+/// The same of the programs in `elf`: [`OBJECT`], or those of another build that a bench measures beside it.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_elf(plan: &Plan, pins: Option<&Pins>, elf: &[u8]) -> Result<Ebpf> {
     let offsets = btf::offsets()?;
     let mut loader = EbpfLoader::new();
     loader.verifier_log_level(VerifierLogLevel::STATS);
@@ -250,7 +258,7 @@ pub fn load(plan: &Plan, pins: Option<&Pins>) -> Result<Ebpf> {
             loader.map_pin_path(name, pins.map(name));
         }
     }
-    loader.load(OBJECT).map_err(|error| Error::Load {
+    loader.load(elf).map_err(|error| Error::Load {
         reason: chain(&error),
     })
 }

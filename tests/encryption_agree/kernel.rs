@@ -47,6 +47,7 @@ pub struct Kernel {
     plan: Plan,
     mechanism: Mechanism,
     ifindex: u32,
+    port: PortPolicy,
 }
 
 /// What the kernel remembers of a conversation. All zero: nothing.
@@ -123,11 +124,16 @@ impl Kernel {
             plan,
             mechanism,
             ifindex,
+            port: policy,
         })
     }
 
-    /// Begins anew: under `rule`, with no conversation known.
-    pub fn begin(&mut self, rule: &Rule) -> Result<()> {
+    /// Begins anew: under `rule`, with no conversation known. With a `budget`, of which nothing is counted, each packet is held
+    /// until it has its verdict; without one, what is within a record is not.
+    pub fn begin(&mut self, rule: &Rule, budget: bool) -> Result<()> {
+        self.port.quota = u32::from(budget);
+        let port = self.plan.sizes.port(EPOCH.policy_set(), SLOT);
+        self.maps.ports.set(port, Raw(self.port), 0)?;
         let at = EPOCH.policy_set() * RULES_MAX + 1;
         self.maps.rules.set(at, Raw(*rule), 0)?;
         self.maps.conversations.set(0, Raw(Bucket::default()), 0)?;

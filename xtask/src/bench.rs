@@ -42,6 +42,10 @@ pub struct Bench {
     /// The same on another kernel under QEMU, which has more peers: 6.1, 6.12, 7.x.
     #[arg(long, value_name = "KERNEL", requires = "isolation")]
     vm: Option<String>,
+    /// A packet's cost in these programs and in those of FILE instead, in turns: an object of eBPF, or the `bench-turns` of another
+    /// commit. `--help` behind `--` has its options.
+    #[arg(long, value_name = "FILE", conflicts_with = "isolation")]
+    against: Vec<PathBuf>,
     /// How fast records come to each sink instead, and what that costs; stored in bench/results/sinks.jsonl.
     #[arg(long, conflicts_with = "isolation")]
     sinks: bool,
@@ -84,6 +88,9 @@ impl Bench {
         let first = self.args.first().map(String::as_str);
         if self.isolation || first == Some("isolation") {
             return self.isolation();
+        }
+        if !self.against.is_empty() {
+            return self.in_turns();
         }
         if self.sinks {
             crate::sinks::run(self.short)?;
@@ -140,9 +147,7 @@ impl Bench {
 impl Bench {
     /// The table beside what would be used instead: its program is of the crate `bench`.
     fn isolation(&self) -> Result<ExitCode> {
-        let mut build = host::cargo();
-        build.args(["build", "--release", "--workspace", "--bins"]);
-        host::run(&mut build)?;
+        build()?;
         let program = host::target_dir().join("release/bench-isolation");
         if let Some(kernel) = &self.vm {
             return self.isolation_in_vm(kernel, program);
@@ -159,6 +164,29 @@ impl Bench {
             .status()
             .context("bench-isolation does not run")?;
         anyhow::ensure!(status.success(), "bench --isolation: {status}");
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Builds the programs of the crate `bench`, among others.
+fn build() -> Result<()> {
+    host::run(host::cargo().args(["build", "--release", "--workspace", "--bins"]))
+}
+
+impl Bench {
+    /// Two builds of the gate side by side.
+    fn in_turns(&self) -> Result<ExitCode> {
+        build()?;
+        let mut bench = Command::new(host::target_dir().join("release/bench-turns"));
+        for against in &self.against {
+            bench.arg("--against").arg(against);
+        }
+        if self.short {
+            bench.args(["--turns", "10", "--rounds", "1"]);
+        }
+        let status = bench.args(&self.args).status();
+        let status = status.context("bench-turns does not run")?;
+        anyhow::ensure!(status.success(), "bench --against: {status}");
         Ok(ExitCode::SUCCESS)
     }
 }

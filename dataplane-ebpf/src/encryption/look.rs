@@ -52,12 +52,8 @@ pub extern "C" fn encryption_look(skb: *mut __sk_buff, about: u64, number: u32) 
 /// Where what the headers describe ends, bytes from the packet's beginning.
 #[inline(always)]
 fn end(skb: *mut __sk_buff, noted: &Noted) -> u32 {
-    if noted.headers.len == 0 {
-        // SAFETY: the context is valid for the whole program.
-        unsafe { (*skb).len }
-    } else {
-        noted.headers.network + noted.headers.len
-    }
+    // SAFETY: the context is valid for the whole program.
+    noted.headers.end(unsafe { (*skb).len })
 }
 
 /// Notes the packet that an overlay carries in place of the one outside.

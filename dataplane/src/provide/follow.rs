@@ -120,6 +120,7 @@ impl Provided {
         let now = Duration::from_nanos(clock_ns(libc::CLOCK_BOOTTIME));
         let unix_s = wireguard::unix_s();
         let mut events = Vec::new();
+        self.provider.look()?;
         let routes = self.rtnl.provided_routes();
         let routes = routes.map_err(|refusal| Error::Netlink(refusal.to_string()))?;
         let mut all = Vec::new();
@@ -217,7 +218,7 @@ impl Provided {
         let since = [sides[0].since_s, sides[1].since_s];
         if let Some(side) = law::renews(tunnel.rotate, unix_s, since, &uses) {
             self.provider.renew(tunnel, side)?;
-            // Those who know the old key are heard no more.
+            // Those who know the old key are heard no more: the provider has ended their sessions.
             self.ears
                 .retain(|(of, _, on), _| *of != tunnel.name || *on != side);
             let device = tunnel.device_of(side);

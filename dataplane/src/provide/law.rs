@@ -2,7 +2,8 @@
 //!
 //! A tunnel has two sides, each with a key of its own on every host, and both receive at any time. One of them carries
 //! what leaves; whose turn it is follows from the wall clock alone, so that hosts agree without a word. In the second half of a
-//! turn the other side, which carries nothing, gets a new key, and the other hosts have the rest of the turn to learn it.
+//! turn, but not at its very end, the other side, which carries nothing, gets a new key, and the other hosts have the rest of the
+//! turn to learn it.
 //!
 //! Invariants
 //! - Who leaves a side leaves it for one on which the other end is heard: a rotation loses nothing.
@@ -47,6 +48,8 @@ impl Side {
 pub const KEEPALIVE_S: u16 = 5;
 /// An end that was not heard for so long is taken for gone.
 pub const HEARD: Duration = Duration::from_secs(18);
+/// How late somebody may look, seconds.
+const LATE_S: u64 = 2;
 /// How far back an [`Ear`] remembers.
 const REMEMBERED: Duration = Duration::from_secs(15);
 /// Bytes that keepalives and handshakes bring in [`REMEMBERED`], at most: 32 every 5 s, and 148 + 92 of a handshake, twice.
@@ -104,7 +107,10 @@ pub fn renews(
     let phase = unix_s % period;
     let carries = turn(rotate, unix_s);
     let idle = carries.other();
-    let due = phase >= period / 2 && since[idle as usize] < unix_s - phase;
+    // So early that everybody has noticed before the next turn that the old key is silent: else it would be turned to.
+    let silent = HEARD.as_secs() + LATE_S;
+    let in_time = phase >= period / 2 && phase + silent <= period;
+    let due = in_time && since[idle as usize] < unix_s - phase;
     let free = peers
         .iter()
         .all(|peer| peer.carries == Some(carries) && peer.heard && !peer.sends);
@@ -204,6 +210,10 @@ mod tests {
         assert_eq!(renews(MINUTE, 89, since, &[moved]), None);
         assert_eq!(renews(MINUTE, 90, since, &[moved]), Some(Side::A));
         assert_eq!(renews(MINUTE, 95, [90, 40], &[moved]), None);
+        // Too late for the others to notice before the next turn.
+        assert_eq!(renews(MINUTE, 100, since, &[moved]), Some(Side::A));
+        assert_eq!(renews(MINUTE, 101, since, &[moved]), None);
+        assert_eq!(renews(MINUTE, 119, since, &[moved]), None);
         assert_eq!(renews(None, 90, since, &[moved]), None);
         for peer in [
             Use {

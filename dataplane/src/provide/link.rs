@@ -101,24 +101,27 @@ impl Rtnl {
         self.ask(libc::RTM_NEWLINK, 0, &ifinfomsg(ifindex, false), &more)
     }
 
-    /// Has the device this address?
-    pub(super) fn has_address(&mut self, ifindex: u32, is: IpAddr) -> Result<bool> {
-        let (family, wanted) = octets(is);
-        let mut body = [0; 8];
-        body[0] = family;
+    /// Addresses of all devices, by their indices.
+    pub(super) fn addresses(&mut self) -> Result<Vec<(u32, IpAddr)>> {
         let nothing = Attributes::default();
-        self.send(libc::RTM_GETADDR, libc::NLM_F_DUMP, &body, &nothing)?;
-        let mut has = false;
+        // AF_UNSPEC: of both families.
+        self.send(libc::RTM_GETADDR, libc::NLM_F_DUMP, &[0; 8], &nothing)?;
+        let mut found = Vec::new();
         self.receive(|kind, body| {
-            if kind != libc::RTM_NEWADDR || u32_at(body, 4) != Some(ifindex) {
+            let ifindex = u32_at(body, 4);
+            let (libc::RTM_NEWADDR, Some(ifindex)) = (kind, ifindex) else {
                 return;
+            };
+            // IPv4 has its own address in the first, IPv6 where nobody is at the other end in the second.
+            for (kind, value) in attributes(body.get(8..).unwrap_or_default()) {
+                if matches!(kind, libc::IFA_LOCAL | libc::IFA_ADDRESS)
+                    && let Some(is) = address(value)
+                {
+                    found.push((ifindex, is));
+                }
             }
-            let mut all = attributes(body.get(8..).unwrap_or_default());
-            has |= all.any(|(kind, value)| {
-                matches!(kind, libc::IFA_LOCAL | libc::IFA_ADDRESS) && value == wanted
-            });
         })?;
-        Ok(has)
+        Ok(found)
     }
 
     /// Gives a device an address, alone in its prefix. One that is there stays.

@@ -150,6 +150,12 @@ pub trait Provider: Send {
     /// What it is called, and with which algorithms.
     fn name(&self) -> &'static str;
 
+    /// Begins a round: reads what is there of all tunnels, once. What is asked below is answered from that.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    fn look(&mut self) -> Result<()>;
+
     /// Makes the kernel have a side as the tunnel wants it, with a new key if it has none. Changes nothing that is right:
     /// a session that stands goes on.
     ///
@@ -157,7 +163,7 @@ pub trait Provider: Send {
     /// What the kernel refused.
     fn settle(&mut self, tunnel: &Tunnel, side: Side) -> Result<Standing>;
 
-    /// Draws a new key for a side. Sessions with it end.
+    /// Draws a new key for a side. Sessions with the old one end at once, in both directions: nobody is heard by them.
     ///
     /// # Errors
     /// What the kernel refused.

@@ -19,7 +19,8 @@ use netlink_packet_generic::{
 };
 use netlink_packet_wireguard::{
     WireguardAddressFamily, WireguardAllowedIp, WireguardAllowedIpAttr, WireguardAttribute,
-    WireguardCmd, WireguardMessage, WireguardPeer, WireguardPeerAttribute, WireguardPeerFlags,
+    WireguardCmd, WireguardDeviceFlags, WireguardMessage, WireguardPeer, WireguardPeerAttribute,
+    WireguardPeerFlags,
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
 use std::{
@@ -37,6 +38,10 @@ pub(crate) struct Wireguard {
     rtnl: Rtnl,
     /// Where each peer of a device was last told to be: the kernel itself follows a peer that moves.
     told: BTreeMap<(String, Key), Endpoint>,
+    /// Of this round: the devices that were made here, and all addresses by device.
+    devices: Vec<Device>,
+    addresses: Vec<(u32, IpAddr)>,
+    family: Family,
 }
 
 /// A device as the kernel has it.
@@ -74,30 +79,23 @@ impl Wireguard {
         Ok(Self {
             rtnl,
             told: BTreeMap::new(),
+            devices: Vec::new(),
+            addresses: Vec::new(),
+            family: Family::default(),
         })
-    }
-
-    fn devices(&mut self) -> Result<Vec<Device>> {
-        self.rtnl
-            .provided()
-            .map_err(|refusal| Error::Netlink(refusal.to_string()))
     }
 
     /// The device of that name, made where there is none.
     fn device(&mut self, name: &str) -> Result<(Device, bool)> {
-        if let Some(known) = self
-            .devices()?
-            .into_iter()
-            .find(|device| device.name == name)
-        {
-            return Ok((known, false));
+        if let Some(known) = self.devices.iter().find(|device| device.name == name) {
+            return Ok((known.clone(), false));
         }
         let made = self.rtnl.add_link(name, KIND);
         match made {
             Ok(()) => {}
             // Somebody else's; or of a daemon that was killed before it could mark it, and then it has no key.
             Err(Refusal { code, .. }) if code == libc::EEXIST => {
-                let found = get(name).map_err(|error| failed(name, error))?;
+                let found = self.family.get(name).map_err(|error| failed(name, error))?;
                 if found.public_key.is_some() {
                     let reason = "there is an interface of this name that octroi did not make; write another `device` in [[provide]]";
                     return Err(failed(name, reason));
@@ -118,10 +116,13 @@ impl Wireguard {
             up: false,
             says: String::new(),
         };
+        self.devices.push(device.clone());
         Ok((device, true))
     }
 
-    /// Gives the device a key that nobody has seen, and notes when.
+    /// Gives the device a key that nobody has seen, and notes when. Its peers go with the old one, and are made again by the next
+    /// [`Provider::settle`]: Linux ends with a key what is sent by its sessions (`wg_noise_expire_current_peer_keypairs`), and receives by
+    /// them for three minutes more, in which a peer that does not know the new key would seem to be heard.
     fn draw(&mut self, tunnel: &Tunnel, side: Side, ifindex: u32) -> Result<u64> {
         let name = tunnel.device_of(side);
         let mut key = [0; 32];
@@ -129,7 +130,11 @@ impl Wireguard {
         // As curve25519 wants it (RFC 7748 §5); the kernel does the same.
         key[0] &= 248;
         key[31] = key[31] & 127 | 64;
-        let set = set(&name, vec![WireguardAttribute::PrivateKey(key)]);
+        let drawn = vec![
+            WireguardAttribute::Flags(WireguardDeviceFlags::ReplacePeers),
+            WireguardAttribute::PrivateKey(key),
+        ];
+        let set = self.family.set(&name, drawn);
         key.fill(0);
         set.map_err(|error| failed(&name, error))?;
         let since_s = unix_s();
@@ -160,7 +165,8 @@ impl Wireguard {
                     WireguardPeerAttribute::PublicKey(gone.0),
                     WireguardPeerAttribute::Flags(WireguardPeerFlags::RemoveMe),
                 ]);
-                set(&name, vec![WireguardAttribute::Peers(vec![peer])])?;
+                let peers = vec![WireguardAttribute::Peers(vec![peer])];
+                self.family.set(&name, peers)?;
                 self.told.remove(&(name.clone(), gone));
                 changed = true;
             }
@@ -184,7 +190,8 @@ impl Wireguard {
                 WireguardPeerAttribute::PersistentKeepalive(law::KEEPALIVE_S),
                 WireguardPeerAttribute::AllowedIps(peer.addresses.iter().map(allowed).collect()),
             ]);
-            set(&name, vec![WireguardAttribute::Peers(vec![wanted])])?;
+            let peers = vec![WireguardAttribute::Peers(vec![wanted])];
+            self.family.set(&name, peers)?;
             self.told.insert((name.clone(), key), endpoint);
             changed = true;
         }
@@ -197,12 +204,19 @@ impl Provider for Wireguard {
         "WireGuard (Curve25519, ChaCha20-Poly1305, BLAKE2s)"
     }
 
+    fn look(&mut self) -> Result<()> {
+        let failed = |refusal: Refusal| Error::Netlink(refusal.to_string());
+        self.devices = self.rtnl.provided().map_err(failed)?;
+        self.addresses = self.rtnl.addresses().map_err(failed)?;
+        Ok(())
+    }
+
     fn settle(&mut self, tunnel: &Tunnel, side: Side) -> Result<Standing> {
         let name = tunnel.device_of(side);
         let (device, made) = self.device(&name)?;
         let ifindex = device.ifindex;
         let why = |error: io::Error| failed(&name, error);
-        let mut found = get(&name).map_err(why)?;
+        let mut found = self.family.get(&name).map_err(why)?;
         let mark = format!("{} {} ", tunnel.name, side.letter());
         let noted = device.says.strip_prefix(&mark);
         let since_s = match (found.public_key, noted.and_then(|since| since.parse().ok())) {
@@ -216,18 +230,18 @@ impl Provider for Wireguard {
         };
         let port = tunnel.port_of(side);
         if found.port != port {
-            set(&name, vec![WireguardAttribute::ListenPort(port)]).map_err(|error| {
+            let listens = vec![WireguardAttribute::ListenPort(port)];
+            self.family.set(&name, listens).map_err(|error| {
                 let reason = format!("UDP port {port}: {error}; write another `listen_port`");
                 failed(&name, reason)
             })?;
         }
         let changed = self.settle_peers(tunnel, side, &found).map_err(why)?;
         if changed || found.public_key.is_none() {
-            found = get(&name).map_err(why)?;
+            found = self.family.get(&name).map_err(why)?;
         }
         let refused = |refusal: Refusal| failed(&name, refusal);
-        let has = self.rtnl.has_address(ifindex, tunnel.address);
-        if !has.map_err(refused)? {
+        if !self.addresses.contains(&(ifindex, tunnel.address)) {
             self.rtnl
                 .give_address(ifindex, tunnel.address)
                 .map_err(refused)?;
@@ -258,7 +272,7 @@ impl Provider for Wireguard {
             .flat_map(|tunnel| Side::BOTH.map(|side| tunnel.device_of(side)))
             .collect();
         let mut gone = Vec::new();
-        for device in self.devices()? {
+        for device in std::mem::take(&mut self.devices) {
             if !kept.contains(&device.name) {
                 let deleted = self.rtnl.delete_link(device.ifindex);
                 deleted.map_err(|refusal| failed(&device.name, refusal))?;
@@ -335,49 +349,55 @@ where
     }
 }
 
-/// The number that the kernel gave to the family.
-fn family() -> io::Result<u16> {
-    let request = GenlMessage::from_payload(GenlCtrl {
-        cmd: GenlCtrlCmd::GetFamily,
-        nlas: vec![GenlCtrlAttrs::FamilyName(KIND.into())],
-    });
-    let mut number = None;
-    ask(request, 0, |answer| {
-        number = answer.payload.nlas.iter().find_map(|nla| match nla {
-            GenlCtrlAttrs::FamilyId(id) => Some(*id),
-            _ => None,
+/// The number that the kernel gave to the family, once it was asked.
+#[derive(Debug, Default)]
+struct Family(Option<u16>);
+
+impl Family {
+    fn number(&mut self) -> io::Result<u16> {
+        if let Some(number) = self.0 {
+            return Ok(number);
+        }
+        let request = GenlMessage::from_payload(GenlCtrl {
+            cmd: GenlCtrlCmd::GetFamily,
+            nlas: vec![GenlCtrlAttrs::FamilyName(KIND.into())],
         });
-    })?;
-    number.ok_or_else(|| io::Error::from_raw_os_error(libc::EOPNOTSUPP))
-}
+        ask(request, 0, |answer| {
+            self.0 = answer.payload.nlas.iter().find_map(|nla| match nla {
+                GenlCtrlAttrs::FamilyId(id) => Some(*id),
+                _ => None,
+            });
+        })?;
+        self.0
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+    }
 
-fn message(
-    cmd: WireguardCmd,
-    attributes: Vec<WireguardAttribute>,
-) -> io::Result<GenlMessage<WireguardMessage>> {
-    let mut message = GenlMessage::from_payload(WireguardMessage { cmd, attributes });
-    message.set_resolved_family_id(family()?);
-    Ok(message)
-}
+    fn ask(
+        &mut self,
+        cmd: WireguardCmd,
+        attributes: Vec<WireguardAttribute>,
+        flags: u16,
+        each: impl FnMut(GenlMessage<WireguardMessage>),
+    ) -> io::Result<()> {
+        let mut message = GenlMessage::from_payload(WireguardMessage { cmd, attributes });
+        message.set_resolved_family_id(self.number()?);
+        ask(message, flags, each).inspect_err(|_| {
+            // A module that was taken out and loaded again has another number.
+            self.0 = None;
+        })
+    }
 
-fn set(device: &str, more: Vec<WireguardAttribute>) -> io::Result<()> {
-    let mut attributes = vec![WireguardAttribute::IfName(device.to_owned())];
-    attributes.extend(more);
-    ask(
-        message(WireguardCmd::SetDevice, attributes)?,
-        NLM_F_ACK,
-        |_| (),
-    )
-}
+    fn set(&mut self, device: &str, more: Vec<WireguardAttribute>) -> io::Result<()> {
+        let mut attributes = vec![WireguardAttribute::IfName(device.to_owned())];
+        attributes.extend(more);
+        self.ask(WireguardCmd::SetDevice, attributes, NLM_F_ACK, |_| ())
+    }
 
-/// Reads a device. Its private key comes along, and goes no further.
-fn get(device: &str) -> io::Result<Found> {
-    let name = vec![WireguardAttribute::IfName(device.to_owned())];
-    let mut found = Found::default();
-    ask(
-        message(WireguardCmd::GetDevice, name)?,
-        NLM_F_DUMP,
-        |part| {
+    /// Reads a device. Its private key comes along, and goes no further.
+    fn get(&mut self, device: &str) -> io::Result<Found> {
+        let name = vec![WireguardAttribute::IfName(device.to_owned())];
+        let mut found = Found::default();
+        self.ask(WireguardCmd::GetDevice, name, NLM_F_DUMP, |part| {
             for attribute in part.payload.attributes {
                 match attribute {
                     WireguardAttribute::PublicKey(key) => found.public_key = Some(Key(key)),
@@ -388,9 +408,9 @@ fn get(device: &str) -> io::Result<Found> {
                     _ => {}
                 }
             }
-        },
-    )?;
-    Ok(found)
+        })?;
+        Ok(found)
+    }
 }
 
 impl Found {

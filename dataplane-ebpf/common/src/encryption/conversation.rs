@@ -7,7 +7,7 @@
 //! daemon. The table is an array: it takes no allocation and cannot fill.
 
 use super::Why;
-use crate::flow::FlowKey;
+use crate::{flow::FlowKey, parse::ethertype};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Conversations in a bucket.
@@ -271,12 +271,21 @@ pub const fn buckets(conversations: u32) -> u32 {
     }
 }
 
+/// An address in 64 bits.
+#[inline(always)]
+const fn folded(address: [u32; 4]) -> u64 {
+    (address[0] ^ address[3]) as u64 | ((address[1] ^ address[2]) as u64) << 32
+}
+
 /// 32 bits of a key, evenly.
 #[inline(always)]
 pub const fn hash(key: &FlowKey) -> u32 {
-    let ends = (key.local[0] ^ key.local[3]) as u64 ^ ((key.local[1] ^ key.local[2]) as u64) << 32;
-    let far =
-        (key.remote[0] ^ key.remote[3]) as u64 ^ ((key.remote[1] ^ key.remote[2]) as u64) << 32;
+    let (ends, far) = if key.ethertype == ethertype::IPV4 {
+        // The words behind the first are 0.
+        (key.local[0] as u64, key.remote[0] as u64)
+    } else {
+        (folded(key.local), folded(key.remote))
+    };
     let ports = (key.local_port as u64) << 48
         | (key.remote_port as u64) << 32
         | (key.slot as u64) << 16
@@ -323,7 +332,8 @@ pub fn find<'a>(bucket: &'a Bucket, key: &FlowKey) -> Option<&'a Conversation> {
     None
 }
 
-/// Are both keys of one conversation, whatever their zone? Word by word, what differs most first.
+/// Are both keys of one conversation, whatever their zone? Word by word, what differs most first; of IPv4 the words behind the
+/// first are 0.
 #[inline(always)]
 fn same(a: &FlowKey, b: &FlowKey) -> bool {
     a.remote_port == b.remote_port
@@ -334,12 +344,13 @@ fn same(a: &FlowKey, b: &FlowKey) -> bool {
         && a.ethertype == b.ethertype
         && a.vlan == b.vlan
         && a.protocol == b.protocol
-        && a.remote[1] == b.remote[1]
-        && a.remote[2] == b.remote[2]
-        && a.remote[3] == b.remote[3]
-        && a.local[1] == b.local[1]
-        && a.local[2] == b.local[2]
-        && a.local[3] == b.local[3]
+        && (a.ethertype == ethertype::IPV4
+            || a.remote[1] == b.remote[1]
+                && a.remote[2] == b.remote[2]
+                && a.remote[3] == b.remote[3]
+                && a.local[1] == b.local[1]
+                && a.local[2] == b.local[2]
+                && a.local[3] == b.local[3])
 }
 
 const _: () = {

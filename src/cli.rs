@@ -6,8 +6,8 @@ use crate::{
     config::{self, Config},
     correct,
     daemon::{self, control},
-    demo, doctor, encryption, explain, flows, generate, import, loader, metrics, privacy, proof,
-    provide, quota, reconcile, records, sinks, statement, status, store, top, usage,
+    demo, doctor, encryption, explain, flows, generate, import, loader, metrics, price, privacy,
+    proof, provide, quota, reconcile, records, sinks, statement, status, store, top, usage,
 };
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use dataplane::object;
@@ -75,6 +75,10 @@ enum Command {
         /// One JSON object on standard output.
         #[arg(long)]
         json: bool,
+        /// Measure instead what a packet and a byte cost this host, in namespaces of its own, for at most 15 seconds, and say
+        /// what `packet_price_bytes` that makes.
+        #[arg(long)]
+        calibrate: bool,
     },
     /// Ports, rates, drops, and what is in force.
     Status {
@@ -250,7 +254,11 @@ pub fn run() -> ExitCode {
         Command::Port { action } => port(action),
         Command::Import { source } => import::run(&source).map_err(Failure::from),
         Command::Check { file, access } => check(&file, access),
-        Command::Doctor { json } => return doctor::run(json),
+        Command::Doctor {
+            json,
+            calibrate: true,
+        } => doctor::calibrate(json).map_err(Failure::from),
+        Command::Doctor { json, .. } => return doctor::run(json),
         Command::Status { json, at } => {
             status::show(&at.run_dir, &at.pin_dir, json).map_err(Failure::from)
         }
@@ -355,6 +363,7 @@ fn check(file: &Path, with_access: bool) -> Result<(), Failure> {
         config.uplinks.len()
     );
     config::quota::tell(&config);
+    price::tell(&config);
     encryption::explain(&config);
     provide::explain(&config);
     sinks::tell(&config);

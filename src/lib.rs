@@ -21,6 +21,7 @@ pub mod live;
 pub mod loader;
 pub mod metrics;
 pub mod period;
+mod price;
 mod privacy;
 mod proof;
 mod provide;

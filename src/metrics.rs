@@ -303,6 +303,7 @@ mod tests {
             mechanism: "tcx".into(),
             bpf_sha256: String::new(),
             revision: 7,
+            packet_price_bytes: 0,
             window: 9,
             zones: (0_u32..).zip(BUILT_IN_ZONES.map(String::from)).collect(),
             tenants: BTreeMap::new(),

@@ -3,7 +3,7 @@
 use crate::{
     config::{self, BUILT_IN_ZONES, Config},
     daemon::{self, control},
-    loader, provide, quota,
+    loader, price, provide, quota,
 };
 use anyhow::Result;
 use dataplane::{
@@ -29,6 +29,10 @@ pub struct Report {
     pub bpf_sha256: String,
     /// Policy revision in force.
     pub revision: u32,
+    /// What a packet pays above its bytes at every ceiling, guarantee and share, bytes; 0: nothing. Without a daemon: 0 also
+    /// where no limit is.
+    #[serde(default)]
+    pub packet_price_bytes: u32,
     /// Open window.
     pub window: u32,
     /// Names of zones by number.
@@ -73,6 +77,7 @@ impl Report {
             mechanism: gate.mechanism().name().into(),
             bpf_sha256: object::OBJECT_SHA256.into(),
             revision: epoch.revision(),
+            packet_price_bytes: config.host.packet_price_bytes.into(),
             window: epoch.window(),
             zones: built_in.chain(configured).collect(),
             tenants: config
@@ -99,12 +104,14 @@ impl Report {
             epoch,
             ports,
             uplinks,
+            packet_price,
         } = gate::read_pinned(pins)?;
         Ok(Self {
             daemon: false,
             mechanism: dataplane::attach::mechanism().name().into(),
             bpf_sha256: String::new(),
             revision: epoch.revision(),
+            packet_price_bytes: packet_price,
             window: epoch.window(),
             zones: (0u32..).zip(BUILT_IN_ZONES.map(String::from)).collect(),
             tenants: BTreeMap::new(),
@@ -192,6 +199,9 @@ fn table(report: &Report) -> String {
         text.insert_str(0, &audit_lines(&meter.audit));
     }
     text.insert_str(0, &quota::lines(report));
+    if let Some(line) = price::line(report.packet_price_bytes) {
+        text.insert_str(0, &(line + "\n"));
+    }
     for port in &report.ports {
         let drops = |direction: &Direction| -> u64 {
             direction

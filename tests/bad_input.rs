@@ -44,7 +44,7 @@ addresses = ["10.0.0.6"]
 "#;
 
 /// What is put in the place of what, and what is said of it: where, what is wrong, what to do.
-const MISTAKES: [(&str, &str, [&str; 3]); 16] = [
+const MISTAKES: [(&str, &str, [&str; 3]); 17] = [
     (
         "tap1",
         "tap0",
@@ -168,6 +168,15 @@ const MISTAKES: [(&str, &str, [&str; 3]); 16] = [
         "name = \"h",
         "name = \"",
         [":2:8: ", "the name is empty", "write 1 to 64 of"],
+    ),
+    (
+        "\n[[tenant]]",
+        "\npacket_price_bytes = 65536\n[[tenant]]",
+        [
+            ":3:22: ",
+            "`packet_price_bytes` is 65536",
+            "write 0 to 65535",
+        ],
     ),
 ];
 

@@ -14,6 +14,8 @@ mod kernel;
 mod oracle;
 #[path = "loaded/place.rs"]
 mod place;
+#[path = "loaded/price.rs"]
+mod price;
 #[path = "loaded/quota.rs"]
 mod quota;
 #[path = "loaded/thin.rs"]
@@ -49,22 +51,25 @@ const BATCH: u32 = 32;
 /// Layer-2 bytes of the frames that the two threads send, by turns.
 const LENGTHS: [usize; 4] = [64, 1_514, 590, 3_000];
 
-/// A ceiling: rate, and burst in bytes or packets.
+/// A ceiling: rate, and burst in bytes or packets; of priced bytes with the price of a packet.
 #[derive(Clone, Copy, Debug)]
 enum Limit {
     Bits(u64, u64),
+    Priced(u64, u64, u32),
     Packets(u64, u64),
 }
 
 /// From a trickle to more than one thread alone can send; each burst with and without room for the
 /// coarse clock.
-const LIMITS: [Limit; 9] = [
+const LIMITS: [Limit; 11] = [
     Limit::Bits(1_000, 1_514),
     Limit::Bits(1_000_000, 12_500),
     Limit::Bits(50_000_000, 3_000),
     Limit::Bits(50_000_000, 625_000),
     Limit::Bits(1_000_000_000, 12_500_000),
     Limit::Bits(5_000_000_000, 62_500_000),
+    Limit::Priced(50_000_000, 625_000, 1_500),
+    Limit::Priced(5_000_000_000, 62_500_000, 8_000),
     Limit::Packets(10, 2),
     Limit::Packets(10_000, 500),
     Limit::Packets(200_000, 10_000),
@@ -175,7 +180,9 @@ fn case(kernel: &mut Kernel, gate: &Gate, way: &Way, limit: Limit, time: Duratio
     let clock_at = |unit| gate.sizes.clock(slot::PLAIN, way.direction, unit);
     let unit = u32::from(matches!(limit, Limit::Packets(..)));
     let (rate, burst) = match limit {
-        Limit::Bits(bits, burst) => (Rate::bytes(BitsPerSecond(bits)), burst),
+        Limit::Bits(bits, burst) | Limit::Priced(bits, burst, _) => {
+            (Rate::bytes(BitsPerSecond(bits)), burst)
+        }
         Limit::Packets(packets, burst) => (Rate::packets(PacketsPerSecond(packets)), burst),
     };
     let begun_ns = now_ns();
@@ -186,7 +193,11 @@ fn case(kernel: &mut Kernel, gate: &Gate, way: &Way, limit: Limit, time: Duratio
     };
     let clock = kernel.maps.clocks.get(&clock_at(unit), 0)?;
     let mut limits = [LimitPolicy::default(); 2];
-    limits[unit as usize] = LimitPolicy::begin(rate, burst, clock, &times);
+    let price = match limit {
+        Limit::Priced(_, _, price) => price,
+        Limit::Bits(..) | Limit::Packets(..) => 0,
+    };
+    limits[unit as usize] = LimitPolicy::begin(rate, burst, clock, &times).priced(price);
     let mut policy = gate.ports.get(&slot::PLAIN).context("no such port")?.policy;
     policy.set_limits(way.direction, limits);
     let place = gate.sizes.port(EPOCH.policy_set(), slot::PLAIN);
@@ -224,7 +235,11 @@ fn case(kernel: &mut Kernel, gate: &Gate, way: &Way, limit: Limit, time: Duratio
          {dropped_bytes} did not"
     );
     let (accepted, largest) = match limit {
-        Limit::Bits(..) => (bytes, LENGTHS.into_iter().max().unwrap_or(0) as u64),
+        Limit::Bits(..) | Limit::Priced(..) => {
+            let price = u64::from(price);
+            let largest = LENGTHS.into_iter().max().unwrap_or(0) as u64;
+            (bytes + price * packets, largest + price)
+        }
         Limit::Packets(..) => (packets, 1),
     };
     let most = rate.units_in(u128::from(took_ns)) + burst + largest;

@@ -12,8 +12,6 @@ mod kernel;
 mod oracle;
 #[path = "loaded/place.rs"]
 mod place;
-#[path = "loaded/tap.rs"]
-mod tap;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{TcAttachType, tc};
@@ -25,6 +23,7 @@ use dataplane_common::{
 use fixtures::ports::{self, Interfaces, slot};
 use kernel::{Kernel, Ledger, difference};
 use octroi::lab::frames::RawSocket;
+use octroi::lab::tap::{self, Header, Tap};
 use oracle::{
     compare,
     dice::{self, Dice},
@@ -35,7 +34,6 @@ use oracle::{
 };
 use place::command;
 use std::time::{Duration, Instant};
-use tap::{Header, Tap};
 
 const EPOCH: Epoch = Epoch::new(3, 7);
 

@@ -84,7 +84,7 @@ pub fn take(
     let clock = maps::CLOCKS.get_ptr_mut(sizes.clock(slot, direction, 0));
     let clock = Shared(clock.ok_or(DropReason::Internal)?);
     let horizon = bytes.horizon_less(fat);
-    let refused = match bytes.take_within(&clock, &Kernel, wire.l2_bytes, horizon) {
+    let refused = match bytes.take_within(&clock, &Kernel, bytes.charge(wire.l2_bytes), horizon) {
         Decision::Pass { backlog: 0, .. } => return Ok(Departure::NOW),
         Decision::Pass { backlog, at_ns } => {
             let at_ns = at_ns + bytes.delay_ns(backlog);
@@ -105,11 +105,13 @@ pub fn give_back(port: &PortPolicy, slot: u32, direction: u32, wire: &Wire) {
     let limits = &port.limits[(direction & 1) as usize];
     let sizes = maps::sizes();
     for (unit, units) in [wire.l2_bytes, wire.packets].into_iter().enumerate() {
+        let limit = &limits[unit & 1];
         let unit = unit as u32;
         if port.has(PortPolicy::limited(direction, unit))
             && let Some(clock) = maps::CLOCKS.get_ptr_mut(sizes.clock(slot, direction, unit))
         {
-            limits[unit as usize & 1].give_back(&Shared(clock), units);
+            // Packets have no price.
+            limit.give_back(&Shared(clock), limit.charge(units));
         }
     }
 }

@@ -18,6 +18,7 @@ use dataplane_common::{
     ecn::{self, Departure},
     reason::DropReason,
     share::{self, Clocks, Link, Paid, Refused},
+    thin::pace,
     wire::Wire,
     zone,
 };
@@ -196,7 +197,7 @@ const BORROWED: u64 = 6;
 const FAT_SHIFT: u32 = 63;
 
 /// ns that a byte takes at what the tenant has at least, times 2^20: its guarantee, else its ceiling, else an eighth of
-/// the link. What is thin is told by it.
+/// the link; with the price of a packet ([`dataplane_common::thin::pace`]). What is thin is told by it.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn share_pace(whose: u64) -> u64 {
@@ -204,18 +205,17 @@ extern "C" fn share_pace(whose: u64) -> u64 {
         return 0;
     };
     if policy.guarantee.limited() {
-        return policy.guarantee.ns_per_unit;
+        return policy.guarantee.pace();
     }
     if policy.ceiling.limited() {
-        return policy.ceiling.ns_per_unit;
+        return policy.ceiling.pace();
     }
-    let rate = match maps::UPLINKS.get(index) {
-        Some(uplink) => uplink.rate,
-        None => 0,
+    let Some(uplink) = maps::UPLINKS.get(index) else {
+        return 0;
     };
     // 2^78 / rate.
-    match (1_u64 << 63).checked_div(rate) {
-        Some(quotient) => quotient << 18,
+    match (1_u64 << 63).checked_div(uplink.rate) {
+        Some(quotient) => pace(quotient << 18, uplink.price as u64),
         None => 0,
     }
 }

@@ -99,7 +99,7 @@ pub fn look<const DIRECTION: u32, const APART: bool>(
         (*ctx.skb.skb).cb[2] = hash as u32;
         (*ctx.skb.skb).cb[3] = (hash >> 32) as u32;
     }
-    let pace = port.limits[(DIRECTION & 1) as usize][0].ns_per_unit;
+    let pace = port.limits[(DIRECTION & 1) as usize][0].pace();
     // Without a ceiling of the port's own, its tenant's share asks: `look_for_share`.
     if limited != 0 {
         let which = slot * DIRECTIONS + DIRECTION;
@@ -124,7 +124,7 @@ fn limit(pace: u64) -> Limit {
     Limit::new(unsafe { bpf_ktime_get_coarse_ns() }, pace)
 }
 
-/// Asks the same of a packet that no port's ceiling asked for, at its tenant's `pace`. True when it was asked now: then
+/// Asks the same of a packet that no port's ceiling asked for, at its tenant's `pace` (with its price). True when it was asked now: then
 /// [`shared`] is to be told that the packet was accepted.
 #[inline(always)]
 pub fn look_for_share(skb: *mut __sk_buff, which: u32, wire: &Wire, pace: u64) -> bool {
@@ -177,7 +177,7 @@ pub fn accepted<const DIRECTION: u32>(
     departure_ns: u64,
 ) {
     if port.has(PortPolicy::limited(DIRECTION, 0)) {
-        let pace = port.limits[(DIRECTION & 1) as usize][0].ns_per_unit;
+        let pace = port.limits[(DIRECTION & 1) as usize][0].pace();
         let which = slot * DIRECTIONS + DIRECTION;
         thin_hold(ctx.skb.skb, which, wire.l2_bytes, pace, departure_ns);
     }

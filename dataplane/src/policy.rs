@@ -167,6 +167,8 @@ pub struct Policy {
     pub shared: Vec<SharedUplink>,
     /// Asked for; none: the best that the host has.
     pub shape: Option<Shape>,
+    /// What an skb pays above its bytes at every ceiling, guarantee and share, bytes up to [`dataplane_common::limit::PRICE_MAX`]; 0: nothing.
+    pub packet_price: u32,
     /// Tenants' encryption policies, one each at most.
     pub encryption: Vec<Encryption>,
     /// Tenants' budgets of bytes, one each at most.
@@ -226,10 +228,10 @@ pub fn burst_units(burst: Burst, rate: Rate) -> u64 {
 /// Time that packets may come in a row at the packet ceiling, and the least number of them.
 const PACKET_BURST: (Duration, u64) = (Duration::from_millis(100), 64);
 
-/// Compiles both limits of one direction. `before` are those in force, `clocks` what their clocks
-/// stand at.
+/// Compiles both limits of one direction, of which that of bytes has a `price`. `before` are those in force, `clocks` what
+/// their clocks stand at.
 pub(crate) fn limits(
-    wanted: &Limit,
+    (wanted, price): (&Limit, u32),
     shape: Shape,
     before: Option<&[LimitPolicy; 2]>,
     clocks: [u64; 2],
@@ -243,7 +245,7 @@ pub(crate) fn limits(
     if let Some(ceiling) = wanted.ceiling {
         let rate = Rate::bytes(ceiling);
         let burst = wanted.burst_bytes(shape).unwrap_or(0);
-        compiled[0] = compile(0, rate, burst);
+        compiled[0] = compile(0, rate, burst).priced(price);
     }
     if let Some(packet_rate) = wanted.packet_rate {
         let rate = Rate::packets(packet_rate);

@@ -160,7 +160,7 @@ fn entry(
         let old = [before.then[direction], LimitPolicy::default()];
         // Nothing of its own holds packets back: as a port's that only drops.
         let clocks = [clocks[direction], 0];
-        *then = limits(&limit, Shape::Police, Some(&old), clocks, times)[0];
+        *then = limits((&limit, 0), Shape::Police, Some(&old), clocks, times)[0];
     }
     QuotaPolicy {
         threshold,

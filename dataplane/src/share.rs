@@ -32,7 +32,7 @@ pub struct SharedUplink {
     /// What it carries, overhead included; none: what the interface says.
     pub capacity: Option<BitsPerSecond>,
     /// Bytes on the wire beside each packet.
-    pub overhead: u32,
+    pub overhead: u16,
     /// Who shares it.
     pub tenants: Vec<TenantShare>,
 }
@@ -110,9 +110,15 @@ pub(crate) fn tenants(policy: &Policy) -> BTreeSet<u32> {
 pub(crate) type Queued = BTreeSet<(u32, u32)>;
 
 /// What an uplink carries in a direction.
-fn carries(uplink: &SharedUplink, direction: u32, queued: &Queued) -> Result<UplinkPolicy> {
+fn carries(
+    uplink: &SharedUplink,
+    price: u32,
+    direction: u32,
+    queued: &Queued,
+) -> Result<UplinkPolicy> {
     let capacity = uplink.capacity()?;
-    let policy = UplinkPolicy::new(capacity, uplink.overhead, uplink.tenants.len() as u32);
+    let beside = (uplink.overhead, price);
+    let policy = UplinkPolicy::new(capacity, beside, uplink.tenants.len() as u32);
     if !queued.contains(&(uplink.number, direction)) {
         return Ok(policy);
     }
@@ -139,13 +145,13 @@ pub(crate) fn write(
     let mut written = BTreeSet::new();
     for number in 0..UPLINKS_MAX {
         let shared = policy.shared.iter().find(|uplink| uplink.number == number);
-        let mut horizons = [0; DIRECTIONS as usize];
+        let mut links = [UplinkPolicy::default(); DIRECTIONS as usize];
         for direction in 0..DIRECTIONS {
             let carries = match shared {
-                Some(uplink) => carries(uplink, direction, queued)?,
+                Some(uplink) => carries(uplink, policy.packet_price, direction, queued)?,
                 None => UplinkPolicy::default(),
             };
-            horizons[direction as usize & 1] = carries.horizon_ns;
+            links[direction as usize & 1] = carries;
             let index = uplink_index(set, number, direction);
             maps.uplinks
                 .set(index, Raw(carries), 0)
@@ -159,7 +165,7 @@ pub(crate) fn write(
                 let index = share_index(slots, set, *account, direction);
                 let part = &share.parts[direction as usize];
                 let before = share_index(slots, set_before, *account, direction);
-                let of = (number, horizons[direction as usize & 1]);
+                let of = (number, &links[direction as usize & 1]);
                 let entry = entry(maps, part, of, (before, *account, direction), times)?;
                 put(maps, index, entry)?;
                 written.insert(index);
@@ -186,7 +192,7 @@ fn put(maps: &mut Maps, index: u32, entry: SharePolicy) -> Result<()> {
 fn entry(
     maps: &Maps,
     part: &Part,
-    (uplink, horizon_ns): (u32, u64),
+    (uplink, link): (u32, &UplinkPolicy),
     (before, account, direction): (u32, u32, u32),
     times: &Times,
 ) -> Result<SharePolicy> {
@@ -197,7 +203,7 @@ fn entry(
         .map_err(Error::map("SHARE_CLOCKS"))?
         .0;
     let before = maps.shares.get(&before, 0).map_err(Error::map("SHARES"))?.0;
-    let shape = if horizon_ns == 0 {
+    let shape = if link.horizon_ns == 0 {
         Shape::Police
     } else {
         Shape::Edt
@@ -208,7 +214,8 @@ fn entry(
         ceiling: part.limit.ceiling.zip(part.limit.burst_bytes(shape)),
         weight: part.weight,
         uplink,
-        horizon_ns,
+        horizon_ns: link.horizon_ns,
+        price: link.price,
     };
     let before = (before.weight != 0).then_some(&before);
     Ok(SharePolicy::new(&ask, before, &clocks, times))

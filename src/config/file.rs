@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use dataplane_common::limit::PRICE_MAX;
 use metering::flow::Detail;
 use toml::de::DeTable;
 
@@ -76,16 +77,18 @@ const PIN_DIR: Key = key("pin_dir", "\"/sys/fs/bpf/octroi\"");
 const RUN_DIR: Key = key("run_dir", "\"/run/octroi\"");
 const TRUSTED: Key = key("trusted_interfaces", "[\"br-mgmt\"]");
 const SHAPE: Key = key("shape", "\"auto\"");
+const PACKET_PRICE: Key = key("packet_price_bytes", "1500");
 const PORTS_MAX: Key = key("ports_max", "1024");
 const ZONES_MAX: Key = key("zones_max", "16");
 const FLOWS_MAX: Key = key("flows_max", "262144");
 const CONVERSATIONS_MAX: Key = key("conversations_max", "65536");
-const HOST_KEYS: [Key; 9] = [
+const HOST_KEYS: [Key; 10] = [
     HOST_NAME,
     PIN_DIR,
     RUN_DIR,
     TRUSTED,
     SHAPE,
+    PACKET_PRICE,
     PORTS_MAX,
     ZONES_MAX,
     FLOWS_MAX,
@@ -312,6 +315,7 @@ fn read_host(root: &mut Reader<'_, '_, '_>) -> DraftHost {
         run_dir: host.text(RUN_DIR, directory),
         trusted_interfaces: host.texts(TRUSTED, InterfaceName::from_str),
         shape: host.text(SHAPE, shape),
+        packet_price_bytes: host.integer(PACKET_PRICE, 0..=u64::from(PRICE_MAX)),
         ports_max: host.integer(PORTS_MAX, 1..=65_535),
         zones_max: host.integer(ZONES_MAX, 8..=64),
         flows_max: host.integer(FLOWS_MAX, 16..=4_194_304),

@@ -85,6 +85,8 @@ pub struct Host {
     pub trusted_interfaces: Vec<InterfaceName>,
     /// How ceilings are held.
     pub shape: Shape,
+    /// What an skb pays above its bytes at every ceiling, guarantee and share; 0: nothing.
+    pub packet_price_bytes: u16,
     /// Register slots for ports, 1..=65535.
     pub ports_max: u16,
     /// Zones, the built-in ones included, 8..=64.

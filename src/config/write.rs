@@ -201,6 +201,7 @@ fn host(out: &mut Out, host: &Host) {
     out.key("run_dir", text(host.run_dir.display()));
     out.key("trusted_interfaces", texts(&host.trusted_interfaces));
     out.key("shape", text(host.shape.as_str()));
+    out.key("packet_price_bytes", host.packet_price_bytes);
     out.key("ports_max", host.ports_max);
     out.key("zones_max", host.zones_max);
     out.key("flows_max", host.flows_max);

@@ -68,7 +68,7 @@ fn shared(shared: &Shared<'_>) -> SharedUplink {
         number: shared.at as u32,
         interface: shared.uplink.interface.as_str().to_owned(),
         capacity: shared.uplink.capacity,
-        overhead: shared.uplink.overhead_bytes.into(),
+        overhead: shared.uplink.overhead_bytes,
         tenants: tenants.collect(),
     }
 }
@@ -160,6 +160,7 @@ pub fn policy(config: &Config) -> Policy {
             Shape::Htb => Some(policy::Shape::Htb),
             Shape::Police => Some(policy::Shape::Police),
         },
+        packet_price: config.host.packet_price_bytes.into(),
     }
 }
 

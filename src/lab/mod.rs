@@ -5,6 +5,7 @@ pub mod ends;
 pub mod frames;
 pub mod namespace;
 pub mod site;
+pub mod tap;
 pub mod traffic;
 
 pub use namespace::{Namespace, command};

@@ -46,7 +46,7 @@ pub fn describe() -> String {
         Ipv4Net { network, mask }
         Ipv6Net { network, mask }
         LimitPolicy {
-            rate, origin_ns, origin_units, rate_before, horizon, slack, ns_per_unit, mark,
+            rate, origin_ns, origin_units, rate_before, horizon, slack, price, ns_per_unit, mark,
         }
         PortPolicy {
             flags, tenant, shape, ifb_ifindex, encryption, macs, ipv4, ipv6, limits,
@@ -69,7 +69,9 @@ pub fn describe() -> String {
         }
         QuotaCounts { within, beyond, clocks, reserved }
         Marks { marked, not_marked }
-        UplinkPolicy { rate, period_ns, stop, overhead, packet_min, horizon_ns, ns_per_byte }
+        UplinkPolicy {
+            rate, period_ns, stop, overhead, packet_min, price, horizon_ns, ns_per_byte,
+        }
         SharePace { origin_ns, alpha, integral, fraction, reach, carried, pressed, reserved }
         ShareLine { pace, guaranteed, borrowed, refused, limited, held, reserved }
         UplinkShare { state, guaranteed, borrowed, refused, limited, reserved, lines }

@@ -43,13 +43,14 @@ fn departures(
     kernel.maps.ports.set(at, Raw(policy), 0)?;
 
     let sum = guarantee.unwrap_or(BitsPerSecond(0));
-    let uplink = UplinkPolicy::new(CAPACITY, 0, 1).queued(CAPACITY, sum);
+    let uplink = UplinkPolicy::new(CAPACITY, (0, 0), 1).queued(CAPACITY, sum);
     let ask = Ask {
         guarantee,
         ceiling: None,
         weight: 1,
         uplink: 0,
         horizon_ns: uplink.horizon_ns,
+        price: 0,
     };
     let begun_ns = now_ns();
     let times = Times {

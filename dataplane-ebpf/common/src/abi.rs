@@ -22,7 +22,7 @@ pub mod share;
 pub use book::{Anchor, Slot, slot_state};
 
 /// Version of everything in this file; part of the pin path.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// From the tenant: ingress of its port.
 pub const FROM_TENANT: u32 = 0;
@@ -31,9 +31,8 @@ pub const TO_TENANT: u32 = 1;
 /// Directions of a port.
 pub const DIRECTIONS: u32 = 2;
 
-/// The one word that a program reads per packet: policy revision in the high half, window in the
-/// low one. It decides the bank that the packet is booked in and the policy that it is judged by,
-/// so that no packet sees half of an update.
+/// The one word that a program reads per packet: policy revision in the high half, window in the low one. It decides the bank
+/// that the packet is booked in and the policy that it is judged by, so that no packet sees half of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Epoch(pub u64);
 
@@ -68,8 +67,8 @@ impl Epoch {
     }
 }
 
-/// Registers stand in blocks of this many. The kernel keeps a pointer for each element of a per-CPU
-/// map: with one for a whole block, all of them stay in the cache, and a cut reads 64 at a time.
+/// Registers stand in blocks of this many. The kernel keeps a pointer for each element of a per-CPU map: with one for a whole
+/// block, all of them stay in the cache, and a cut reads 64 at a time.
 pub const BLOCK: u32 = 64;
 
 /// Rules in one set of policy; number 0 looks at nothing.
@@ -171,9 +170,8 @@ impl Binding {
     pub const SHARED: u32 = u32::MAX;
 }
 
-/// Value of `INTERFACES`: the slot that `BINDINGS` has for an interface, where one load finds it.
-/// Indexed by the low bits of the interface's index; of two that share them, one has to do with
-/// `BINDINGS`. One word, which is stored whole.
+/// Value of `INTERFACES`: the slot that `BINDINGS` has for an interface, where one load finds it. Indexed by the low bits of
+/// the interface's index; of two that share them, one has to do with `BINDINGS`. One word, which is stored whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InterfaceSlot(pub u64);
 
@@ -276,7 +274,9 @@ pub struct LimitPolicy {
     /// Backlog within which a packet is accepted, units: the burst less `slack` and rounding.
     pub horizon: u64,
     /// Units that the rate lets through while the coarse clock stands still; 0: exact clock only.
-    pub slack: u64,
+    pub slack: u32,
+    /// Units that an skb takes above its own: [`LimitPolicy::charge`]. Of packets, and of a budget's slower rate, 0.
+    pub price: u32,
     /// ns per unit, times 2^20: for departure times.
     pub ns_per_unit: u64,
     /// Backlog over which packets are marked, units: [`crate::ecn::mark`]. Of a port's bytes; else 0, and not asked for.

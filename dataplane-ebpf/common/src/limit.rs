@@ -17,6 +17,10 @@ use crate::{
 /// Largest burst, units: far from 2^63, where a clock that is ahead looks like one that is behind.
 pub const BURST_MAX: u64 = 1 << 56;
 
+/// The highest price of a packet, bytes: with it the largest packet (BIG TCP) is below 2^20, which [`crate::thin`] counts in,
+/// and it fits beside a pace ([`LimitPolicy::pace`]).
+pub const PRICE_MAX: u32 = (1 << 16) - 1;
+
 /// The line is rounded down at both ends of an interval, and once more at its corner.
 const ROUNDING: u64 = 2;
 
@@ -111,14 +115,27 @@ impl LimitPolicy {
         limit.with_burst(rate, burst_units, times)
     }
 
+    /// The same limit, at which each skb takes so many units above its own, up to [`PRICE_MAX`].
+    ///
+    /// A revision changes it with itself, and no clock: each packet is booked at the price of the revision that judges it.
+    #[must_use]
+    pub fn priced(self, price: u32) -> Self {
+        Self {
+            price: price.min(PRICE_MAX),
+            ..self
+        }
+    }
+
     fn with_burst(self, rate: Rate, burst_units: u64, times: &Times) -> Self {
         // Just after the corner, the coarse clock may still show the rate before.
         let fastest = self.rate.max(self.rate_before);
         let slack = scale(times.coarse_slack_ns, fastest).saturating_add(2);
         // The coarse clock pays only where it costs a small part of the burst.
-        let coarse = times.coarse_slack_ns != 0 && slack.saturating_mul(8) <= burst_units;
-        let slack = if coarse { slack } else { 0 };
-        let horizon = burst_units.min(BURST_MAX).saturating_sub(slack + ROUNDING);
+        let pays = times.coarse_slack_ns != 0 && slack.saturating_mul(8) <= burst_units;
+        let slack = u32::try_from(slack).ok().filter(|_| pays).unwrap_or(0);
+        let horizon = burst_units
+            .min(BURST_MAX)
+            .saturating_sub(u64::from(slack) + ROUNDING);
         let ns_per_unit = (u128::from(rate.period_ns) << 20) / u128::from(rate.units.max(1));
         Self {
             horizon,

@@ -11,12 +11,14 @@
 //! - Between two packets that were over the limit: accepted ≥ rate · t − one packet.
 //! - What a packet costs is a whole number of units, and `R` is computed afresh from `t0` each time:
 //!   nothing is rounded per packet, so no error accumulates, at 1 kbit/s as at 400 Gbit/s.
+//! - What a packet costs is its bytes and, once for each skb, a price ([`LimitPolicy::charge`]): the bounds are of those
+//!   *priced* bytes, and one packet is the largest with its price. No register knows of it.
 //! - A new rate begins where the old line stands ([`crate::limit`]): no clock is reset.
 //!
 //! Why units and not time: docs/decisions/0002-limiter-counts-units.md. GCRA: ITU-T I.371;
 //! the virtual queue: Golestani 1994, Kelly 1996.
 
-use crate::abi::LimitPolicy;
+use crate::{abi::LimitPolicy, thin};
 #[cfg(feature = "std")]
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -113,6 +115,19 @@ impl LimitPolicy {
     #[inline(always)]
     pub const fn limited(&self) -> bool {
         self.rate != 0
+    }
+
+    /// Units that an skb of `l2_bytes` takes: those, and the price once, however many packets of the wire it becomes. What it
+    /// costs a host is to carry an skb through its programs and queues; headers and padding of segments are bytes anyway.
+    #[inline(always)]
+    pub const fn charge(&self, l2_bytes: u64) -> u64 {
+        l2_bytes.wrapping_add(self.price as u64)
+    }
+
+    /// ns that a byte takes, times 2^20, with the price above it, in one word: what [`crate::thin::Limit::new`] reads.
+    #[inline(always)]
+    pub const fn pace(&self) -> u64 {
+        thin::pace(self.ns_per_unit, self.price as u64)
     }
 
     /// `R(t)`, units.

@@ -35,9 +35,9 @@ pub const UNIT_SHIFT: u32 = 8;
 /// From α to a line: 2^58 · 2^-8.
 pub(crate) const LINE_SHIFT: u32 = 50;
 
-/// The largest packet (BIG TCP): a clock that is further ahead than this and its horizon was left behind by
-/// a change of α or of a weight, or has been idle for years. 256ths of a byte.
-const STRAY: u64 = (1 << 19) << UNIT_SHIFT;
+/// More than the largest packet (BIG TCP) takes with all that it pays beside its bytes: a clock that is further ahead than
+/// this and its horizon was left behind by a change of α or of a weight, or has been idle for years. 256ths of a byte.
+const STRAY: u64 = (1 << 20) << UNIT_SHIFT;
 
 /// What a tenant has used, by clock: [`crate::abi::share::ShareClocks`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -129,13 +129,16 @@ impl Now for At {
 }
 
 impl UplinkPolicy {
-    /// Bytes of the link that a packet takes: `packets` of together `l2_bytes`, each padded to the
-    /// smallest, and what the wire carries beside it.
+    /// Bytes of the link that an skb takes: `packets` of together `l2_bytes`, each padded to the
+    /// smallest, and what the wire carries beside it; and the price, once
+    /// ([`crate::abi::LimitPolicy::charge`]).
     #[inline(always)]
     pub const fn charge(&self, packets: u64, l2_bytes: u64) -> u64 {
         let least = packets.wrapping_mul(self.packet_min as u64);
         let padded = if l2_bytes < least { least } else { l2_bytes };
-        padded.wrapping_add(packets.wrapping_mul(self.overhead as u64))
+        padded
+            .wrapping_add(packets.wrapping_mul(self.overhead as u64))
+            .wrapping_add(self.price as u64)
     }
 
     /// Bytes that the link carries in `time_ns`, rounded down.
@@ -226,7 +229,8 @@ pub fn take_of<C: Clock, L: Link>(
     if policy.ceiling.limited() {
         let horizon = policy.ceiling.horizon_of(fat);
         let (clock, now) = (&clocks.ceiling, At(now_ns));
-        match policy.ceiling.take_within(clock, &now, l2_bytes, horizon) {
+        let units = policy.ceiling.charge(l2_bytes);
+        match policy.ceiling.take_within(clock, &now, units, horizon) {
             Decision::Pass { backlog, .. } if waits => {
                 ceiling_ns = policy.ceiling.delay_ns(backlog)
             }
@@ -254,7 +258,8 @@ pub fn take_of<C: Clock, L: Link>(
         at_once((policy, clocks), (uplink, link), &asked)
     };
     if taken.is_err() && policy.ceiling.limited() {
-        policy.ceiling.give_back(&clocks.ceiling, l2_bytes);
+        let units = policy.ceiling.charge(l2_bytes);
+        policy.ceiling.give_back(&clocks.ceiling, units);
     }
     taken
 }

@@ -10,6 +10,8 @@
 //!   waiting does.
 //! - But each packet holds it for what it would take at a [`HELD_PART`]th of that rate at most: a flow of small packets that
 //!   was taken for a fat one in a long queue is thin again before its next packet.
+//! - Where packets have a price ([`crate::abi::LimitPolicy::price`]), all bytes here are priced ones, and so are the two frames of a bucket: a flood of
+//!   small packets is no thinner than what it takes of the ceiling.
 //!
 //! Invariants (`tests/thin`)
 //! - All thin packets of a limit together: at most half its rate, [`TOGETHER_NS`] of that (two full frames at least), and
@@ -70,6 +72,16 @@ const TOGETHER_SHIFT: u32 = 4;
 
 /// Slowest pace that is told from slower ones, ns per byte: 1 kbit/s.
 const PACE_MAX: u64 = 1 << 43;
+
+/// In the word of [`pace`]: the price is above.
+const PRICE_SHIFT: u32 = 48;
+
+/// A pace ([`Limit`]), and a price of at most [`crate::limit::PRICE_MAX`] bytes, in one word. A pace slower than 62 bit/s, at which
+/// there is no ceiling, is cut off. Without a branch, which the verifier would walk twice.
+#[inline(always)]
+pub const fn pace(ns_per_byte: u64, price: u64) -> u64 {
+    ns_per_byte & ((1 << PRICE_SHIFT) - 1) | price << PRICE_SHIFT
+}
 
 /// The two rows of clocks of one limit.
 pub trait Cells {
@@ -161,16 +173,33 @@ pub struct Limit {
     pub now_ns: u64,
     /// As above.
     pub pace: u64,
+    /// What an skb pays above its bytes, bytes.
+    pub price: u64,
 }
 
 impl Limit {
-    /// The limit with this pace.
+    /// The limit with this pace and price: a word of [`pace`].
     #[inline(always)]
-    pub const fn new(now_ns: u64, pace: u64) -> Self {
+    pub const fn new(now_ns: u64, word: u64) -> Self {
+        let pace = word & ((1 << PRICE_SHIFT) - 1);
         Self {
             now_ns,
             pace: if pace < PACE_MAX { pace } else { PACE_MAX },
+            price: word >> PRICE_SHIFT,
         }
+    }
+
+    /// What an skb of `bytes` takes; below 2^21.
+    #[inline(always)]
+    const fn priced(&self, bytes: u64) -> u64 {
+        // A packet is below 2^20 bytes.
+        (bytes & 0xF_FFFF) + self.price
+    }
+
+    /// Two full frames.
+    #[inline(always)]
+    const fn frames(&self) -> u64 {
+        DEPTH_BYTES + 2 * self.price
     }
 
     #[inline(always)]
@@ -178,11 +207,10 @@ impl Limit {
         (self.now_ns >> UNIT_SHIFT) as u32
     }
 
-    /// Units that `bytes` take at a thin flow's rate, rounded up, at most twice the longest bucket.
+    /// Units that `priced` bytes take at a thin flow's rate, rounded up, at most twice the longest bucket.
     #[inline(always)]
-    const fn cost(&self, bytes: u64) -> u64 {
-        // A packet is below 2^20 bytes.
-        let ns = ((bytes & 0xF_FFFF) * self.pace) >> PACE_SHIFT;
+    const fn cost(&self, priced: u64) -> u64 {
+        let ns = (priced * self.pace) >> PACE_SHIFT;
         let units = (ns >> (UNIT_SHIFT - RATE_PART.trailing_zeros())) + 1;
         if units < 2 * UNITS_MAX {
             units
@@ -193,7 +221,7 @@ impl Limit {
 
     #[inline(always)]
     const fn depth(&self) -> u64 {
-        let frames = self.cost(DEPTH_BYTES);
+        let frames = self.cost(self.frames());
         let least = DEPTH_NS >> UNIT_SHIFT;
         if frames < least {
             least
@@ -253,7 +281,7 @@ impl Limit {
         let depth = self.depth();
         let seen = self.load(cells, place, depth);
         let least = if seen.0 < seen.1 { seen.0 } else { seen.1 };
-        let used = least + self.cost(bytes);
+        let used = least + self.cost(self.priced(bytes));
         let large = bytes > SMALL_BYTES || used * 8 > depth;
         if used > depth || !self.take(together, bytes, large) {
             return false;
@@ -262,11 +290,17 @@ impl Limit {
         true
     }
 
+    /// The time that `priced` bytes take at half the rate, 2^-4 ns. Below 2^64: a pace is at most 2^43.
+    #[inline(always)]
+    const fn half(&self, priced: u64) -> u64 {
+        (priced * self.pace) >> (PACE_SHIFT - TOGETHER_SHIFT - 1)
+    }
+
     /// Takes a thin packet from half the rate.
     #[inline(always)]
     fn take<T: Clock>(&self, together: &T, bytes: u64, large: bool) -> bool {
-        let cost = ((bytes & 0xF_FFFF) * self.pace) >> (PACE_SHIFT - TOGETHER_SHIFT - 1);
-        let frames = (DEPTH_BYTES * self.pace) >> (PACE_SHIFT - TOGETHER_SHIFT - 1);
+        let cost = self.half(self.priced(bytes));
+        let frames = self.half(self.frames());
         let least = TOGETHER_NS << TOGETHER_SHIFT;
         let window = if frames < least { least } else { frames };
         let window = if large { window / 2 } else { window };
@@ -296,13 +330,13 @@ impl Limit {
         let depth = self.depth();
         let seen = self.load(cells, place, depth);
         let least = if seen.0 < seen.1 { seen.0 } else { seen.1 };
-        let own_ns = ((bytes & 0xF_FFFF) * self.pace) >> PACE_SHIFT;
+        let own_ns = (self.priced(bytes) * self.pace) >> PACE_SHIFT;
         let ahead_ns = departure_ns
             .saturating_sub(self.now_ns)
             .wrapping_add(own_ns);
         // Thin ones that come meanwhile go first: half the rate is left, less what they may be ahead.
         let waits = (ahead_ns >> (UNIT_SHIFT - 1)) + (TOGETHER_NS >> UNIT_SHIFT) + 1;
-        let slow = least.saturating_sub(depth) + self.cost(bytes) * HELD_PART;
+        let slow = least.saturating_sub(depth) + self.cost(self.priced(bytes)) * HELD_PART;
         let held = if waits < slow { waits } else { slow };
         let held = if held < UNITS_MAX { held } else { UNITS_MAX };
         self.raise(cells, place, seen, depth, depth + held);

@@ -17,13 +17,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a tenant has an account for.
+/// What a policy says of a port beside the port's own part: what its tenant has an account for, and the price.
 #[derive(Clone, Copy)]
 pub(super) struct Holds {
     /// A part of an uplink.
     share: bool,
     /// A budget of bytes.
     budget: bool,
+    /// [`Policy::packet_price`].
+    price: u32,
 }
 
 impl Gate {
@@ -129,13 +131,14 @@ impl Gate {
         }
     }
 
-    /// What the port's tenant has an account for in the policy in force.
+    /// What the policy in force says of a port.
     pub(super) fn holds(&self, port: &Port) -> Holds {
         let mut shared = self.policy.shared.iter().flat_map(|uplink| &uplink.tenants);
         let mut quotas = self.policy.quotas.iter();
         Holds {
             share: shared.any(|share| share.tenant == port.tenant),
             budget: quotas.any(|quota| quota.tenant == port.tenant),
+            price: self.policy.packet_price,
         }
     }
 
@@ -210,6 +213,7 @@ impl Gate {
             let holds = Holds {
                 share: sharing.contains(&port.tenant),
                 budget: budgeted.contains(&port.tenant),
+                price: policy.packet_price,
             };
             let entry = self.entry(port, slot, before.get(&slot), holds, times)?;
             self.set_entry(set, slot, entry)?;
@@ -274,7 +278,8 @@ impl Gate {
                 entry.ifb_ifindex = entry.ifb_ifindex.max(choice.ifb(direction));
             }
             let shape = policy::Shape::from_number(entry.shape[at]);
-            let limits = policy::limits(&port.limits[at], shape, old, clocks, times);
+            let wanted = (&port.limits[at], holds.price);
+            let limits = policy::limits(wanted, shape, old, clocks, times);
             entry.set_limits(direction, limits);
         }
         Ok(entry)

@@ -15,7 +15,11 @@ use crate::{
     shaping::{self, InForce, Shaper},
     slots::{Slots, text},
 };
-use dataplane_common::abi::{DIRECTIONS, Epoch, PortPolicy, TO_TENANT, slot_state};
+use dataplane_common::abi::{
+    DIRECTIONS, Epoch, PortPolicy, TO_TENANT,
+    share::{UPLINKS_MAX, uplink_index},
+    slot_state,
+};
 use std::collections::BTreeMap;
 
 /// Whether a port is enforced and counted.
@@ -154,6 +158,31 @@ pub struct Pinned {
     pub ports: Vec<PortStatus>,
     /// Uplinks.
     pub uplinks: Vec<UplinkStatus>,
+    /// What an skb pays above its bytes, bytes: the same at all limits.
+    pub packet_price: u32,
+}
+
+/// The price of a packet in the policy in force, as its limits have it: without any there is none to pay.
+fn packet_price(maps: &Maps, plan: &Plan, epoch: Epoch) -> Result<u32> {
+    let set = epoch.policy_set();
+    let mut most = 0;
+    for slot in 0..plan.sizes.slots {
+        let index = plan.sizes.port(set, slot);
+        let entry = maps.ports.get(&index, 0).map_err(Error::map("PORTS"))?.0;
+        most = most
+            .max(entry.limits[0][0].price)
+            .max(entry.limits[1][0].price);
+    }
+    for (uplink, direction) in (0..UPLINKS_MAX).flat_map(|uplink| [(uplink, 0), (uplink, 1)]) {
+        let index = uplink_index(set, uplink, direction);
+        let link = maps
+            .uplinks
+            .get(&index, 0)
+            .map_err(Error::map("UPLINKS"))?
+            .0;
+        most = most.max(link.price);
+    }
+    Ok(most)
 }
 
 /// Reads a pinned gate without a daemon.
@@ -169,6 +198,7 @@ pub fn read_pinned(pins: &Pins) -> Result<Pinned> {
         epoch,
         ports: ports(&maps, &plan, &slots, epoch, None)?,
         uplinks: uplinks(&maps, &plan, &slots, epoch)?,
+        packet_price: packet_price(&maps, &plan, epoch)?,
     })
 }
 

@@ -77,6 +77,7 @@ fn the_smallest_configuration_has_the_defaults() {
     assert_eq!(config.host.run_dir, Path::new("/run/octroi"));
     assert_eq!(config.host.trusted_interfaces, []);
     assert_eq!(config.host.shape, Shape::Auto);
+    assert_eq!(config.host.packet_price_bytes, 0);
     assert_eq!((config.host.ports_max, config.host.zones_max), (1_024, 16));
     assert!(config.uplinks.is_empty() && config.zones.is_empty());
     assert!(config.tenants.is_empty() && config.ports.is_empty());

@@ -32,6 +32,7 @@ pub(super) fn config(random: &mut Random) -> Config {
         run_dir: PathBuf::from(*random.pick(&["/run/octroi", "/", "/var/'x'"])),
         trusted_interfaces,
         shape: *random.pick(&Shape::ALL),
+        packet_price_bytes: *random.pick(&[0, 1, 1_500, u16::MAX]),
         ports_max: random.magnitude(8, 65_535) as u16,
         zones_max: 8 + random.below(57) as u8,
         flows_max: random.magnitude(16, 4_194_304) as u32,

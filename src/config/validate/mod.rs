@@ -315,6 +315,7 @@ fn build(draft: Draft) -> Option<Config> {
         run_dir: host.run_dir.or(PathBuf::from(Host::RUN_DIR))?,
         trusted_interfaces: host.trusted_interfaces.values()?,
         shape: host.shape.or_default()?,
+        packet_price_bytes: host.packet_price_bytes.or_default()?,
         ports_max: host.ports_max.or(Host::PORTS_MAX)?,
         zones_max: host.zones_max.or(Host::ZONES_MAX)?,
         flows_max: host.flows_max.or(Host::FLOWS_MAX)?,

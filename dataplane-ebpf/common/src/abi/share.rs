@@ -40,7 +40,7 @@ pub const fn uplink_share_index(uplink: u32, direction: u32) -> u32 {
 pub struct SharePolicy {
     /// Never exceeded; layer-2 bytes.
     pub ceiling: LimitPolicy,
-    /// Always available; bytes of the link ([`UplinkPolicy::charge`]).
+    /// Always available; bytes of the link ([`UplinkPolicy::charge`]), in which its price is.
     pub guarantee: LimitPolicy,
     /// Part of what is left, 1..=[`SharePolicy::WEIGHT_MAX`].
     pub weight: u32,
@@ -88,9 +88,11 @@ pub struct UplinkPolicy {
     /// Bytes ahead of the link within which what is borrowed passes.
     pub stop: u64,
     /// Bytes on the wire beside each packet.
-    pub overhead: u32,
+    pub overhead: u16,
     /// Layer-2 bytes that the smallest packet takes.
-    pub packet_min: u32,
+    pub packet_min: u16,
+    /// Bytes that an skb takes above those of its packets, as [`LimitPolicy::price`].
+    pub price: u32,
     /// How long what is over a share may wait for its departure, ns; 0: it is refused.
     pub horizon_ns: u64,
     /// ns that the link takes for a byte, times 2^20: for departure times.

@@ -11,7 +11,7 @@ use crate::{
         LimitPolicy,
         share::{ShareClocks, SharePolicy, UplinkPolicy},
     },
-    limit::{Rate, Times},
+    limit::{PRICE_MAX, Rate, Times},
     units::BitsPerSecond,
 };
 
@@ -25,7 +25,7 @@ pub const FRAMES_MIN: u64 = 32;
 pub const FRAME_BYTES: u64 = 1_514;
 
 /// The smallest, likewise.
-pub const FRAME_MIN_BYTES: u32 = 60;
+pub const FRAME_MIN_BYTES: u16 = 60;
 
 /// What a guarantee lets through at once after a pause, ns of it, where nothing can wait.
 pub const GUARANTEE_BURST_NS: u64 = 8_000_000;
@@ -46,6 +46,8 @@ pub struct Ask {
     pub uplink: u32,
     /// [`UplinkPolicy::horizon_ns`] of that uplink.
     pub horizon_ns: u64,
+    /// What an skb pays above its bytes, bytes: the uplink's.
+    pub price: u32,
 }
 
 impl SharePolicy {
@@ -65,18 +67,18 @@ impl SharePolicy {
         };
         let ceiling = ask.ceiling.map(|(bits, burst)| {
             let old = before.map(|before| &before.ceiling);
-            line(old, bits, burst, clocks.ceiling)
+            line(old, bits, burst, clocks.ceiling).priced(ask.price)
         });
         let guarantee = ask.guarantee.map(|bits| {
             let old = before.map(|before| &before.guarantee);
             // What waits has its departure by then: the clock is as far ahead as the last one of them.
             let burst = match ask.horizon_ns {
-                0 => guarantee_burst(bits),
+                0 => guarantee_burst(bits, ask.price),
                 time_ns => Rate::bytes(bits)
                     .units_in(time_ns.into())
-                    .max(2 * FRAME_BYTES),
+                    .max(two_frames(ask.price)),
             };
-            line(old, bits, burst, clocks.guarantee)
+            line(old, bits, burst, clocks.guarantee).priced(ask.price)
         });
         Self {
             ceiling: ceiling.unwrap_or_default(),
@@ -89,18 +91,24 @@ impl SharePolicy {
 }
 
 /// Bytes of the link that a guarantee lets through at once after a pause: two full frames at least.
-pub fn guarantee_burst(guarantee: BitsPerSecond) -> u64 {
+pub fn guarantee_burst(guarantee: BitsPerSecond, price: u32) -> u64 {
     let burst = Rate::bytes(guarantee).units_in(GUARANTEE_BURST_NS.into());
-    burst.max(2 * FRAME_BYTES)
+    burst.max(two_frames(price))
+}
+
+/// What two full frames take at this price, bytes.
+fn two_frames(price: u32) -> u64 {
+    2 * (FRAME_BYTES + u64::from(price))
 }
 
 impl UplinkPolicy {
-    /// A link of so many bits a second, with `overhead` bytes on the wire beside each packet, that so many
-    /// `tenants` share.
-    pub fn new(capacity: BitsPerSecond, overhead: u32, tenants: u32) -> Self {
+    /// A link of so many bits a second that so many `tenants` share, with `overhead` bytes on the wire beside each packet,
+    /// and a `price` that each skb pays above them, up to [`PRICE_MAX`].
+    pub fn new(capacity: BitsPerSecond, (overhead, price): (u16, u32), tenants: u32) -> Self {
+        let price = price.min(PRICE_MAX);
         let bits = capacity.0.max(1);
         let frames = u64::from(tenants / 2).max(FRAMES_MIN);
-        let frames = frames * (FRAME_BYTES + u64::from(overhead));
+        let frames = frames * (FRAME_BYTES + u64::from(overhead) + u64::from(price));
         let period_ns = (frames * 8_000_000_000 / bits).max(PERIOD_NS);
         let rate = Rate::bytes(capacity);
         let fixed = LimitPolicy::begin(rate, 0, 0, &Times::default()).rate;
@@ -110,6 +118,7 @@ impl UplinkPolicy {
             stop: rate.units_in(period_ns.into()),
             overhead,
             packet_min: FRAME_MIN_BYTES,
+            price,
             horizon_ns: 0,
             ns_per_byte: 0,
         }

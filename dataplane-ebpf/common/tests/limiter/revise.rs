@@ -85,7 +85,7 @@ fn run(case: &Case) -> Result<(), String> {
     let begin_ns = SECOND_NS;
     let first = rate(case.rates[0]);
     let mut policy = limit(first, case.burst, case.slack_ns, begin_ns);
-    let mut slack_max = policy.slack;
+    let mut slack_max = u64::from(policy.slack);
     let mut course = Course {
         rates: vec![(begin_ns, case.rates[0])],
     };
@@ -102,7 +102,7 @@ fn run(case: &Case) -> Result<(), String> {
                 coarse_slack_ns: case.slack_ns,
             };
             policy = policy.revise(rate(bits), case.burst, &times);
-            slack_max = slack_max.max(policy.slack);
+            slack_max = slack_max.max(policy.slack.into());
             course.rates.push((switch_ns, bits));
             // The packets that had begun, and some under the revision before its switch.
             let steps = case.steps.into();

@@ -47,18 +47,18 @@ pub fn largest(draw: &mut Draw, tenants: usize) -> Vec<u64> {
 }
 
 /// What fills as a real queue does, and what it must never hold.
-struct Queue {
+pub struct Queue {
     rate_bits: u64,
     held: u128,
     at_ns: u64,
-    most: u64,
+    pub most: u64,
 }
 
 impl Queue {
     /// In 8 · 10^9 parts of a byte.
     const PARTS: u128 = 8_000_000_000;
 
-    fn new(rate_bits: u64, at_ns: u64) -> Self {
+    pub fn new(rate_bits: u64, at_ns: u64) -> Self {
         Self {
             rate_bits,
             held: 0,
@@ -67,7 +67,7 @@ impl Queue {
         }
     }
 
-    fn put(&mut self, at_ns: u64, bytes: u64) {
+    pub fn put(&mut self, at_ns: u64, bytes: u64) {
         let gone = u128::from(at_ns - self.at_ns) * u128::from(self.rate_bits);
         self.at_ns = at_ns;
         self.held = self.held.saturating_sub(gone) + u128::from(bytes) * Self::PARTS;
@@ -119,7 +119,7 @@ fn hold(foes: usize, part_percent: u64, frozen: bool) -> u64 {
         least + 4 * 500 >= bin,
         "{least} of {bin} bytes guaranteed in 10 ms"
     );
-    let bursts: u64 = 10 * guarantee_burst(BitsPerSecond(guarantee));
+    let bursts: u64 = 10 * guarantee_burst(BitsPerSecond(guarantee), 0);
     let most = world.uplink.stop + world.uplink.carries(world.uplink.period_ns) + bursts + 65_000;
     assert!(
         frozen || link.most <= most,
@@ -172,7 +172,7 @@ fn a_guarantee_comes_back_with_the_first_packet() {
         "others had the whole link: {alone}"
     );
     for at in 0..10 {
-        let owed = guarantee_burst(BitsPerSecond(wants[at].guarantee));
+        let owed = guarantee_burst(BitsPerSecond(wants[at].guarantee), 0);
         let mut had = 0;
         while had < owed {
             let paid = world.offer(at, 1_514).map(|taken| taken.paid);

@@ -11,6 +11,7 @@
 //! | one step of α never overshoots | `step` |
 //! | what waits departs in order, within its horizon, at the link's rate; guarantees go first | `departs` |
 //! | what looks at losses has what it may have | `tcp` |
+//! | shares, guarantees and the link are of priced bytes, where packets have a price | `price` |
 //!
 //! `OCTROI_TEST_LEVEL` and `OCTROI_TEST_SEED` are as for `tests/limiter`.
 #![allow(
@@ -25,6 +26,7 @@ mod fill;
 mod harness;
 mod hostile;
 mod orders;
+mod price;
 mod settle;
 mod step;
 mod tcp;

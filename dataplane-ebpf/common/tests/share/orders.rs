@@ -159,6 +159,7 @@ fn policies(now_ns: u64, horizon_ns: u64) -> [SharePolicy; 2] {
         weight: 3,
         uplink: 0,
         horizon_ns,
+        price: 0,
     };
     [
         ask(Some(BitsPerSecond(8_000_000)), None),
@@ -188,7 +189,7 @@ fn interrupt(
     packets: usize,
     (due, queued): (bool, bool),
 ) -> u32 {
-    let mut uplink = UplinkPolicy::new(CAPACITY, 0, 2);
+    let mut uplink = UplinkPolicy::new(CAPACITY, (0, 0), 2);
     if queued {
         uplink = uplink.queued(CAPACITY, BitsPerSecond(8_000_000));
     }

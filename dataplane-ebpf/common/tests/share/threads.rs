@@ -95,7 +95,7 @@ impl Words {
 
 #[test]
 fn threads_share_a_link_within_its_bounds() {
-    let uplink = UplinkPolicy::new(BitsPerSecond(CAPACITY), 0, 2);
+    let uplink = UplinkPolicy::new(BitsPerSecond(CAPACITY), (0, 0), 2);
     let zero = Instant::now();
     let now = move || 1_000_000_000 + zero.elapsed().as_nanos() as u64;
     let times = Times {
@@ -111,6 +111,7 @@ fn threads_share_a_link_within_its_bounds() {
             weight: 1,
             uplink: 0,
             horizon_ns: 0,
+            price: 0,
         };
         SharePolicy::new(&ask, None, &ShareClocks::default(), &times)
     });
@@ -163,11 +164,11 @@ fn threads_share_a_link_within_its_bounds() {
         "no period is left half made"
     );
     let packets = THREADS as u64 * BYTES;
-    let most = elapsed / 32 + guarantee_burst(guarantee) + packets;
+    let most = elapsed / 32 + guarantee_burst(guarantee, 0) + packets;
     assert!(guaranteed <= most, "{guaranteed} of {most} guaranteed");
     let most = uplink.carries(elapsed + uplink.period_ns)
         + uplink.stop
-        + guarantee_burst(guarantee)
+        + guarantee_burst(guarantee, 0)
         + packets;
     let all = guaranteed + borrowed;
     assert!(all <= most, "{all} of {most} on the link");

@@ -109,12 +109,17 @@ impl World {
     }
 
     /// The same; where it is `queued`, what is over a share waits for its departure.
-    pub fn with(
+    pub fn with(capacity: u64, wants: &[Want], largest: &[u64], draw: Draw, queued: bool) -> Self {
+        Self::priced(capacity, wants, largest, draw, (queued, 0))
+    }
+
+    /// The same where each packet pays `price` bytes above its own.
+    pub fn priced(
         capacity: u64,
         wants: &[Want],
         largest: &[u64],
         mut draw: Draw,
-        queued: bool,
+        (queued, price): (bool, u32),
     ) -> Self {
         let now_ns = 1 + draw.up_to(1 << 55);
         let times = Times {
@@ -122,7 +127,7 @@ impl World {
             switch_ns: now_ns,
             coarse_slack_ns: 0,
         };
-        let mut uplink = UplinkPolicy::new(BitsPerSecond(capacity), 0, wants.len() as u32);
+        let mut uplink = UplinkPolicy::new(BitsPerSecond(capacity), (0, price), wants.len() as u32);
         uplink.packet_min = 0;
         if queued {
             let guaranteed = wants.iter().map(|want| want.guarantee).sum();
@@ -136,6 +141,7 @@ impl World {
                 weight: want.weight as u32,
                 uplink: 0,
                 horizon_ns: uplink.horizon_ns,
+                price,
             };
             Tenant {
                 want: *want,

@@ -1,7 +1,7 @@
 //! Bounds of what is thin, for any flows, sizes and times.
 
 use super::*;
-use dataplane_common::thin::{DEPTH_BYTES, DEPTH_NS, RATE_PART, ROTATION_SHIFT, TOGETHER_NS};
+use dataplane_common::thin::{DEPTH_BYTES, DEPTH_NS, RATE_PART, ROTATION_SHIFT, TOGETHER_NS, pace};
 
 /// Bytes that `bits` a second let through in `ns`.
 fn bytes(bits: u64, ns: u64) -> i128 {
@@ -30,13 +30,14 @@ fn thin_packets_have_half_the_rate_and_a_flow_its_part() {
     for _ in 0..level(200, 1_000, 50_000) {
         let bits = 1_000_000 << draw.up_to(17);
         let start_ns = 1 + draw.up_to(1 << 50);
-        let pace = ceiling(bits, 50, start_ns).ns_per_unit;
+        let price = draw.of(&[0, 0, 100, 1_500, 65_535]);
+        let pace = pace(ceiling(bits, 50, start_ns).ns_per_unit, price);
         let rows = Rows::new();
         let power = draw.up_to(10);
         let flows = 1 + draw.up_to(1 << power);
         let (mut all, mut one) = (Excess::default(), Excess::default());
         let mut now_ns = start_ns;
-        let frame_ns = 1_514 * 8_000_000_000 / bits;
+        let frame_ns = (1_514 + price) * 8_000_000_000 / bits;
         let busy = draw.up_to(6);
         for _ in 0..2_000 {
             now_ns += draw.up_to((frame_ns << busy) / 8 + 1);
@@ -45,21 +46,22 @@ fn thin_packets_have_half_the_rate_and_a_flow_its_part() {
             let size = draw.of(&[60, 67, 590, 1_514, 1_514, 9_014, 65_226]);
             let place = place(flow, now_ns);
             if rows.thin(&limit, place, size) {
-                all.add(bytes(bits / 2, now_ns - start_ns), size);
+                all.add(bytes(bits / 2, now_ns - start_ns), size + price);
                 if flow == 0 {
-                    one.add(bytes(bits / RATE_PART, now_ns - start_ns), size);
+                    one.add(bytes(bits / RATE_PART, now_ns - start_ns), size + price);
                 }
             } else if draw.once_in(2) {
                 limit.hold(&rows, place, size, now_ns + draw.up_to(50_000_000));
             }
         }
         // Times are rounded down, to 2^-4 ns for each packet.
-        let window = bytes(bits / 2, TOGETHER_NS).max(DEPTH_BYTES as i128)
-            + 65_226
+        let frames = (DEPTH_BYTES + 2 * price) as i128;
+        let window = bytes(bits / 2, TOGETHER_NS).max(frames)
+            + i128::from(65_226 + price)
             + bytes(bits / 2, 2_000)
             + 2;
         assert!(all.most <= window, "{bits} bit/s: {} > {window}", all.most);
-        let bucket = bytes(bits / RATE_PART, DEPTH_NS).max(DEPTH_BYTES as i128);
+        let bucket = bytes(bits / RATE_PART, DEPTH_NS).max(frames);
         // A bucket more for each rotation in between; a unit of 1 µs, rounded up.
         let rotations = (now_ns >> ROTATION_SHIFT) - (start_ns >> ROTATION_SHIFT);
         let bucket = (bucket + bytes(bits / RATE_PART, 16_384) + 2) * i128::from(1 + rotations);

@@ -108,11 +108,11 @@ c.toml:1:1: unknown key `ports` in the file; did you mean `port`? The keys are h
 c.toml:1:1: unknown key `x` in the file; the keys are host, meter, retention, billing, api, metrics, sink, uplink, zone, tenant, port, encryption, encryption_profile, provide
 > [host]
 > nam = "h"
-c.toml:2:1: unknown key `nam` in [host]; did you mean `name`? The keys are name, pin_dir, run_dir, trusted_interfaces, shape, ports_max, zones_max, flows_max, conversations_max
+c.toml:2:1: unknown key `nam` in [host]; did you mean `name`? The keys are name, pin_dir, run_dir, trusted_interfaces, shape, packet_price_bytes, ports_max, zones_max, flows_max, conversations_max
 > [host]
 > name = "h"
 > ports-max = 3
-c.toml:3:1: unknown key `ports-max` in [host]; did you mean `ports_max`? The keys are name, pin_dir, run_dir, trusted_interfaces, shape, ports_max, zones_max, flows_max, conversations_max
+c.toml:3:1: unknown key `ports-max` in [host]; did you mean `ports_max`? The keys are name, pin_dir, run_dir, trusted_interfaces, shape, packet_price_bytes, ports_max, zones_max, flows_max, conversations_max
 > [host]
 > name = "h"
 > [[uplink]]
@@ -135,7 +135,7 @@ c.toml:5:1: unknown key `ID` in [[tenant]]; did you mean `id`? The keys are name
 > [host]
 > name = "h"
 > kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk = 1
-c.toml:3:1: unknown key `kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk…` in [host]; the keys are name, pin_dir, run_dir, trusted_interfaces, shape, ports_max, zones_max, flows_max, conversations_max
+c.toml:3:1: unknown key `kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk…` in [host]; the keys are name, pin_dir, run_dir, trusted_interfaces, shape, packet_price_bytes, ports_max, zones_max, flows_max, conversations_max
 "##,
     );
 }
@@ -233,6 +233,22 @@ fn there_are_four_shapes() {
         r##"
 > shape = "tbf"
 c.toml:3:9: there is no shape `tbf`; write auto, edt, htb or police
+"##,
+    );
+}
+
+#[test]
+fn a_packet_has_a_price_in_bytes() {
+    host(
+        r##"
+> packet_price_bytes = 65536
+c.toml:3:22: `packet_price_bytes` is 65536; write 0 to 65535
+> packet_price_bytes = -1
+c.toml:3:22: `packet_price_bytes` is -1; write 0 to 65535
+> packet_price_bytes = "1500B"
+c.toml:3:22: `packet_price_bytes` is a string; write packet_price_bytes = 1500
+> packet_price = 1500
+c.toml:3:1: unknown key `packet_price` in [host]; did you mean `packet_price_bytes`? The keys are name, pin_dir, run_dir, trusted_interfaces, shape, packet_price_bytes, ports_max, zones_max, flows_max, conversations_max
 "##,
     );
 }

@@ -6,8 +6,8 @@ use crate::{
     config::{self, Config},
     correct,
     daemon::{self, control},
-    demo, doctor, encryption, explain, flows, generate, import, loader, metrics, privacy, proof,
-    provide, quota, reconcile, records, sinks, statement, status, store, top, usage,
+    demo, doctor, encryption, explain, flood, flows, generate, import, loader, metrics, privacy,
+    proof, provide, quota, reconcile, records, sinks, statement, status, store, top, usage,
 };
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use dataplane::object;
@@ -357,6 +357,7 @@ fn check(file: &Path, with_access: bool) -> Result<(), Failure> {
     config::quota::tell(&config);
     encryption::explain(&config);
     provide::explain(&config);
+    flood::tell(&config);
     sinks::tell(&config);
     status::print_memory(&config);
     Ok(())

@@ -29,6 +29,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Windows that are cut, at least.
+const CUTS_MIN: u64 = 10;
+
 /// A port whose limit is at its end, and its surplus too: all that comes for it ends at the uplink.
 struct Flooded {
     object: Ebpf,
@@ -104,7 +107,8 @@ impl Flooded {
             let mut cuts = || -> Result<(u64, u64)> {
                 let begun = Instant::now();
                 let (mut cuts, mut behind) = (0, 0);
-                while begun.elapsed() < time && behind == 0 {
+                // An emulated machine makes few in that time.
+                while (begun.elapsed() < time || cuts < CUTS_MIN) && behind == 0 {
                     let sealed = cut::cut(maps, barrier)?;
                     let first = ended(maps, sizes, sealed.bank)?;
                     thread::sleep(Duration::from_millis(1));
@@ -147,8 +151,12 @@ fn no_flood_is_booked_behind_a_cut_and_without_its_barrier_some_is() -> Result<(
         let all =
             ended(&flooded.maps, &flooded.sizes, 0)? + ended(&flooded.maps, &flooded.sizes, 1)?;
         ensure!(all == sent, "{sent} frames ended, {all} are booked");
-        ensure!(cuts > 3 && sent > 100, "{cuts} cuts, {sent} frames");
-        // The test would see it.
+        ensure!(cuts >= CUTS_MIN && sent > 0, "{cuts} cuts, {sent} frames");
+        // The test would see it, where a program can run while this thread does.
+        if thread::available_parallelism()?.get() == 1 {
+            println!("SKIPPED: {TEST}: one processor: nothing comes behind a cut here");
+            return Ok((cuts, sent));
+        }
         let (cuts_without, _, behind) = flooded.run(Barrier::Skip, Duration::from_secs(60))?;
         ensure!(
             behind > 0,

@@ -3,6 +3,8 @@
 //!
 //! `FLOOD: …` lines are measurements. With `OCTROI_ACCEPT=1` they are held against the goals, for which the machine must be quiet.
 
+#[path = "uplink_flood/modes.rs"]
+mod modes;
 mod support;
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,8 +16,8 @@ use octroi::{
     lab::{
         Site, TenantSpec,
         frames::{RawSocket, udp4},
-        site::{INSIDE, REMOTE, UPLINK, ipv4, ipv6, mac},
-        traffic::{self, Datagrams, Sink},
+        site::{INSIDE, REMOTE, UPLINK, ipv4, mac},
+        traffic::{self, Sink},
     },
 };
 use std::{
@@ -391,69 +393,6 @@ fn a_neighbour_keeps_its_tcp_beside_a_flood() -> Result<()> {
     );
     let goal = if accept() { 990 } else { 500 };
     ensure!(here * 1_000 >= elsewhere * goal, "{got:?}");
-    Ok(())
-}
-
-/// A driver takes another program for frames that are longer than a page; a veth then hands GSO packets over whole.
-#[test]
-fn with_jumbo_frames_gso_packets_pass_and_floods_end() -> Result<()> {
-    const TEST: &str = "with_jumbo_frames_gso_packets_pass_and_floods_end";
-    let _alone = alone();
-    let limits = "to_tenant = { ceiling = \"1Mbit/s\" }";
-    let Some(flooded) = Flooded::with_mtu(TEST, limits, 9_000)? else {
-        return Ok(());
-    };
-    let site = &flooded.site;
-    let link = site
-        .host
-        .command(&format!("ip -details link show {UPLINK}"))?;
-    ensure!(link.contains("name uplink_frags"), "{link}");
-    let before = (flooded.to_alice()?, registers(site, 1)?.1);
-    for to in [ipv4(2), ipv6(2)] {
-        let got = tcp_to(site, (1, to.parse()?), 2, Duration::from_secs(1))?;
-        ensure!(got > 100_000, "{got} bytes of TCP to {to}");
-    }
-    let sink = traffic::UdpSink::start(&site.tenants[1], 5_001)?;
-    let how = Datagrams {
-        size: 14_000,
-        segment: Some(1_400),
-        gap: Duration::from_millis(5),
-    };
-    for to in [ipv4(2), ipv6(2)] {
-        let (to, until) = (
-            (to.parse()?, 5_001),
-            Instant::now() + Duration::from_millis(300),
-        );
-        let sent = site
-            .remote
-            .run(move || traffic::udp_send(to, how, until))??;
-        ensure!(sent > 0, "nothing was sent");
-    }
-    std::thread::sleep(Duration::from_millis(200));
-    ensure!(sink.received().0 > 100, "{:?} datagrams", sink.received());
-    let (sent, _) = flooded.flood(Duration::from_millis(by_level(500, 1_000, 5_000)))?;
-    let alice = flooded.to_alice()?.since(&before.0);
-    ensure!(
-        ended(&alice).0 > sent / 2,
-        "{:?} of {sent} frames ended",
-        ended(&alice)
-    );
-    let bob = registers(site, 1)?.1.since(&before.1);
-    ensure!(
-        ended(&bob) == (0, 0),
-        "{:?} of a neighbour's ended",
-        ended(&bob)
-    );
-    let wrong: Vec<_> = bob
-        .drops
-        .iter()
-        .filter(|(reason, _)| reason != "ceiling_bytes")
-        .collect();
-    ensure!(
-        wrong.is_empty(),
-        "a neighbour's packets are dropped: {wrong:?}"
-    );
-    println!("CASES: kinds of packets by an uplink with jumbo frames: 5");
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use crate::{
     config::{self, Config},
     correct,
     daemon::{self, control},
-    demo, doctor, encryption, explain, flows, generate, import, loader, metrics, price, privacy,
+    demo, doctor, encryption, explain, flood, flows, generate, import, loader, metrics, price, privacy,
     proof, provide, quota, reconcile, records, sinks, statement, status, store, top, usage,
 };
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -366,6 +366,7 @@ fn check(file: &Path, with_access: bool) -> Result<(), Failure> {
     price::tell(&config);
     encryption::explain(&config);
     provide::explain(&config);
+    flood::tell(&config);
     sinks::tell(&config);
     status::print_memory(&config);
     Ok(())

@@ -12,6 +12,7 @@ pub mod demo;
 pub mod doctor;
 mod encryption;
 mod explain;
+mod flood;
 mod flows;
 mod generate;
 mod import;

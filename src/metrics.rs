@@ -14,7 +14,7 @@ use crate::{
 };
 use anyhow::Result;
 use dataplane::{
-    gate::{PortState, PortStatus},
+    gate::{PortState, PortStatus, UplinkStatus},
     pins::Pins,
     registers::Direction,
 };
@@ -76,11 +76,21 @@ pub fn text(report: Option<&Report>, clock: &Clock, format: Format) -> String {
     if let Some(report) = report {
         samples.add("octroi_policy_revision", &[], report.revision);
         ports(report, &mut samples);
+        uplinks(report, &mut samples);
         quotas(report, &mut samples);
         meter(report, &mut samples);
         sinks(report, &mut samples);
     }
     samples.text(format)
+}
+
+/// Those that were asked to end floods.
+fn uplinks(report: &Report, samples: &mut Samples) {
+    let asked = |uplink: &&UplinkStatus| matches!(uplink.xdp.as_str(), "native" | "refused");
+    for uplink in report.uplinks.iter().filter(asked) {
+        let labels = [("interface", uplink.interface.as_str())];
+        samples.add("octroi_uplink_xdp", &labels, uplink.xdp == "native");
+    }
 }
 
 fn ports(report: &Report, samples: &mut Samples) {

@@ -3,7 +3,7 @@
 use crate::{
     config::{self, BUILT_IN_ZONES, Config},
     daemon::{self, control},
-    loader, price, provide, quota,
+    flood, loader, price, provide, quota,
 };
 use anyhow::Result;
 use dataplane::{
@@ -242,10 +242,13 @@ fn table(report: &Report) -> String {
             }
             text.push('\n');
         }
+        text += &flood::line(port);
     }
     // Those that only let everything out have nothing to say.
     let asked = |uplink: &&UplinkStatus| {
-        uplink.clear_overlays != "allow" || uplink.leaving.dropped().packets != 0
+        uplink.clear_overlays != "allow"
+            || uplink.leaving.dropped().packets != 0
+            || !flood::mode(uplink).is_empty()
     };
     for uplink in report.uplinks.iter().filter(asked) {
         let _ = writeln!(text, "{}", uplink_line(uplink));
@@ -271,10 +274,11 @@ fn uplink_line(uplink: &UplinkStatus) -> String {
         _ => "overlays may leave in clear (allow)".to_owned(),
     };
     format!(
-        "uplink {}: {} bytes left; {guard}; {} dropped for other reasons",
+        "uplink {}: {} bytes left; {guard}; {} dropped for other reasons{}",
         uplink.interface,
         delivered(&uplink.leaving),
-        all - overlays.min(all)
+        all - overlays.min(all),
+        flood::mode(uplink)
     )
 }
 

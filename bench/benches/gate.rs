@@ -10,6 +10,15 @@ use std::time::Duration;
 const BATCH: u32 = 100_000;
 
 fn measure(criterion: &mut Criterion, rig: &mut Rig, name: &str, program: &str, frame: &[u8]) {
+    measure_runs(criterion, name, |runs| rig.run(program, frame, runs));
+}
+
+/// The same of any program.
+fn measure_runs(
+    criterion: &mut Criterion,
+    name: &str,
+    mut run: impl FnMut(u32) -> anyhow::Result<Duration>,
+) {
     criterion.bench_function(name, |bencher| {
         bencher.iter_custom(|iterations| {
             let mut left = iterations;
@@ -18,7 +27,7 @@ fn measure(criterion: &mut Criterion, rig: &mut Rig, name: &str, program: &str, 
                 let repeat = u32::try_from(left).unwrap_or(u32::MAX).min(BATCH);
                 // At least a thousand runs a call, scaled: the kernel says whole nanoseconds a run.
                 let runs = repeat.max(1_000);
-                match rig.run(program, frame, runs) {
+                match run(runs) {
                     Ok(time) => total += time * repeat / runs,
                     Err(error) => panic!("{name}: {error:#}"),
                 }
@@ -63,5 +72,41 @@ fn gate(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, gate);
+/// The uplink's XDP program beside the empty one: frames that are nobody's, of a port without a ceiling, below it, and in a
+/// flood, which end there.
+fn uplink(criterion: &mut Criterion) {
+    const XDP_DROP: u32 = 1;
+    const XDP_PASS: u32 = 2;
+    let mut rig = match Rig::new() {
+        Ok(rig) => rig,
+        Err(error) => {
+            println!("SKIPPED: bench uplink: {error:#}");
+            return;
+        }
+    };
+    let frame = frame(false);
+    for (name, program, polices, ceiling, verdict) in [
+        ("uplink/empty", "empty_xdp", false, Ceiling::None, XDP_PASS),
+        ("uplink/nobody", "uplink", false, Ceiling::None, XDP_PASS),
+        ("uplink/unlimited", "uplink", true, Ceiling::None, XDP_PASS),
+        ("uplink/below", "uplink", true, Ceiling::Below, XDP_PASS),
+        ("uplink/flood", "uplink", true, Ceiling::At, XDP_DROP),
+    ] {
+        let floods = verdict == XDP_DROP;
+        let ready = rig
+            .set(ceiling)
+            .and_then(|()| rig.find_by_mac(polices))
+            .and_then(|()| if floods { rig.flood() } else { Ok(()) });
+        if let Err(error) = ready {
+            panic!("rig: {error:#}");
+        }
+        measure_runs(criterion, name, |runs| {
+            let (said, time) = rig.run_xdp(program, &frame, runs)?;
+            anyhow::ensure!(said == verdict, "{program} says {said}");
+            Ok(time)
+        });
+    }
+}
+
+criterion_group!(benches, gate, uplink);
 criterion_main!(benches);

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf,
     maps::{Array, lpm_trie::Key},
-    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use dataplane::{
     cut::{self, Barrier},
@@ -24,8 +24,9 @@ use dataplane::{
 use dataplane_common::{
     abi::{
         Binding, BindingKey, DIRECTIONS, Epoch, InterfaceSlot, Ipv4Net, Ipv6Net, LimitPolicy,
-        PortPolicy, ZoneKey,
+        MacKey, PortPolicy, Sizes, ZoneKey,
     },
+    flood::{BYTES, SURPLUS_CLOCKS, WHOSE},
     limit::{Rate, Times},
     units::BitsPerSecond,
 };
@@ -155,6 +156,9 @@ impl Rig {
             "bench_again_to_tenant",
         ] {
             program(&mut object, name)?.load()?;
+        }
+        for name in ["empty_xdp", "uplink"] {
+            xdp(&mut object, name)?.load()?;
         }
         let mut maps = Maps::take(&mut object)?;
         maps.epoch.set(0, Epoch::new(1, 0).0, 0)?;
@@ -303,6 +307,61 @@ impl Rig {
         Ok(took)
     }
 
+    /// Has uplinks find the first port by the MAC of [`frame`], or again nobody.
+    ///
+    /// # Errors
+    /// When a map refuses.
+    pub fn find_by_mac(&mut self, found: bool) -> Result<()> {
+        let key = Raw(MacKey {
+            mac: MAC,
+            slot: WHOSE,
+            policy_set: 1,
+        });
+        if found {
+            self.maps.macs.insert(key, 1, 0)?;
+        } else {
+            let _ = self.maps.macs.remove(&key);
+        }
+        Ok(())
+    }
+
+    /// Makes what is for the first port one flood: its queue is full, its flows are fat, and the surplus is used up. After
+    /// [`Rig::set`] with [`Ceiling::At`].
+    ///
+    /// # Errors
+    /// When a map refuses.
+    pub fn flood(&mut self) -> Result<()> {
+        let sizes = self.plan.sizes;
+        let index = sizes.port(1, 1);
+        let limit = self.maps.ports.get(&index, 0)?.0.limits[1][0];
+        let times = times();
+        let full = limit.line(times.now_ns).wrapping_add(1 << 40);
+        self.maps.clocks.set(sizes.clock(1, 1, 0), full, 0)?;
+        let fat = (times.now_ns << 4) + (1 << 60);
+        self.maps
+            .clocks
+            .set(sizes.clock(1, 1, Sizes::THIN), fat, 0)?;
+        let map = self.object.map_mut("SURPLUS").context("no SURPLUS")?;
+        let mut surplus: Array<_, u64> = map.try_into()?;
+        surplus.set(SURPLUS_CLOCKS + BYTES, full, 0)?;
+        Ok(())
+    }
+
+    /// Runs an XDP program `repeat` times on `frame`, likewise.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn run_xdp(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<(u32, Duration)> {
+        let program = xdp(&mut self.object, name)?;
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            repeat,
+            ..TestRunOptions::new()
+        };
+        let result = program.test_run(options)?;
+        Ok((result.return_value, result.duration * repeat))
+    }
+
     /// Runs a program `repeat` times on `frame`; the time of all runs together, as the kernel says.
     ///
     /// # Errors
@@ -334,6 +393,11 @@ pub fn times() -> Times {
         switch_ns: now_ns,
         coarse_slack_ns,
     }
+}
+
+fn xdp<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program = object.program_mut(name);
+    Ok(program.with_context(|| name.to_owned())?.try_into()?)
 }
 
 fn program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {

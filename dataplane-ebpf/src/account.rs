@@ -73,6 +73,17 @@ impl Book {
         });
     }
 
+    /// Books a frame that ends before an skb exists: no interface of a port has counted it.
+    #[inline(always)]
+    pub fn ended(&self, reason: DropReason, l2_bytes: u64) {
+        let number =
+            maps::sizes().drops(self.epoch.bank(), self.slot, self.direction, reason as u32);
+        on(&maps::DROPS, number, |drops| {
+            drops.packets += 1;
+            drops.l2_bytes += l2_bytes;
+        });
+    }
+
     /// Books a packet that is dropped.
     #[inline(always)]
     pub fn dropped(&self, reason: DropReason, packets: u64, l2_bytes: u64, skb_len: u32) {

@@ -238,7 +238,7 @@ fn from_a_port(ctx: &TcContext) -> Result<bool, DropReason> {
 
 /// Only in the test that takes the cut's barrier out: makes a late booking likely.
 #[inline(always)]
-fn linger() {
+pub fn linger() {
     let rounds = maps::test_linger();
     if rounds != 0 {
         let mut left = if rounds < 4096 { rounds } else { 4096 };

@@ -4,13 +4,14 @@
 use crate::{
     account::Book,
     encryption::Skb,
-    maps,
+    flood, gate, maps,
     packet::{self, Linear},
     port::{self, Source},
     verdict,
 };
 use aya_ebpf::{
     bindings::{__sk_buff, xdp_action},
+    helpers::bpf_xdp_get_buff_len,
     programs::{TcContext, XdpContext},
 };
 use dataplane_common::{
@@ -134,23 +135,46 @@ fn track(skb: *mut __sk_buff, packet: &Packet, sent: Sent) -> bool {
     true
 }
 
-/// Ingress of an uplink, before an skb exists.
+/// No link has longer frames, bytes. What is longer is a GSO packet of another interface of this machine, whose segments
+/// cannot be told here: that is for its port to do.
+const FRAME_MAX: u32 = 16_384;
+
+/// Ingress of an uplink, before an skb exists. `FRAGS`: the frame may lie in several buffers.
 #[inline(always)]
-pub fn enter(ctx: &XdpContext) -> u32 {
-    let len = (ctx.data_end() - ctx.data()) as u32;
+pub fn enter<const FRAGS: bool>(ctx: &XdpContext) -> u32 {
+    let len = if FRAGS {
+        // SAFETY: the context is the program's own.
+        unsafe { bpf_xdp_get_buff_len(ctx.ctx) as u32 }
+    } else {
+        (ctx.data_end() - ctx.data()) as u32
+    };
+    if FRAGS && len > FRAME_MAX {
+        return xdp_action::XDP_PASS;
+    }
+    let Some(epoch) = maps::EPOCH.get(0) else {
+        return xdp_action::XDP_PASS;
+    };
+    // SAFETY: a u64 that is stored whole. Volatile: exactly one read decides bank and policy.
+    let epoch = Epoch(unsafe { core::ptr::from_ref(epoch).read_volatile() });
+    gate::linger();
     let frame = Linear::new(ctx.ctx);
     let meta = Meta {
         len,
         ..Meta::default()
     };
     match parse(&frame, &meta) {
+        Ok(packet) if flood::ends(epoch, &packet, len) => xdp_action::XDP_DROP,
         Ok(_) => xdp_action::XDP_PASS,
         Err(reason) => {
             // SAFETY: the context is valid for the whole program.
             let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
-            if let Some(book) = book(ifindex, FROM_TENANT) {
-                book.dropped(reason, 1, len as u64, len);
-            }
+            let slot = port::slot(ifindex, None).unwrap_or(0);
+            let book = Book {
+                epoch,
+                slot,
+                direction: FROM_TENANT,
+            };
+            book.dropped(reason, 1, len as u64, len);
             xdp_action::XDP_DROP
         }
     }

@@ -17,6 +17,7 @@ mod account;
 mod bench;
 mod ecn;
 mod encryption;
+mod flood;
 mod flow;
 mod gate;
 mod gso;
@@ -34,6 +35,7 @@ mod verdict;
 mod zone;
 
 use aya_ebpf::{
+    bindings::xdp_action,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -69,10 +71,22 @@ pub fn guard(ctx: TcContext) -> i32 {
     guard::leave(&ctx)
 }
 
-/// Native XDP ingress of an uplink: frames that cannot be parsed end before an skb exists.
+/// Native XDP ingress of an uplink: frames that cannot be parsed, and floods, end before an skb exists.
 #[xdp]
 pub fn uplink(ctx: XdpContext) -> u32 {
-    guard::enter(&ctx)
+    guard::enter::<false>(&ctx)
+}
+
+/// [`uplink`] for interfaces whose frames are longer than a page.
+#[xdp(frags)]
+pub fn uplink_frags(ctx: XdpContext) -> u32 {
+    guard::enter::<true>(&ctx)
+}
+
+/// What an empty XDP program costs on this machine.
+#[xdp]
+pub fn empty_xdp(_ctx: XdpContext) -> u32 {
+    xdp_action::XDP_PASS
 }
 
 /// [`from_tenant`] on a port that is drawn anew for each packet. Benches only.

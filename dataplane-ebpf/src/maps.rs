@@ -125,6 +125,10 @@ pub static SLOTS: Array<Slot, 1> = Array::new();
 #[btf_map]
 pub static THIN: Array<u32, 1, MMAPABLE> = Array::new();
 
+/// By slot: clocks of what an uplink lets through of a flood. Of the programs alone: not pinned.
+#[btf_map]
+pub static SURPLUS: Array<u64, 1, MMAPABLE> = Array::new();
+
 /// The packet that this CPU is at: see `flow::note`. Of the programs alone: not pinned.
 #[btf_map]
 pub static FLOW_NOTED: PerCpuArray<crate::flow::Noted, 1> = PerCpuArray::new();

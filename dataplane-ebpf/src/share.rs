@@ -9,7 +9,7 @@ use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_ns};
 use core::ptr::{addr_of, addr_of_mut};
 use dataplane_common::{
     abi::{
-        DIRECTIONS, PortPolicy,
+        DIRECTIONS, Epoch, LimitPolicy, PortPolicy,
         share::{
             ShareLine, SharePace, SharePolicy, UPLINKS_MAX, UplinkShare, share_clocks_index,
             share_index, uplink_index, uplink_share_index,
@@ -152,9 +152,7 @@ pub fn take(
     if port.share == 0 || zone == zone::INTRA_HOST {
         return Ok(Departure::NOW);
     }
-    let account = port.share as u64 - 1;
-    let set = book.epoch.policy_set() as u64;
-    let whose = account << 2 | set << 1 | book.direction as u64;
+    let whose = whose(port, book.epoch, book.direction);
     let now_ns = share_renew(whose);
     let pace = share_pace(whose);
     let which = book.slot * DIRECTIONS + book.direction;
@@ -196,11 +194,27 @@ const BORROWED: u64 = 6;
 /// In the word of [`policy`]: the packet's flow is fat.
 const FAT_SHIFT: u32 = 63;
 
+/// What [`policy`] reads: the account of a port that shares an uplink, the set of policy, the direction.
+#[inline(always)]
+pub fn whose(port: &PortPolicy, epoch: Epoch, direction: u32) -> u64 {
+    (port.share as u64 - 1) << 2 | (epoch.policy_set() as u64) << 1 | direction as u64
+}
+
+/// The tenant's ceiling and its clock, if it has one.
+#[inline(always)]
+pub fn ceiling(whose: u64) -> Option<(&'static LimitPolicy, Shared)> {
+    let (policy, _) = policy(whose)?;
+    if policy.weight == 0 || !policy.ceiling.limited() {
+        return None;
+    }
+    Some((&policy.ceiling, clocks(whose)?.ceiling))
+}
+
 /// ns that a byte takes at what the tenant has at least, times 2^20: its guarantee, else its ceiling, else an eighth of
 /// the link; with the price of a packet ([`dataplane_common::thin::pace`]). What is thin is told by it.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn share_pace(whose: u64) -> u64 {
+pub extern "C" fn share_pace(whose: u64) -> u64 {
     let Some((policy, index)) = policy(whose) else {
         return 0;
     };

@@ -167,6 +167,19 @@ pub extern "C" fn thin_look(skb: *mut __sk_buff, which: u32, l2_bytes: u64, pace
     1
 }
 
+/// What [`thin_look`] would say of a packet with this `hash`: 1 for thin, else 0. Nothing is noted.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn thin_would(hash: u64, which: u32, l2_bytes: u64, pace: u64) -> u64 {
+    let together = maps::CLOCKS.get_ptr_mut(which * Sizes::CLOCKS + Sizes::THIN);
+    let Some(together) = together else {
+        return 1;
+    };
+    let limit = limit(pace);
+    let place = Place::of(hash, maps::thin_keys()[0], limit.now_ns, maps::thin_cells());
+    limit.would_be_thin(&Rows(which), &Shared(together), place, l2_bytes) as u64
+}
+
 /// Holds the flow of a fat packet that was accepted, and leaves at `departure_ns`; 0: now.
 #[inline(always)]
 pub fn accepted<const DIRECTION: u32>(

@@ -3,16 +3,19 @@
 //! tcx where the kernel has it (6.6): a link, pinned, first in its chain, replaced atomically.
 //! Before that, clsact and cls_bpf: no link to pin, so a fixed priority and handle stand for it.
 
+mod xdp;
+
 use crate::{Error, Result, error::chain, netlink::Interface, pins::Pins};
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        LinkOrder, SchedClassifier, TcAttachType,
         links::{FdLink, Link as _, PinnedLink},
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
     },
 };
 use std::process::Command;
+pub use xdp::{XDP, attach_xdp, detach_xdp, has_xdp};
 
 /// Priority and handle of the cls_bpf filters on kernels without tcx: what a later daemon, and
 /// `detach`, recognise as octroi's. "oc" in ASCII.
@@ -393,40 +396,4 @@ pub fn detach(mechanism: Mechanism, pins: &Pins, interface: &Interface, hook: Ho
 /// Removes the pin of a link: the link ends with it.
 pub fn remove_link(pins: &Pins, ifindex: u32, hook: Hook) {
     let _ = std::fs::remove_file(pins.link(ifindex, hook.program()));
-}
-
-/// Attaches the XDP program of an uplink in native mode, never silently in generic mode.
-///
-/// # Errors
-/// [`Error::Attach`], for instance because the driver has no native XDP.
-pub fn attach_xdp(object: &mut Ebpf, pins: &Pins, interface: &Interface) -> Result<()> {
-    let fail = |reason: String| Error::Attach {
-        interface: interface.name.clone(),
-        program: "uplink",
-        reason,
-    };
-    let program: &mut Xdp = object
-        .program_mut("uplink")
-        .ok_or_else(|| fail("not in the object".into()))?
-        .try_into()
-        .map_err(|error: aya::programs::ProgramError| fail(chain(&error)))?;
-    if program.fd().is_err() {
-        program.load().map_err(|error| fail(chain(&error)))?;
-    }
-    let path = pins.link(interface.index, "uplink");
-    if let Ok(pinned) = PinnedLink::from_pin(&path)
-        && let Ok(link) = aya::programs::xdp::XdpLink::try_from(FdLink::from(pinned))
-        && let Ok(id) = program.attach_to_link(link)
-    {
-        drop(program.take_link(id).map_err(|error| fail(chain(&error)))?);
-        return Ok(());
-    }
-    let _ = std::fs::remove_file(&path);
-    let id = program
-        .attach(&interface.name, XdpMode::Driver)
-        .map_err(|error| fail(chain(&error)))?;
-    let link = program.take_link(id).map_err(|error| fail(chain(&error)))?;
-    let link = FdLink::try_from(link).map_err(|error| fail(chain(&error)))?;
-    link.pin(&path).map_err(|error| fail(chain(&error)))?;
-    Ok(())
 }

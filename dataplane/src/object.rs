@@ -9,6 +9,7 @@ use dataplane_common::{
         share::{ShareClocks, SharePolicy, UPLINKS_MAX, UplinkPolicy, UplinkShare},
     },
     encryption::{CLASSES, WAYS, exempt},
+    flood::SURPLUS_CLOCKS,
     reason::REASONS_MAX,
 };
 use zerocopy::IntoBytes as _;
@@ -192,6 +193,8 @@ impl Plan {
         let limits = u64::from(self.sizes.slots * DIRECTIONS);
         let clocks = 2 * u64::from(self.thin_cells()) * size_of::<u32>() as u64;
         all.push(("THIN", limits * clocks));
+        let surplus = u64::from(self.sizes.slots * SURPLUS_CLOCKS);
+        all.push(("SURPLUS", surplus * size_of::<u64>() as u64));
         all
     }
 }
@@ -230,6 +233,7 @@ pub fn load_elf(plan: &Plan, pins: Option<&Pins>, elf: &[u8]) -> Result<Ebpf> {
     loader.map_max_entries("BENCH_PICKS", plan.bench_picks);
     let limits = plan.sizes.slots * DIRECTIONS;
     loader.map_max_entries("THIN", limits * 2 * plan.thin_cells());
+    loader.map_max_entries("SURPLUS", plan.sizes.slots * SURPLUS_CLOCKS);
     let constants = [
         ("SLOTS_MAX", plan.sizes.slots),
         ("ZONES_MAX", plan.sizes.zones),

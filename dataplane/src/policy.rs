@@ -1,5 +1,6 @@
 //! A policy revision: from what is asked for to what the programs read.
 
+mod owners;
 mod uplink;
 
 use crate::{
@@ -10,6 +11,7 @@ use crate::{
     quota::{Grant, Quota},
     share::SharedUplink,
 };
+pub(crate) use owners::{Owners, forget};
 pub use uplink::{ClearOverlays, Uplink};
 
 use aya::maps::lpm_trie::Key;
@@ -31,6 +33,19 @@ pub struct Prefix {
     pub address: IpAddr,
     /// Length in bits, 0..=32 or 0..=128.
     pub len: u8,
+}
+
+impl Prefix {
+    /// Is all of `other` within this one?
+    fn holds(&self, other: Self) -> bool {
+        let number = |address| match address {
+            IpAddr::V4(v4) => (u128::from(v4.to_bits()) << 96, true),
+            IpAddr::V6(v6) => (v6.to_bits(), false),
+        };
+        let ((own, v4), (others, other_v4)) = (number(self.address), number(other.address));
+        let past = u128::MAX.checked_shr(self.len.into()).unwrap_or(0);
+        v4 == other_v4 && self.len <= other.len && (own ^ others) & !past == 0
+    }
 }
 
 /// How much may be sent at once.
@@ -178,6 +193,11 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Does an uplink police floods?
+    pub fn polices(&self) -> bool {
+        self.uplinks.iter().any(|uplink| uplink.xdp)
+    }
+
     /// Notes how much of their budgets tenants have. A grant that is for this revision alone, what nobody says of a tenant,
     /// leaves its count to the kernel ([`Grant::at`]).
     pub fn grant(&mut self, grants: &[Grant]) {
@@ -337,11 +357,12 @@ fn zone_table(policy: &Policy) -> ZoneTable {
 /// # Errors
 /// [`Error::NoRoom`].
 pub(crate) fn check_room(plan: &Plan, policy: &Policy) -> Result<()> {
-    let overflow = policy
-        .ports
-        .iter()
+    let listed = policy.ports.iter();
+    let listed: usize = listed
         .map(|port| port.addresses.len() + port.macs.len())
         .sum();
+    // Each once more where floods are policed: whose it is.
+    let overflow = listed * if policy.polices() { 2 } else { 1 };
     for (what, wanted, room) in [
         (
             "zone prefixes",
@@ -393,7 +414,8 @@ pub(crate) fn write_tables(
             write_overflow(maps, port, slot, policy_set)?;
         }
     }
-    Ok(())
+    let slot = |number: usize| slot_of(&policy.ports[number]);
+    Owners::of(policy).write(maps, policy_set, None, slot)
 }
 
 /// Writes one port's overflow entries.

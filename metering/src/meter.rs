@@ -25,7 +25,7 @@ pub use settled::Settled;
 
 use crate::{
     flow,
-    record::{Dropped, Flags, Kind, Reading, Record, Total},
+    record::{Flags, Kind, Reading, Record, Total},
     window::Counts,
 };
 use label::Label;
@@ -395,15 +395,7 @@ impl Window<'_> {
                 counted
             }
         };
-        let drops = (1..now.drops.len()).filter_map(|reason| {
-            let (old, now) = (before.drop(reason), now.drop(reason));
-            let packets = now[0] - old[0];
-            (packets != 0).then(|| Dropped {
-                reason: reason as u8,
-                packets,
-                l2_bytes: now[1] - old[1],
-            })
-        });
+        let drops = now.dropped_since(before);
         let evidence = classes::between(before, now, counted).unwrap_or_else(|| {
             // Nothing is said then, and nothing that is billed rests on it.
             outcome.alarms.push(format!(
@@ -417,7 +409,7 @@ impl Window<'_> {
             total: Some(Total {
                 skbs_start: before.raw(),
                 skbs_end: now.raw(),
-                drops: drops.collect(),
+                drops,
                 unattributed,
                 clock: self.cut.clock,
                 post_meter_drops: None,

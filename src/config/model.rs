@@ -215,7 +215,7 @@ pub struct Uplink {
     pub capacity: Option<BitsPerSecond>,
     /// Bytes on the wire beside a packet's layer-2 bytes, for each packet, 0..=256.
     pub overhead_bytes: u16,
-    /// Whether an XDP program polices floods there.
+    /// Whether floods above a ceiling end there before an skb exists, by native XDP.
     pub xdp: bool,
     /// What becomes of overlays that the host itself sends there in clear.
     pub clear_overlays: ClearOverlays,

@@ -34,13 +34,14 @@ pub struct Bypass {
 const NAMESPACES_MAX: usize = 256;
 
 /// Names of octroi's programs.
-const OURS: [&str; 6] = [
+const OURS: [&str; 7] = [
     "from_tenant",
     "from_tenant_6_1",
     "to_tenant",
     "to_tenant_6_1",
     "guard",
     "uplink",
+    "uplink_frags",
 ];
 
 /// All that can be seen from here.

@@ -1,7 +1,11 @@
 //! Raw frames through a packet socket: what no honest socket sends.
 
-use anyhow::{Result, ensure};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use super::traffic;
+use anyhow::{Result, bail, ensure};
+use std::{
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    time::Instant,
+};
 
 /// A packet socket on one interface of this thread's namespace.
 #[derive(Debug)]
@@ -87,6 +91,57 @@ impl RawSocket {
             std::io::Error::last_os_error()
         );
         Ok(())
+    }
+
+    /// Sends these frames by turns, as fast as one processor can, until `until`; how many. No queue is in between: what the
+    /// other end does with a frame is done before the next one.
+    ///
+    /// # Errors
+    /// When the interface refuses them.
+    pub fn flood(&self, frames: &[Vec<u8>], until: Instant) -> Result<u64> {
+        const BATCH: usize = 64;
+        const PACKET_QDISC_BYPASS: libc::c_int = 20;
+        traffic::set_option(&self.socket, libc::SOL_PACKET, PACKET_QDISC_BYPASS, 1)?;
+        let mut parts: Vec<libc::iovec> = (0..BATCH)
+            .filter_map(|number| frames.get(number % frames.len().max(1)))
+            .map(|frame| libc::iovec {
+                iov_base: frame.as_ptr().cast_mut().cast(),
+                iov_len: frame.len(),
+            })
+            .collect();
+        let mut address = self.address;
+        let mut messages: Vec<libc::mmsghdr> = parts
+            .iter_mut()
+            .map(|part| {
+                // SAFETY: zero is a valid message.
+                let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+                message.msg_hdr.msg_name = (&raw mut address).cast();
+                message.msg_hdr.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+                message.msg_hdr.msg_iov = part;
+                message.msg_hdr.msg_iovlen = 1;
+                message
+            })
+            .collect();
+        let mut all = 0;
+        while Instant::now() < until {
+            // SAFETY: messages, their address, parts and frames live through the call; the kernel only reads frames.
+            let sent = unsafe {
+                libc::sendmmsg(
+                    self.socket.as_raw_fd(),
+                    messages.as_mut_ptr(),
+                    messages.len() as libc::c_uint,
+                    0,
+                )
+            };
+            match u64::try_from(sent) {
+                Ok(sent) => all += sent,
+                // Its ring is full for a moment.
+                Err(_) if std::io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS) => {
+                }
+                Err(_) => bail!("flood: {}", std::io::Error::last_os_error()),
+            }
+        }
+        Ok(all)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What there is to be scraped.
 
 /// Every family: its name, type, and what it says.
-pub const FAMILIES: [(&str, &str, &str); 33] = [
+pub const FAMILIES: [(&str, &str, &str); 34] = [
     (
         "octroi_up",
         "gauge",
@@ -56,6 +56,11 @@ pub const FAMILIES: [(&str, &str, &str); 33] = [
         "octroi_ecn_packets_total",
         "counter",
         "frames delivered over a queue, by tenant, direction, and whether they could be marked, of ports that are there",
+    ),
+    (
+        "octroi_uplink_xdp",
+        "gauge",
+        "1: floods end at this uplink before an skb exists; 0: the driver has no native XDP; absent: not asked for",
     ),
     (
         "octroi_quota_bytes",

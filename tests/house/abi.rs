@@ -4,6 +4,7 @@ use dataplane::pins;
 use dataplane_common::{
     abi::{self, quota::*, share::*, *},
     encryption::{self, Bucket, CLASSES, Class, Conversation, Policy, Rule, Stream, Why},
+    flood,
     flow::{Flow, FlowCounts, FlowKey, FlowOpened, FlowPlace, FlowRing},
     reason::{DropReason, REASONS_MAX},
     zone,
@@ -108,7 +109,7 @@ pub fn describe() -> String {
         shape::POLICE, shape::EDT, shape::HTB,
         slot_state::FREE, slot_state::PORT, slot_state::UPLINK, slot_state::RETIRED,
         zone::OTHER, zone::INTRA_HOST, zone::GROUP, zone::LINK, zone::FIRST_CONFIGURED,
-        REASONS_MAX,
+        REASONS_MAX, flood::WHOSE, flood::NOBODY, flood::POLICES,
         FlowPlace::PLACES_MAX, FlowPlace::new(0x0123_4567_8900_0000, 5).0,
         FlowPlace::owner(&FlowKey { slot: 0x1234, zone: 5, ..FlowKey::default() }),
         RULES_MAX, CLASSES, encryption::STEPS_MAX, encryption::exempt::COUNT,

@@ -453,13 +453,13 @@ impl ZoneKey {
     pub const PREFIX_BITS: u32 = 32;
 }
 
-/// Key data of `ADDRESSES`: a port's prefixes that do not fit [`PortPolicy`].
+/// Key data of `ADDRESSES`: a port's prefixes that do not fit [`PortPolicy`], and whose prefixes are ([`crate::flood::WHOSE`]).
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
 #[repr(C)]
 pub struct AddressKey {
-    /// Register slot.
+    /// Register slot, or [`crate::flood::WHOSE`].
     pub slot: u32,
     /// Policy set, 0 or 1.
     pub policy_set: u8,
@@ -476,7 +476,7 @@ impl AddressKey {
     pub const PREFIX_BITS: u32 = 64;
 }
 
-/// Key of `MACS`: a port's MACs that do not fit [`PortPolicy`].
+/// Key of `MACS`: a port's MACs that do not fit [`PortPolicy`], and whose MACs are ([`crate::flood::WHOSE`]).
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -484,7 +484,7 @@ impl AddressKey {
 pub struct MacKey {
     /// As [`crate::parse::Packet`] has it.
     pub mac: u64,
-    /// Register slot.
+    /// Register slot, or [`crate::flood::WHOSE`].
     pub slot: u32,
     /// Policy set, 0 or 1.
     pub policy_set: u32,

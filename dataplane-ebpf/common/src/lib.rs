@@ -9,7 +9,7 @@
 //!
 //! The modules stand in the order of a packet's way: [`parse`] → [`antispoof`] → [`zone`] →
 //! [`wire`] → [`thin`] → [`limiter`] → [`share`] → [`encryption`] → [`quota`] → [`ecn`] → [`flow`];
-//! [`outgoing`] is the uplink's; [`abi`] is the memory that the kernel and the daemon both map.
+//! [`outgoing`] and [`flood`] are the uplink's; [`abi`] is the memory that the kernel and the daemon both map.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod abi;
@@ -18,6 +18,7 @@ pub mod ecn;
 pub mod encryption;
 #[cfg(feature = "std")]
 pub mod fault;
+pub mod flood;
 pub mod flow;
 #[cfg(feature = "std")]
 pub mod limit;

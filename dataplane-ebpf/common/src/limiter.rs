@@ -211,6 +211,17 @@ impl LimitPolicy {
         Self::add(clock, seen, at, units, horizon)
     }
 
+    /// Would a packet that came now find more than `horizon` ahead of it? Books nothing.
+    #[inline(always)]
+    pub fn refuses<C: Clock, N: Now>(&self, clock: &C, now: &N, horizon: u64) -> bool {
+        let seen = clock.load();
+        // Late, so that the backlog is less than this.
+        if ahead(seen, self.line(now.coarse_ns())) <= horizon {
+            return false;
+        }
+        ahead(seen, self.line(now.exact_ns())) > horizon
+    }
+
     /// Books a packet after other CPUs have raised the clock under every try: an addition cannot
     /// fail. It cannot look first either, so it is used only where there is room for what others
     /// add meanwhile. Units that went past the horizon all the same stay on the clock, though their

@@ -4,8 +4,20 @@
 pub const REASONS_MAX: usize = 40;
 
 /// Reasons that a record has room for (M-5, field 32), with 0, which is none. What is from here on is an uplink's, which has no
-/// records.
+/// records, or is [`recorded`] under another number.
 pub const RECORDED_MAX: usize = 32;
+
+/// The number under which a record has what was dropped for the reason with this number: that of the limit that it was over,
+/// wherever it ended. Below [`RECORDED_MAX`].
+pub const fn recorded(number: usize) -> usize {
+    match DropReason::from_number(number as u64) {
+        Some(DropReason::FloodBytes) => DropReason::CeilingBytes as usize,
+        Some(DropReason::FloodPackets) => DropReason::CeilingPackets as usize,
+        _ if number < RECORDED_MAX => number,
+        // Of an uplink; a port has none of these.
+        _ => DropReason::Internal as usize,
+    }
+}
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal;)+) => {
@@ -101,6 +113,10 @@ reasons! {
     QuotaSpent = 31, "quota_spent";
     /// Uplink guard: an overlay that the host itself sends in clear, or what may be the rest of one.
     ClearOverlay = 32, "clear_overlay";
+    /// Over the ceiling in bits per second, and ended at the uplink before an skb existed.
+    FloodBytes = 33, "flood_bytes";
+    /// Over the ceiling in packets per second, likewise.
+    FloodPackets = 34, "flood_packets";
     /// Something that cannot happen, did: a map look-up of the gate itself failed.
     Internal = 28, "internal";
 }

@@ -296,14 +296,38 @@ impl Limit {
         (priced * self.pace) >> (PACE_SHIFT - TOGETHER_SHIFT - 1)
     }
 
+    /// What [`Limit::thin`] would say now. Books nothing.
+    #[inline(always)]
+    pub fn would_be_thin<C: Cells, T: Clock>(
+        &self,
+        cells: &C,
+        together: &T,
+        place: Place,
+        bytes: u64,
+    ) -> bool {
+        let depth = self.depth();
+        let seen = self.load(cells, place, depth);
+        let least = if seen.0 < seen.1 { seen.0 } else { seen.1 };
+        let used = least + self.cost(self.priced(bytes));
+        let large = bytes > SMALL_BYTES || used * 8 > depth;
+        let ahead = together.load().wrapping_sub(self.now_ns << TOGETHER_SHIFT);
+        used <= depth && (ahead >= 1 << 63 || ahead <= self.window(large))
+    }
+
+    /// How far all thin packets may be ahead of half the rate, 16ths of ns.
+    #[inline(always)]
+    const fn window(&self, large: bool) -> u64 {
+        let frames = self.half(self.frames());
+        let least = TOGETHER_NS << TOGETHER_SHIFT;
+        let window = if frames < least { least } else { frames };
+        if large { window / 2 } else { window }
+    }
+
     /// Takes a thin packet from half the rate.
     #[inline(always)]
     fn take<T: Clock>(&self, together: &T, bytes: u64, large: bool) -> bool {
         let cost = self.half(self.priced(bytes));
-        let frames = self.half(self.frames());
-        let least = TOGETHER_NS << TOGETHER_SHIFT;
-        let window = if frames < least { least } else { frames };
-        let window = if large { window / 2 } else { window };
+        let window = self.window(large);
         let line = self.now_ns << TOGETHER_SHIFT;
         let mut seen = together.load();
         let mut tries = 0;

@@ -137,8 +137,17 @@ impl Gate {
             if let Err(error) = self.hold(interface, Hook::Guard, false, events) {
                 events.push(Event::Failed(format!("uplink {name}"), error.to_string()));
             }
-            if xdp && let Err(error) = attach::attach_xdp(&mut self.object, &self.pins, interface) {
-                events.push(Event::Failed(format!("uplink {name}"), error.to_string()));
+            let held = (interface.index, attach::XDP);
+            if !xdp {
+                attach::detach_xdp(&self.pins, interface.index);
+                self.held.remove(&held);
+            } else if !(self.held.contains(&held) && attach::has_xdp(&self.pins, interface)) {
+                match attach::attach_xdp(&mut self.object, &self.pins, interface) {
+                    Ok(()) => drop(self.held.insert(held)),
+                    Err(error) => {
+                        events.push(Event::Failed(format!("uplink {name}"), error.to_string()));
+                    }
+                }
             }
         }
         Ok(())
@@ -216,6 +225,11 @@ impl Gate {
         let entry = self.entry(port, slot, None, self.holds(port), &times(SWITCH_MARGIN))?;
         let set = self.epoch()?.policy_set();
         policy::write_overflow(&mut self.maps, port, slot, set as u8)?;
+        let ports = &self.policy.ports;
+        if let Some(own) = ports.iter().position(|one| one.name == port.name) {
+            let owners = policy::Owners::of(&self.policy);
+            owners.write(&mut self.maps, set as u8, Some(own), |_| Some(slot))?;
+        }
         // Nothing is bound to the slot yet, so no program reads what is written here.
         self.set_entry(set, slot, entry)?;
         Ok(slot)
@@ -351,6 +365,14 @@ impl Gate {
     /// Ends an incarnation: its interface is no longer blessed, its counts stay readable.
     pub(super) fn retire(&mut self, slot: u32) -> Result<()> {
         let mut book = *self.slots.get(slot);
+        if book.state == slot_state::PORT && self.policy.polices() {
+            // Before the barrier: behind it no uplink books anything to this slot.
+            let (name, set) = (text(&book.name), self.epoch()?.policy_set());
+            let mut ports = self.policy.ports.iter();
+            if let Some(port) = ports.find(|port| port.name == name) {
+                policy::forget(&mut self.maps, port, slot, set as u8);
+            }
+        }
         let shared = book.vlan != 0;
         if book.ifindex != 0 {
             let others = self.slots.iter().any(|(other, entry)| {
@@ -377,6 +399,10 @@ impl Gate {
                 } else {
                     &[Hook::FromTenant, Hook::ToTenant]
                 };
+                if book.state == slot_state::UPLINK {
+                    attach::detach_xdp(&self.pins, book.ifindex);
+                    self.held.remove(&(book.ifindex, attach::XDP));
+                }
                 for hook in hooks {
                     attach::detach(self.mechanism, &self.pins, &interface, *hook);
                     self.held.remove(&(book.ifindex, hook.program()));

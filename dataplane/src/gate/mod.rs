@@ -223,7 +223,8 @@ impl Gate {
     /// # Errors
     /// [`crate::Error::Map`].
     pub fn uplinks(&self) -> Result<Vec<UplinkStatus>> {
-        report::uplinks(&self.maps, &self.plan, &self.slots, self.epoch()?)
+        let read = (&self.maps, &self.pins);
+        report::uplinks(read, &self.plan, &self.slots, self.epoch()?)
     }
 
     /// Every tunnel that this host provides, as of the last [`Gate::reconcile`].

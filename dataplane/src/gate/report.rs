@@ -7,7 +7,7 @@ use crate::{
     encryption::{self, Talking},
     flows::{self, Seen},
     maps::Maps,
-    netlink::Interface,
+    netlink::{self, Interface},
     object::Plan,
     pins::Pins,
     provide,
@@ -15,10 +15,13 @@ use crate::{
     shaping::{self, InForce, Shaper},
     slots::{Slots, text},
 };
-use dataplane_common::abi::{
-    DIRECTIONS, Epoch, PortPolicy, TO_TENANT,
-    share::{UPLINKS_MAX, uplink_index},
-    slot_state,
+use dataplane_common::{
+    abi::{
+        DIRECTIONS, Epoch, PortPolicy, TO_TENANT,
+        share::{UPLINKS_MAX, uplink_index},
+        slot_state,
+    },
+    flood,
 };
 use std::collections::BTreeMap;
 
@@ -72,17 +75,21 @@ pub struct UplinkStatus {
     pub ifindex: u32,
     /// What becomes of overlays in clear that the host itself sends: `allow`, `count` or `drop`.
     pub clear_overlays: String,
+    /// Whether floods end there before an skb exists: `off`; `native`; `refused`, where the driver has no native XDP.
+    #[serde(default)]
+    pub xdp: String,
     /// What left, and what the guard did not let out.
     pub leaving: Direction,
 }
 
 /// Uplinks of the policy in force.
 pub(super) fn uplinks(
-    maps: &Maps,
+    (maps, pins): (&Maps, &Pins),
     plan: &Plan,
     slots: &Slots,
     epoch: Epoch,
 ) -> Result<Vec<UplinkStatus>> {
+    let interfaces = netlink::interfaces()?;
     let mut registers = Reader::new(maps, &plan.sizes);
     let live = slots
         .iter()
@@ -90,9 +97,19 @@ pub(super) fn uplinks(
     live.map(|(slot, book)| {
         let index = plan.sizes.port(epoch.policy_set(), slot);
         let entry = maps.ports.get(&index, 0).map_err(Error::map("PORTS"))?.0;
+        let interface = text(&book.interface);
+        let native = interfaces
+            .get(&interface)
+            .is_some_and(|interface| attach::has_xdp(pins, interface));
         Ok(UplinkStatus {
-            interface: text(&book.interface),
+            interface,
             ifindex: book.ifindex,
+            xdp: match (entry.has(flood::POLICES), native) {
+                (false, _) => "off",
+                (true, true) => "native",
+                (true, false) => "refused",
+            }
+            .into(),
             clear_overlays: if entry.has(PortPolicy::DROPS_CLEAR_OVERLAYS) {
                 "drop"
             } else if entry.has(PortPolicy::COUNTS_CLEAR_OVERLAYS) {
@@ -197,7 +214,7 @@ pub fn read_pinned(pins: &Pins) -> Result<Pinned> {
     Ok(Pinned {
         epoch,
         ports: ports(&maps, &plan, &slots, epoch, None)?,
-        uplinks: uplinks(&maps, &plan, &slots, epoch)?,
+        uplinks: uplinks((&maps, pins), &plan, &slots, epoch)?,
         packet_price: packet_price(&maps, &plan, epoch)?,
     })
 }

@@ -1,6 +1,6 @@
 //! What a revision says of an uplink.
 
-use dataplane_common::abi::PortPolicy;
+use dataplane_common::{abi::PortPolicy, flood};
 
 /// What becomes of overlays in clear that the host itself sends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum ClearOverlays {
 pub struct Uplink {
     /// Interface name.
     pub interface: String,
-    /// Whether XDP is wanted there.
+    /// Whether floods are policed there, by XDP.
     pub xdp: bool,
     /// What may not leave there.
     pub clear_overlays: ClearOverlays,
@@ -28,12 +28,13 @@ pub struct Uplink {
 impl Uplink {
     /// Its entry in `PORTS`.
     pub(crate) fn entry(&self) -> PortPolicy {
+        let overlays = match self.clear_overlays {
+            ClearOverlays::Allow => 0,
+            ClearOverlays::Count => PortPolicy::COUNTS_CLEAR_OVERLAYS,
+            ClearOverlays::Drop => PortPolicy::DROPS_CLEAR_OVERLAYS,
+        };
         PortPolicy {
-            flags: match self.clear_overlays {
-                ClearOverlays::Allow => 0,
-                ClearOverlays::Count => PortPolicy::COUNTS_CLEAR_OVERLAYS,
-                ClearOverlays::Drop => PortPolicy::DROPS_CLEAR_OVERLAYS,
-            },
+            flags: overlays | if self.xdp { flood::POLICES } else { 0 },
             ..PortPolicy::default()
         }
     }

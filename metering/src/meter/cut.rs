@@ -3,10 +3,10 @@
 use super::Interface;
 use crate::{
     flow::{Detail, FlowDelta},
-    record::Clock,
+    record::{Clock, Dropped},
     window::Counts,
 };
-use dataplane_common::abi::Skbs;
+use dataplane_common::{abi::Skbs, reason::recorded};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -38,6 +38,28 @@ impl Sums {
 
     pub(super) fn drop(&self, reason: usize) -> [u64; 2] {
         self.drops.get(reason).copied().unwrap_or_default()
+    }
+
+    /// What was dropped since, under the reasons that a record knows: [`recorded`].
+    pub(super) fn dropped_since(&self, before: &Self) -> Vec<Dropped> {
+        let mut drops = BTreeMap::<u8, [u64; 2]>::new();
+        for reason in 1..self.drops.len() {
+            let (old, now) = (before.drop(reason), self.drop(reason));
+            if now[0] != old[0] {
+                let sum = drops.entry(recorded(reason) as u8).or_default();
+                // Registers of one slot count one link: together they are far from 2^64.
+                sum[0] = sum[0].saturating_add(now[0] - old[0]);
+                sum[1] = sum[1].saturating_add(now[1] - old[1]);
+            }
+        }
+        let drops = drops.into_iter();
+        drops
+            .map(|(reason, [packets, l2_bytes])| Dropped {
+                reason,
+                packets,
+                l2_bytes,
+            })
+            .collect()
     }
 
     pub(super) fn class(&self, class: usize) -> [u64; 2] {

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::{flow::FlowDelta, record::Clock};
+use dataplane_common::reason::{self, REASONS_MAX, RECORDED_MAX};
 use proptest::prelude::*;
 
 fn epoch() -> Epoch {
@@ -34,7 +35,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0..8_usize, 0..2_usize, 0..4_usize, 1..1_000_u64, 60..9_000_u64)
             .prop_map(|(a, b, c, d, e)| Step::Carry(a, b, c, d, e)),
-        2 => (0..8_usize, 0..2_usize, 1..32_usize, 1..50_u64).prop_map(|(a, b, c, d)| Step::Drop(a, b, c, d)),
+        2 => (0..8_usize, 0..2_usize, 1..REASONS_MAX, 1..50_u64).prop_map(|(a, b, c, d)| Step::Drop(a, b, c, d)),
         1 => Just(Step::Come),
         1 => (0..8_usize).prop_map(Step::Go),
         2 => (1..200_000_000_000_u64, prop_oneof![9 => Just(0), 1 => -90_000_000_000_000..90_000_000_000_000_i64])
@@ -55,7 +56,7 @@ impl Kernel {
     fn come(&mut self) {
         let sums = || Sums {
             zones: vec![Counts::default(); 4],
-            drops: vec![[0; 2]; 32],
+            drops: vec![[0; 2]; REASONS_MAX],
             evidence: vec![[0; 2]; 8],
             skbs: [0; 4],
         };
@@ -226,9 +227,14 @@ fn conserved(finals: &BTreeMap<u64, [Sums; 2]>, written: &[Record]) -> Result<()
         for (direction, sums) in (0..).zip(directions) {
             let end = ends.get(&(*incarnation, direction, None)).copied();
             prop_assert_eq!(end, sums.total());
-            for (reason, dropped) in (0..).zip(&sums.drops) {
+            // A record has them under the numbers that it knows.
+            let mut recorded = [0; RECORDED_MAX];
+            for (number, dropped) in sums.drops.iter().enumerate() {
+                recorded[reason::recorded(number)] += dropped[0];
+            }
+            for (reason, packets) in (0..).zip(recorded) {
                 let seen = drops.get(&(*incarnation, direction, reason)).copied();
-                prop_assert_eq!(seen.unwrap_or_default(), dropped[0]);
+                prop_assert_eq!(seen.unwrap_or_default(), packets);
             }
             for (class, counts) in (0..).zip(&sums.evidence) {
                 let seen = classes.get(&(*incarnation, direction, class)).copied();

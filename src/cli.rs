@@ -6,8 +6,9 @@ use crate::{
     config::{self, Config},
     correct,
     daemon::{self, control},
-    demo, doctor, encryption, explain, flood, flows, generate, import, loader, metrics, price, privacy,
-    proof, provide, quota, reconcile, records, sinks, statement, status, store, top, usage,
+    demo, doctor, encryption, explain, flood, flows, generate, import, loader, metrics, price,
+    privacy, proof, provide, quota, reconcile, records, sinks, statement, status, store, top,
+    usage,
 };
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use dataplane::object;

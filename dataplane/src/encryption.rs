@@ -76,10 +76,9 @@ impl Parts {
     /// Those of the set in force: what an earlier daemon left.
     pub(crate) fn read(maps: &Maps, plan: &Plan, policy_set: u32) -> Result<Self> {
         let mut by_tenant = BTreeMap::new();
-        for number in 1..plan.sizes.slots {
-            let index = plan.sizes.port(policy_set, number);
-            let known = maps.policies.get(&index, 0);
-            let known = known.map_err(Error::map("POLICIES"))?.0;
+        let first = plan.sizes.port(policy_set, 0);
+        let all = maps.policies.values(first, plan.sizes.slots)?;
+        for (number, known) in (0..).zip(all).skip(1) {
             if known.tenant != 0 {
                 let part = Part {
                     number,
@@ -147,7 +146,8 @@ impl Parts {
         policy_set: u32,
     ) -> Result<()> {
         let mut rules: Vec<Rule> = vec![Rule::default()];
-        let mut written = BTreeSet::new();
+        // A number that is no tenant's is the policy of nobody.
+        let mut entries = vec![Policy::default(); plan.sizes.slots as usize];
         for one in &policy.encryption {
             let Some(part) = self.by_tenant.get(&one.tenant) else {
                 continue;
@@ -165,16 +165,12 @@ impl Parts {
                     }
                 }
             }
-            let index = plan.sizes.port(policy_set, part.number);
-            let set = maps.policies.set(index, Raw(compiled), 0);
-            set.map_err(Error::map("POLICIES"))?;
-            written.insert(part.number);
+            if let Some(place) = entries.get_mut(part.number as usize) {
+                *place = compiled;
+            }
         }
-        for number in (0..plan.sizes.slots).filter(|number| !written.contains(number)) {
-            let index = plan.sizes.port(policy_set, number);
-            let set = maps.policies.set(index, Raw(Policy::default()), 0);
-            set.map_err(Error::map("POLICIES"))?;
-        }
+        maps.policies
+            .put(plan.sizes.port(policy_set, 0), &entries)?;
         for (number, rule) in (0..RULES_MAX).zip(rules) {
             let set = maps
                 .rules

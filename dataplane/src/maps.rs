@@ -1,5 +1,7 @@
 //! The maps with their types, opened from a loaded object or from their pins.
 
+mod table;
+
 use crate::{Error, Result, host, pins::Pins};
 use aya::{
     Ebpf, Pod,
@@ -13,6 +15,8 @@ use dataplane_common::abi::{
 };
 use dataplane_common::encryption::{Bucket, Policy, Rule};
 use dataplane_common::flow::{Flow, FlowKey};
+
+pub use table::Table;
 
 /// Every map that is pinned.
 pub const NAMES: [&str; 41] = [
@@ -112,13 +116,13 @@ pub struct Maps {
     pub interfaces: Array<MapData, u64>,
     pub blessed: DevMapHash<MapData>,
     pub trusted: DevMapHash<MapData>,
-    pub ports: Array<MapData, Raw<PortPolicy>>,
+    pub ports: Table<PortPolicy>,
     pub macs: HashMap<MapData, Raw<MacKey>, u32>,
     pub addresses: LpmTrie<MapData, Raw<AddressKey>, u32>,
     pub zones: LpmTrie<MapData, Raw<ZoneKey>, u32>,
     pub clocks: Array<MapData, u64>,
-    pub shares: Array<MapData, Raw<SharePolicy>>,
-    pub share_clocks: Array<MapData, Raw<ShareClocks>>,
+    pub shares: Table<SharePolicy>,
+    pub share_clocks: Table<ShareClocks>,
     pub uplinks: Array<MapData, Raw<UplinkPolicy>>,
     pub uplink_share: Array<MapData, Raw<UplinkShare>>,
     pub quotas: Array<MapData, Raw<QuotaPolicy>>,
@@ -135,7 +139,7 @@ pub struct Maps {
     pub flow_spare: PerCpuArray<MapData, u32>,
     pub flow_use: MapData,
     pub unattributed: MapData,
-    pub policies: Array<MapData, Raw<Policy>>,
+    pub policies: Table<Policy>,
     pub rules: Array<MapData, Raw<Rule>>,
     pub conversations: Array<MapData, Raw<Bucket>>,
     pub exempt_due: Array<MapData, u64>,
@@ -202,6 +206,11 @@ impl Maps {
                 map($name)?.try_into().map_err(Error::map($name))?
             };
         }
+        macro_rules! table {
+            ($name:literal) => {
+                Table::new($name, map($name)?)?
+            };
+        }
         Ok(Self {
             epoch: typed!("EPOCH"),
             barrier: typed!("BARRIER"),
@@ -209,13 +218,13 @@ impl Maps {
             interfaces: typed!("INTERFACES"),
             blessed: typed!("BLESSED"),
             trusted: typed!("TRUSTED"),
-            ports: typed!("PORTS"),
+            ports: table!("PORTS"),
             macs: typed!("MACS"),
             addresses: typed!("ADDRESSES"),
             zones: typed!("ZONES"),
             clocks: typed!("CLOCKS"),
-            shares: typed!("SHARES"),
-            share_clocks: typed!("SHARE_CLOCKS"),
+            shares: table!("SHARES"),
+            share_clocks: table!("SHARE_CLOCKS"),
             uplinks: typed!("UPLINKS"),
             uplink_share: typed!("UPLINK_SHARE"),
             quotas: typed!("QUOTAS"),
@@ -232,7 +241,7 @@ impl Maps {
             flow_spare: typed!("FLOW_SPARE"),
             flow_use: mapped!("FLOW_USE"),
             unattributed: mapped!("UNATTRIBUTED"),
-            policies: typed!("POLICIES"),
+            policies: table!("POLICIES"),
             rules: typed!("RULES"),
             conversations: typed!("CONVERSATIONS"),
             exempt_due: typed!("EXEMPT_DUE"),

@@ -10,7 +10,8 @@ use dataplane_common::{
     abi::{
         DIRECTIONS,
         share::{
-            SharePolicy, UPLINKS_MAX, UplinkPolicy, share_clocks_index, share_index, uplink_index,
+            ShareClocks, SharePolicy, UPLINKS_MAX, UplinkPolicy, share_clocks_index, share_index,
+            uplink_index,
         },
     },
     limit::Times,
@@ -142,7 +143,15 @@ pub(crate) fn write(
     (times, queued): (&Times, &Queued),
 ) -> Result<()> {
     let slots = plan.sizes.slots;
-    let mut written = BTreeSet::new();
+    let entries = slots * DIRECTIONS;
+    let known = Known {
+        shares: maps
+            .shares
+            .values(share_index(slots, set_before, 0, 0), entries)?,
+        clocks: maps.share_clocks.values(0, entries)?,
+    };
+    // An account that nobody has is that of nobody.
+    let mut wanted = vec![SharePolicy::default(); entries as usize];
     for number in 0..UPLINKS_MAX {
         let shared = policy.shared.iter().find(|uplink| uplink.number == number);
         let mut links = [UplinkPolicy::default(); DIRECTIONS as usize];
@@ -162,61 +171,49 @@ pub(crate) fn write(
                 continue;
             };
             for direction in 0..DIRECTIONS {
-                let index = share_index(slots, set, *account, direction);
                 let part = &share.parts[direction as usize];
-                let before = share_index(slots, set_before, *account, direction);
+                let index = share_clocks_index(*account, direction) as usize;
                 let of = (number, &links[direction as usize & 1]);
-                let entry = entry(maps, part, of, (before, *account, direction), times)?;
-                put(maps, index, entry)?;
-                written.insert(index);
+                if let Some(entry) = wanted.get_mut(index) {
+                    *entry = known.revised(index, part, of, times);
+                }
             }
         }
     }
-    for account in 0..slots {
-        for direction in 0..DIRECTIONS {
-            let index = share_index(slots, set, account, direction);
-            if !written.contains(&index) {
-                put(maps, index, SharePolicy::default())?;
-            }
-        }
+    maps.shares.put(share_index(slots, set, 0, 0), &wanted)
+}
+
+/// What is in force, by account and direction.
+struct Known {
+    shares: Vec<SharePolicy>,
+    clocks: Vec<ShareClocks>,
+}
+
+impl Known {
+    /// The entry that follows the one at `index`.
+    fn revised(
+        &self,
+        index: usize,
+        part: &Part,
+        (uplink, link): (u32, &UplinkPolicy),
+        times: &Times,
+    ) -> SharePolicy {
+        let shape = if link.horizon_ns == 0 {
+            Shape::Police
+        } else {
+            Shape::Edt
+        };
+        let ask = Ask {
+            guarantee: part.guarantee,
+            // Where nothing holds packets back: as a port's that only drops.
+            ceiling: part.limit.ceiling.zip(part.limit.burst_bytes(shape)),
+            weight: part.weight,
+            uplink,
+            horizon_ns: link.horizon_ns,
+            price: link.price,
+        };
+        let before = self.shares.get(index).filter(|before| before.weight != 0);
+        let clocks = self.clocks.get(index).copied().unwrap_or_default();
+        SharePolicy::new(&ask, before, &clocks, times)
     }
-    Ok(())
-}
-
-fn put(maps: &mut Maps, index: u32, entry: SharePolicy) -> Result<()> {
-    maps.shares
-        .set(index, Raw(entry), 0)
-        .map_err(Error::map("SHARES"))
-}
-
-fn entry(
-    maps: &Maps,
-    part: &Part,
-    (uplink, link): (u32, &UplinkPolicy),
-    (before, account, direction): (u32, u32, u32),
-    times: &Times,
-) -> Result<SharePolicy> {
-    let index = share_clocks_index(account, direction);
-    let clocks = maps
-        .share_clocks
-        .get(&index, 0)
-        .map_err(Error::map("SHARE_CLOCKS"))?
-        .0;
-    let before = maps.shares.get(&before, 0).map_err(Error::map("SHARES"))?.0;
-    let shape = if link.horizon_ns == 0 {
-        Shape::Police
-    } else {
-        Shape::Edt
-    };
-    let ask = Ask {
-        guarantee: part.guarantee,
-        // Where nothing holds packets back: as a port's that only drops.
-        ceiling: part.limit.ceiling.zip(part.limit.burst_bytes(shape)),
-        weight: part.weight,
-        uplink,
-        horizon_ns: link.horizon_ns,
-        price: link.price,
-    };
-    let before = (before.weight != 0).then_some(&before);
-    Ok(SharePolicy::new(&ask, before, &clocks, times))
 }

@@ -272,12 +272,7 @@ impl Gate {
     fn rewrite(&mut self, port: &Port, slot: u32) -> Result<()> {
         let epoch = self.epoch()?;
         let index = self.plan.sizes.port(epoch.policy_set(), slot);
-        let before = self
-            .maps
-            .ports
-            .get(&index, 0)
-            .map_err(Error::map("PORTS"))?
-            .0;
+        let before = self.maps.ports.get(index)?;
         let entry = self.entry(
             port,
             slot,

@@ -3,7 +3,6 @@
 use super::Gate;
 use crate::{
     Error, Result, cut, host,
-    maps::Raw,
     policy::{self, Policy, Port},
     quota, share,
     slots::{Owner, Slots, clock_ns, text},
@@ -88,20 +87,14 @@ impl Gate {
 
     /// The ports' entries in the set of `epoch`, by slot.
     fn entries(&self, epoch: Epoch) -> Result<BTreeMap<u32, PortPolicy>> {
-        let mut entries = BTreeMap::new();
-        for (slot, book) in self.slots.iter() {
-            if book.state == slot_state::PORT {
-                let index = self.plan.sizes.port(epoch.policy_set(), slot);
-                let entry = self
-                    .maps
-                    .ports
-                    .get(&index, 0)
-                    .map_err(Error::map("PORTS"))?
-                    .0;
-                entries.insert(slot, entry);
-            }
-        }
-        Ok(entries)
+        let first = self.plan.sizes.port(epoch.policy_set(), 0);
+        let all = self.maps.ports.values(first, self.plan.sizes.slots)?;
+        let ports = self
+            .slots
+            .iter()
+            .filter(|(_, book)| book.state == slot_state::PORT);
+        let entries = ports.filter_map(|(slot, _)| Some((slot, *all.get(slot as usize)?)));
+        Ok(entries.collect())
     }
 
     /// Gives every tenant an entry of `FLOW_USE`, of `SHARES` and of `QUOTAS`: the one that it has in the kernel, or one that nobody has.
@@ -205,7 +198,8 @@ impl Gate {
             *budgets = wanted;
         }
         let (sharing, budgeted) = (share::tenants(policy), quota::tenants(policy));
-        let mut written = HashSet::new();
+        // A slot that is nobody's lets nothing pass.
+        let mut entries = vec![PortPolicy::default(); self.plan.sizes.slots as usize];
         for port in &policy.ports {
             let Some(slot) = Self::slot_of(&self.slots, port) else {
                 continue;
@@ -216,29 +210,22 @@ impl Gate {
                 price: policy.packet_price,
             };
             let entry = self.entry(port, slot, before.get(&slot), holds, times)?;
-            self.set_entry(set, slot, entry)?;
-            written.insert(slot);
+            if let Some(place) = entries.get_mut(slot as usize) {
+                *place = entry;
+            }
         }
         for uplink in &policy.uplinks {
-            if let Some(slot) = self.slots.find(slot_state::UPLINK, &uplink.interface) {
-                self.set_entry(set, slot, uplink.entry())?;
-                written.insert(slot);
+            let slot = self.slots.find(slot_state::UPLINK, &uplink.interface);
+            if let Some(place) = slot.and_then(|slot| entries.get_mut(slot as usize)) {
+                *place = uplink.entry();
             }
         }
-        for slot in 0..self.plan.sizes.slots {
-            if !written.contains(&slot) {
-                self.set_entry(set, slot, PortPolicy::default())?;
-            }
-        }
-        Ok(())
+        self.maps.ports.put(self.plan.sizes.port(set, 0), &entries)
     }
 
     pub(super) fn set_entry(&mut self, set: u32, slot: u32, entry: PortPolicy) -> Result<()> {
         let index = self.plan.sizes.port(set, slot);
-        self.maps
-            .ports
-            .set(index, Raw(entry), 0)
-            .map_err(Error::map("PORTS"))
+        self.maps.ports.set(index, entry)
     }
 
     pub(super) fn entry(
@@ -264,13 +251,16 @@ impl Gate {
             let at = direction as usize;
             let old: Option<&[LimitPolicy; 2]> = before.map(|entry| &entry.limits[at]);
             // A limit that is in force has its line; the others begin at their clock.
-            let clock = |unit: usize| match old {
-                Some(old) if old[unit].limited() => Ok(0),
-                _ => {
-                    let index = self.plan.sizes.clock(slot, direction, unit as u32);
-                    let clock = self.maps.clocks.get(&index, 0);
-                    clock.map_err(Error::map("CLOCKS"))
+            let wanted = &port.limits[at];
+            let begins = [wanted.ceiling.is_some(), wanted.packet_rate.is_some()];
+            let clock = |unit: usize| {
+                let has_line = old.is_some_and(|old| old[unit].limited());
+                if has_line || !begins[unit] {
+                    return Ok(0);
                 }
+                let index = self.plan.sizes.clock(slot, direction, unit as u32);
+                let clock = self.maps.clocks.get(&index, 0);
+                clock.map_err(Error::map("CLOCKS"))
             };
             let clocks = [clock(0)?, clock(1)?];
             if let Some(choice) = self.shaper.of(&port.name).map(|choices| &choices[at]) {
@@ -278,7 +268,7 @@ impl Gate {
                 entry.ifb_ifindex = entry.ifb_ifindex.max(choice.ifb(direction));
             }
             let shape = policy::Shape::from_number(entry.shape[at]);
-            let wanted = (&port.limits[at], holds.price);
+            let wanted = (wanted, holds.price);
             let limits = policy::limits(wanted, shape, old, clocks, times);
             entry.set_limits(direction, limits);
         }

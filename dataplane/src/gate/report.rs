@@ -96,7 +96,7 @@ pub(super) fn uplinks(
         .filter(|(_, book)| book.state == slot_state::UPLINK);
     live.map(|(slot, book)| {
         let index = plan.sizes.port(epoch.policy_set(), slot);
-        let entry = maps.ports.get(&index, 0).map_err(Error::map("PORTS"))?.0;
+        let entry = maps.ports.get(index)?;
         let interface = text(&book.interface);
         let native = interfaces
             .get(&interface)
@@ -142,7 +142,7 @@ pub(super) fn ports(
             _ => continue,
         };
         let index = plan.sizes.port(epoch.policy_set(), slot);
-        let entry = maps.ports.get(&index, 0).map_err(Error::map("PORTS"))?.0;
+        let entry = maps.ports.get(index)?;
         let name = text(&book.name);
         let choices = shaper.and_then(|shaper| shaper.of(&name));
         let shape = [0, 1].map(|direction| {

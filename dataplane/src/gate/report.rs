@@ -185,7 +185,7 @@ fn packet_price(maps: &Maps, plan: &Plan, epoch: Epoch) -> Result<u32> {
     let mut most = 0;
     for slot in 0..plan.sizes.slots {
         let index = plan.sizes.port(set, slot);
-        let entry = maps.ports.get(&index, 0).map_err(Error::map("PORTS"))?.0;
+        let entry = maps.ports.get(index)?;
         most = most
             .max(entry.limits[0][0].price)
             .max(entry.limits[1][0].price);

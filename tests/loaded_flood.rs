@@ -228,7 +228,7 @@ fn put(
         policy.set_limits(TO_TENANT, [of(0), of(1)]);
         policy.share = stand.limits[2].map_or(0, |_| 1 + ACCOUNT);
         let at = sizes.port(EPOCH.policy_set(), number);
-        kernel.maps.ports.set(at, Raw(policy), 0)?;
+        kernel.maps.ports.set(at, policy)?;
         for unit in 0..3 {
             let (clock, ahead) = stand.limits[unit].unwrap_or_default();
             if unit < 2 {
@@ -252,13 +252,13 @@ fn put(
             ..SharePolicy::default()
         };
         let at = share_index(sizes.slots, EPOCH.policy_set(), ACCOUNT, TO_TENANT);
-        kernel.maps.shares.set(at, Raw(policy), 0)?;
+        kernel.maps.shares.set(at, policy)?;
         let clocks = ShareClocks {
             ceiling: clock,
             ..ShareClocks::default()
         };
         let at = share_clocks_index(ACCOUNT, TO_TENANT);
-        kernel.maps.share_clocks.set(at, Raw(clocks), 0)?;
+        kernel.maps.share_clocks.set(at, clocks)?;
     }
     Ok(())
 }

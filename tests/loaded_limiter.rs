@@ -201,7 +201,7 @@ fn case(kernel: &mut Kernel, gate: &Gate, way: &Way, limit: Limit, time: Duratio
     let mut policy = gate.ports.get(&slot::PLAIN).context("no such port")?.policy;
     policy.set_limits(way.direction, limits);
     let place = gate.sizes.port(EPOCH.policy_set(), slot::PLAIN);
-    kernel.maps.ports.set(place, Raw(policy), 0)?;
+    kernel.maps.ports.set(place, policy)?;
 
     let before = booked(kernel, way.direction)?;
     let program = &*kernel.program(way.direction)?;

@@ -274,7 +274,7 @@ fn where_no_overlay_may_leave_the_guard_drops_what_etherparse_says_is_one() -> R
             flags: PortPolicy::DROPS_CLEAR_OVERLAYS,
             ..PortPolicy::default()
         };
-        kernel.maps.ports.set(slot, Raw(uplink), 0)?;
+        kernel.maps.ports.set(slot, uplink)?;
         let way = Way {
             direction: TO_TENANT,
             ifindex: out,
@@ -333,7 +333,7 @@ fn where_no_overlay_may_leave_the_guard_drops_what_etherparse_says_is_one() -> R
             flags: PortPolicy::COUNTS_CLEAR_OVERLAYS,
             ..PortPolicy::default()
         };
-        kernel.maps.ports.set(slot, Raw(uplink), 0)?;
+        kernel.maps.ports.set(slot, uplink)?;
         ensure!(kernel.run_as("guard", &vxlan, &way)?, "count drops");
         Ok(())
     })?;

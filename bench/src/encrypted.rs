@@ -76,7 +76,7 @@ impl Rig {
                 ..Policy::default()
             };
             let at = self.plan.sizes.port(set, 1);
-            self.maps.policies.set(at, Raw(policy), 0)?;
+            self.maps.policies.set(at, policy)?;
             self.maps.rules.set(set * RULES_MAX + 1, Raw(*rule), 0)?;
         }
         self.maps.conversations.set(0, Raw(Bucket::default()), 0)?;

@@ -261,9 +261,7 @@ impl Rig {
             entry.set_limits(direction, [limit, LimitPolicy::default()]);
         }
         for slot in 1..=PORTS {
-            self.maps
-                .ports
-                .set(plan.sizes.port(1, slot), Raw(entry), 0)?;
+            self.maps.ports.set(plan.sizes.port(1, slot), entry)?;
             for direction in 0..2 {
                 self.maps
                     .clocks
@@ -333,7 +331,7 @@ impl Rig {
     pub fn flood(&mut self) -> Result<()> {
         let sizes = self.plan.sizes;
         let index = sizes.port(1, 1);
-        let limit = self.maps.ports.get(&index, 0)?.0.limits[1][0];
+        let limit = self.maps.ports.get(index)?.limits[1][0];
         let times = times();
         let full = limit.line(times.now_ns).wrapping_add(1 << 40);
         self.maps.clocks.set(sizes.clock(1, 1, 0), full, 0)?;

@@ -109,14 +109,13 @@ impl Kernel {
             ..PortPolicy::default()
         };
         let set = EPOCH.policy_set();
-        maps.ports.set(plan.sizes.port(set, SLOT), Raw(policy), 0)?;
+        maps.ports.set(plan.sizes.port(set, SLOT), policy)?;
         let of_the_tenant = Policy {
             tenant: 1,
             rules: [[1; 64]; 2],
             ..Policy::default()
         };
-        maps.policies
-            .set(plan.sizes.port(set, 1), Raw(of_the_tenant), 0)?;
+        maps.policies.set(plan.sizes.port(set, 1), of_the_tenant)?;
         maps.epoch.set(0, EPOCH.0, 0)?;
         Ok(Self {
             object,
@@ -133,7 +132,7 @@ impl Kernel {
     pub fn begin(&mut self, rule: &Rule, budget: bool) -> Result<()> {
         self.port.quota = u32::from(budget);
         let port = self.plan.sizes.port(EPOCH.policy_set(), SLOT);
-        self.maps.ports.set(port, Raw(self.port), 0)?;
+        self.maps.ports.set(port, self.port)?;
         let at = EPOCH.policy_set() * RULES_MAX + 1;
         self.maps.rules.set(at, Raw(*rule), 0)?;
         self.maps.conversations.set(0, Raw(Bucket::default()), 0)?;

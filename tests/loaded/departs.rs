@@ -40,7 +40,7 @@ fn departures(
     let mut kernel = Kernel::load(gate, EPOCH, mechanism)?;
     policy.shape[TO_TENANT as usize] = shape::EDT;
     policy.share = 1;
-    kernel.maps.ports.set(at, Raw(policy), 0)?;
+    kernel.maps.ports.set(at, policy)?;
 
     let sum = guarantee.unwrap_or(BitsPerSecond(0));
     let uplink = UplinkPolicy::new(CAPACITY, (0, 0), 1).queued(CAPACITY, sum);
@@ -61,7 +61,7 @@ fn departures(
     let share = SharePolicy::new(&ask, None, &ShareClocks::default(), &times);
     let maps = &mut kernel.maps;
     maps.shares
-        .set(share_index(slots, set, 0, TO_TENANT), Raw(share), 0)?;
+        .set(share_index(slots, set, 0, TO_TENANT), share)?;
     maps.uplinks
         .set(uplink_index(set, 0, TO_TENANT), Raw(uplink), 0)?;
     // A period that has just begun: α stays as it is while the test runs.

@@ -15,7 +15,7 @@ use aya::{
 };
 use dataplane::{
     cut::{self, Barrier},
-    maps::{Maps, Raw},
+    maps::Maps,
     object::{self, Plan},
 };
 use dataplane_common::{
@@ -65,7 +65,7 @@ impl Flooded {
             let mut policy = gate.ports.get(&slot::PLAIN).context("no port")?.policy;
             policy.set_limits(TO_TENANT, [LimitPolicy::default(), limit]);
             let at = gate.sizes.port(set, slot::PLAIN);
-            maps.ports.set(at, Raw(policy), 0)?;
+            maps.ports.set(at, policy)?;
         }
         let at = gate.sizes.clock(slot::PLAIN, TO_TENANT, 1);
         maps.clocks.set(at, full, 0)?;

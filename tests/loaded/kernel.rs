@@ -98,15 +98,13 @@ impl Kernel {
             maps.interfaces.set(place, entry.0, 0)?;
         }
         for (slot, port) in &gate.ports {
-            maps.ports
-                .set(gate.sizes.port(set, *slot), Raw(port.policy), 0)?;
+            maps.ports.set(gate.sizes.port(set, *slot), port.policy)?;
             // The other set of policy lets everything pass that this one does not: nobody may look.
             let open = PortPolicy {
                 flags: PortPolicy::ACTIVE,
                 ..PortPolicy::default()
             };
-            maps.ports
-                .set(gate.sizes.port(1 - set, *slot), Raw(open), 0)?;
+            maps.ports.set(gate.sizes.port(1 - set, *slot), open)?;
             for mac in &port.macs {
                 let key = MacKey {
                     mac: mac_number(*mac),

@@ -77,12 +77,11 @@ impl Rig {
         self.policy.share = u32::from(share);
         let maps = &mut self.kernel.maps;
         let at = self.sizes.port(EPOCH.policy_set(), slot::PLAIN);
-        maps.ports.set(at, Raw(self.policy), 0)?;
+        maps.ports.set(at, self.policy)?;
         let clock = self.sizes.clock(slot::PLAIN, TO_TENANT, 0);
         maps.clocks.set(clock, 0, 0)?;
         let clocks = share_clocks_index(0, TO_TENANT);
-        maps.share_clocks
-            .set(clocks, Raw(ShareClocks::default()), 0)?;
+        maps.share_clocks.set(clocks, ShareClocks::default())?;
         Ok(())
     }
 
@@ -105,13 +104,11 @@ impl Rig {
 
     fn shared(&self) -> Result<(ShareClocks, UplinkShare)> {
         let maps = &self.kernel.maps;
-        let clocks = maps
-            .share_clocks
-            .get(&share_clocks_index(0, TO_TENANT), 0)?;
+        let clocks = maps.share_clocks.get(share_clocks_index(0, TO_TENANT))?;
         let link = maps
             .uplink_share
             .get(&uplink_share_index(0, TO_TENANT), 0)?;
-        Ok((clocks.0, link.0))
+        Ok((clocks, link.0))
     }
 
     /// Layer-2 bytes that stand in the port's registers as delivered.
@@ -220,7 +217,7 @@ fn share(rig: &mut Rig, price: u32, seed: u64) -> Result<u64> {
     share.guarantee.horizon = 20 * (1_514 + u64::from(price));
     let maps = &mut rig.kernel.maps;
     maps.shares
-        .set(share_index(slots, set, 0, TO_TENANT), Raw(share), 0)?;
+        .set(share_index(slots, set, 0, TO_TENANT), share)?;
     maps.uplinks
         .set(uplink_index(set, 0, TO_TENANT), Raw(uplink), 0)?;
     let mut words = UplinkShare::default();

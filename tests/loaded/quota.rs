@@ -80,7 +80,7 @@ impl Port {
         policy.quota = 1 + ACCOUNT;
         for set in [0, 1] {
             let at = gate.sizes.port(set, slot::PLAIN);
-            kernel.maps.ports.set(at, Raw(policy), 0)?;
+            kernel.maps.ports.set(at, policy)?;
         }
         let names = [FROM_TENANT, TO_TENANT].map(|direction| kernel.name(direction));
         let Kernel { object, maps, .. } = kernel;

@@ -80,7 +80,7 @@ impl Port {
         let limit = LimitPolicy::begin(Rate::bytes(CEILING), BURST, 0, &times);
         policy.shape[TO_TENANT as usize] = shape;
         policy.set_limits(TO_TENANT, [limit, LimitPolicy::default()]);
-        kernel.maps.ports.set(at, Raw(policy), 0)?;
+        kernel.maps.ports.set(at, policy)?;
         let way = Way {
             direction: TO_TENANT,
             ifindex: plain,

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 #[derive(Debug)]
 pub struct Block {
     /// Line of the page on which it begins, from 1.
+    #[allow(dead_code, reason = "the package names blocks by what they say")]
     pub line: usize,
     pub language: String,
     pub text: String,

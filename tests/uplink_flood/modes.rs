@@ -1,7 +1,7 @@
 //! What drivers make of XDP: another program for long frames, and none at all.
 
 use crate::{
-    Flooded, config, ended,
+    Flooded, config, ended, is_slow,
     support::{alone, by_level, registers},
     tcp_to,
 };
@@ -53,7 +53,10 @@ fn with_jumbo_frames_gso_packets_pass_and_floods_end() -> Result<()> {
     }
     std::thread::sleep(Duration::from_millis(200));
     ensure!(sink.received().0 > 100, "{:?} datagrams", sink.received());
-    let (sent, _) = flooded.flood(Duration::from_millis(by_level(500, 1_000, 5_000)))?;
+    let (sent, took) = flooded.flood(Duration::from_millis(by_level(500, 1_000, 5_000)))?;
+    if is_slow(TEST, (sent, took)) {
+        return Ok(());
+    }
     let alice = flooded.to_alice()?.since(&before.0);
     ensure!(
         ended(&alice).0 > sent / 2,
@@ -135,7 +138,10 @@ fn a_driver_without_native_xdp_is_told_and_the_port_refuses_the_flood() -> Resul
         "{metrics}"
     );
     let before = flooded.to_alice()?;
-    flooded.flood(Duration::from_millis(300))?;
+    let flood = flooded.flood(Duration::from_millis(300))?;
+    if is_slow(TEST, flood) {
+        return Ok(());
+    }
     let to = flooded.to_alice()?.since(&before);
     ensure!(
         ended(&to) == (0, 0) && to.dropped().packets > 0,

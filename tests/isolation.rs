@@ -205,14 +205,14 @@ fn run(site: &Site, plans: [Plan; 2]) -> Result<Run> {
     run_with(site, Way::FromTenants, plans, || Ok(()))
 }
 
+/// Whether what is over a share waits: where fq is, under QEMU. Else it is refused.
+fn waits() -> bool {
+    dataplane::shaping::abilities().fq.is_ok()
+}
+
 /// The site's configuration with these guarantees, Mbit/s, in both directions.
 fn config(site: &Site, guarantees: [f64; 2]) -> String {
-    // Where fq is, what is over a share waits: under QEMU. Else it is refused.
-    let shape = if dataplane::shaping::abilities().fq.is_ok() {
-        "edt"
-    } else {
-        "police"
-    };
+    let shape = if waits() { "edt" } else { "police" };
     let mut text = site.config(&format!("shape = \"{shape}\"")).replace(
         "capacity = \"10Gbit/s\"",
         &format!("capacity = \"{CAPACITY_MBIT}Mbit/s\""),
@@ -229,8 +229,20 @@ fn config(site: &Site, guarantees: [f64; 2]) -> String {
 fn site() -> Result<Site> {
     let specs: [TenantSpec; 2] = [tenant("a", true), tenant("b", true)];
     let mut site = Site::new(&specs)?;
+    if waits() {
+        // The laboratory's queues, which octroi would leave alone: nothing would wait.
+        for device in [UPLINK.to_owned(), site.port(0), site.port(1)] {
+            site.host
+                .command(&format!("tc qdisc del dev {device} root"))?;
+        }
+    }
     site.write_config(&config(&site, GUARANTEES_MBIT))?;
     site.start(support::octroi())?;
+    let shapes = site.report()?.ports.into_iter().flat_map(|port| port.shape);
+    ensure!(
+        !waits() || shapes.map(|shape| shape.shape).eq(["edt"; 4]),
+        "fq is here, and is not in force"
+    );
     Ok(site)
 }
 

@@ -99,6 +99,12 @@ fn measure(site: &Site) -> Result<()> {
 #[test]
 fn ten_thousand_tenants_change_in_one_revision() -> Result<()> {
     const TEST: &str = "ten_thousand_tenants_change_in_one_revision";
+    if std::env::var_os("OCTROI_VIRTUAL_TIME").is_some() {
+        println!(
+            "SKIPPED: {TEST}: processor time is what is measured, and this machine's is a count of instructions"
+        );
+        return Ok(());
+    }
     if !can_run(TEST) {
         return Ok(());
     }

@@ -7,6 +7,7 @@
 //! ```toml
 //! [package.metadata.vm]
 //! tests = ["netns"]
+//! virtual = ["queues"]  # there the machine's clock counts instructions
 //! only = ["clock"]      # these would harm this machine: they run there alone
 //! ```
 
@@ -25,7 +26,7 @@ use crate::host::{self, say};
 use crate::power_cut;
 use crate::setup::{self, Need};
 use crate::tally::Tally;
-use crate::vm::{self, Job, Machine};
+use crate::vm::{self, Clock, Job, Machine};
 
 /// The oldest kernel that is supported.
 const OLDEST_KERNEL: &str = "6.1";
@@ -321,7 +322,7 @@ fn run_doc_tests(level: Level, recorder: &mut Recorder) -> Result<()> {
 /// Runs the demo, and the tests that the manifest names, on the oldest kernel.
 fn run_in_vm(binaries: &[Binary], level: Level, recorder: &mut Recorder) -> Result<()> {
     recorder.heading(&format!("kernel {OLDEST_KERNEL}"));
-    let machine = match Machine::new(OLDEST_KERNEL) {
+    let mut machine = match Machine::new(OLDEST_KERNEL) {
         Ok(machine) => machine,
         Err(reason) => {
             let skip = format!("kernel {OLDEST_KERNEL}: {reason:#}");
@@ -331,6 +332,8 @@ fn run_in_vm(binaries: &[Binary], level: Level, recorder: &mut Recorder) -> Resu
     };
     let mut chosen = vm_tests("tests")?;
     chosen.extend(vm_tests("only")?);
+    let in_virtual_time = vm_tests("virtual")?;
+    chosen.extend(in_virtual_time.iter().cloned());
     for binary in binaries.iter().filter(|binary| binary.of_root_package()) {
         // That one is not run to its end.
         if !chosen.contains(&binary.target) || binary.target == power_cut::INSIDE {
@@ -351,6 +354,11 @@ fn run_in_vm(binaries: &[Binary], level: Level, recorder: &mut Recorder) -> Resu
             limit: VM_LIMIT,
             lean: false,
         };
+        machine = machine.with(if in_virtual_time.contains(&binary.target) {
+            Clock::Virtual
+        } else {
+            Clock::Real
+        });
         match machine.run(job, |line| recorder.line(line)) {
             Ok(status) => recorder
                 .tally
@@ -358,7 +366,7 @@ fn run_in_vm(binaries: &[Binary], level: Level, recorder: &mut Recorder) -> Resu
             Err(error) => recorder.tally.end(false, &format!("{error:#}")),
         }
     }
-    run_demo_in_vm(&machine, recorder);
+    run_demo_in_vm(&machine.with(Clock::Real), recorder);
     Ok(())
 }
 
@@ -415,7 +423,7 @@ fn cut_power(binaries: &[Binary], level: Level, recorder: &mut Recorder) -> Resu
     Ok(())
 }
 
-/// The integration tests that the root package wants to run on the other kernel: `tests`, or `only`.
+/// The integration tests that the root package wants to run on the other kernel: `tests`, `virtual`, or `only`.
 fn vm_tests(key: &str) -> Result<Vec<String>> {
     let manifest = fs::read_to_string(host::root().join("Cargo.toml"))?;
     let manifest: toml_edit::DocumentMut = manifest.parse()?;

@@ -2,6 +2,7 @@
 //!
 //! The machine has the kernel's modules and a handful of the host's programs in an initramfs, and no disk.
 //! What the command prints comes back as it was written, and its exit status is handed on.
+//! Where rates and times are to be measured, its clock counts instructions: see [`Clock`].
 
 mod apt;
 mod initramfs;
@@ -38,13 +39,16 @@ pub struct Vm {
     /// A test of the root package: it is built, taken along with its fixtures, and run.
     #[arg(long, value_name = "NAME", conflicts_with = "command")]
     test: Option<String>,
+    /// Its clock counts instructions, 10^9 a second, however slow the emulation is: one processor, no KVM.
+    #[arg(long)]
+    virtual_time: bool,
     /// Another program to take along, with its libraries. May be repeated.
     #[arg(long = "binary", value_name = "PATH")]
     binaries: Vec<PathBuf>,
     /// Another file or directory to take along. May be repeated.
     #[arg(long = "file", value_name = "PATH")]
     files: Vec<PathBuf>,
-    /// Seconds after which the machine is switched off.
+    /// Seconds of this host's after which the machine is switched off.
     #[arg(long, default_value_t = 300)]
     timeout: u64,
     /// The command: a line for the shell.
@@ -67,8 +71,13 @@ impl Vm {
             command if command.is_empty() => DEFAULT_COMMAND.to_owned(),
             command => command,
         };
+        let clock = if self.virtual_time {
+            Clock::Virtual
+        } else {
+            Clock::Real
+        };
         let machine = match Machine::new(&self.kernel) {
-            Ok(machine) => machine,
+            Ok(machine) => machine.with(clock),
             Err(reason) => {
                 println!("SKIPPED: vm {}: {reason:#}", self.kernel);
                 return Ok(SKIPPED.into());
@@ -103,9 +112,21 @@ pub struct Job {
     pub lean: bool,
 }
 
+/// What the machine's clock is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// The host's: two processors, which are as fast as they are.
+    Real,
+    /// A count of instructions: one processor, and a ns passes with each. Where it idles, the clock goes on to the next timer.
+    /// Rates, round trips and timers are so in proportion to each other whatever else the host does, and a run can be
+    /// repeated. Two processors would take turns at the same instructions, so one has all of them.
+    Virtual,
+}
+
 /// A machine that could be booted.
 pub struct Machine {
     kernel: kernel::Kernel,
+    clock: Clock,
     cache: PathBuf,
 }
 
@@ -122,7 +143,16 @@ impl Machine {
         host::find(QEMU).with_context(|| format!("{QEMU} is not installed"))?;
         let cache = host::target_dir().join("vm").join(series);
         let kernel = kernel::fetch(series, &cache)?;
-        Ok(Self { kernel, cache })
+        Ok(Self {
+            kernel,
+            clock: Clock::Real,
+            cache,
+        })
+    }
+
+    /// The same with another clock.
+    pub fn with(self, clock: Clock) -> Self {
+        Self { clock, ..self }
     }
 
     /// Boots, runs the job and returns its exit status. `on_line` gets what the job prints.
@@ -182,7 +212,7 @@ impl Machine {
         let content = initramfs::Content {
             programs: &programs,
             files: &files,
-            script: &script(&job.command),
+            script: &script(&job.command, self.clock),
             lean: job.lean,
         };
         let initramfs = self.cache.join(name);
@@ -208,33 +238,49 @@ impl Machine {
             "console=ttyS0 panic=-1 oops=panic quiet mitigations=off no_timer_check";
 
         // The first that works: without KVM, times say nothing, but everything else is as it is.
-        if has_kvm() {
+        if has_kvm() && self.clock == Clock::Real {
             qemu.args(["-accel", "kvm"]);
         }
-        qemu.args([
-            "-accel",
-            "tcg,thread=multi",
-            "-cpu",
-            "max",
-            "-smp",
-            "2",
-            "-m",
-            "2G",
-        ])
-        .args(["-nodefaults", "-display", "none", "-no-reboot"])
-        .args(["-serial", &format!("file:{}", console.display())])
-        .args(["-serial", "stdio"])
-        .arg("-kernel")
-        .arg(&self.kernel.image)
-        .arg("-initrd")
-        .arg(initramfs)
-        .args(["-append", &format!("{APPEND} {words}")]);
+        qemu.args(self.clock.options());
+        qemu.args(["-m", "2G", "-nodefaults", "-display", "none", "-no-reboot"])
+            .args(["-serial", &format!("file:{}", console.display())])
+            .args(["-serial", "stdio"])
+            .arg("-kernel")
+            .arg(&self.kernel.image)
+            .arg("-initrd")
+            .arg(initramfs)
+            .args(["-append", &format!("{APPEND} {words}")]);
         qemu
     }
 
     /// Where what belongs to this kernel is kept.
     pub fn cache(&self) -> &Path {
         &self.cache
+    }
+}
+
+impl Clock {
+    /// What makes it, as QEMU is told.
+    const fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Real => &["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"],
+            Self::Virtual => &[
+                "-accel",
+                "tcg,thread=single",
+                "-icount",
+                "shift=0,sleep=off",
+                // Nothing of the host's time comes in, nor of its chance.
+                "-rtc",
+                "clock=vm,base=2026-01-01",
+                "-seed",
+                "1",
+                // With them the kernel copies by an instruction for each byte, and each would be a ns.
+                "-cpu",
+                "max,-erms,-fsrm",
+                "-smp",
+                "1",
+            ],
+        }
     }
 }
 
@@ -250,10 +296,13 @@ pub fn has_kvm() -> bool {
 }
 
 /// The job's command with the variables that octroi's tests read, and from where `cargo test` would call it.
-fn script(command: &str) -> String {
+fn script(command: &str, clock: Clock) -> String {
     let mut script = format!("cd {}\n", quoted(&host::root().to_string_lossy()));
     for (name, value) in std::env::vars().filter(|(name, _)| name.starts_with("OCTROI_")) {
         script += &format!("export {name}={}\n", quoted(&value));
+    }
+    if clock == Clock::Virtual {
+        script += "export OCTROI_VIRTUAL_TIME=1\n";
     }
     script + command + "\n"
 }

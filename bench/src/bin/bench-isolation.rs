@@ -19,15 +19,18 @@ struct Arguments {
     /// Only scenarios whose names begin so; may be given more than once.
     #[arg(long, value_name = "NAME")]
     scenario: Vec<String>,
+    /// Only these systems, by the names in the table; may be given more than once. Nothing is stored, for a table has them all.
+    #[arg(long, value_name = "NAME")]
+    system: Vec<String>,
     /// A second of a few scenarios; nothing is stored.
     #[arg(long)]
     short: bool,
     /// Print each figure as a line of JSON, and store nothing: for who stores it elsewhere.
     #[arg(long)]
     lines: bool,
-    /// This machine's processors are emulated: it stands beside the kernel's name.
-    #[arg(long)]
-    emulated: bool,
+    /// What this machine is, where it is none of its own: it stands beside the kernel's name.
+    #[arg(long, value_name = "WHAT")]
+    machine: Option<String>,
     /// Divide all rates by this, on machines that are so slow that they would be what is measured.
     #[arg(long, value_name = "TIMES", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
     slower: u64,
@@ -68,13 +71,14 @@ fn run(arguments: Arguments) -> Result<()> {
         scenarios: arguments.scenario,
         short: arguments.short,
         commit: arguments.commit,
-        emulated: arguments.emulated,
+        machine: arguments.machine,
+        systems: arguments.system,
         slower: arguments.slower,
         octroi: octroi_binary()?,
     };
     isolation::run(&options, |lines| {
         println!("{}", table::markdown(&results::newest(lines)));
-        if options.short || arguments.lines {
+        if options.short || !options.systems.is_empty() || arguments.lines {
             return json(lines);
         }
         results::append(&results, lines)?;

@@ -31,12 +31,14 @@ pub struct Options {
     pub runs: usize,
     /// Beginnings of names of scenarios; none: all.
     pub scenarios: Vec<String>,
+    /// Names of systems; none: all.
+    pub systems: Vec<String>,
     /// A few scenarios, a second each: that everything runs.
     pub short: bool,
     /// The commit that stands in the results.
     pub commit: String,
-    /// The machine's processors are emulated.
-    pub emulated: bool,
+    /// What the machine is, if it is none of its own: in virtual time, for one.
+    pub machine: Option<String>,
     /// All rates are divided by it; 1 to 100.
     pub slower: u64,
     /// The binary that is measured.
@@ -104,6 +106,28 @@ impl Options {
         };
         Ok(known.into_iter().filter(wanted).collect())
     }
+
+    /// The systems that are asked for.
+    ///
+    /// # Errors
+    /// When a name is of none.
+    pub fn systems(&self) -> Result<Vec<System>> {
+        let names = System::ALL.map(System::name);
+        if let Some(unknown) = self
+            .systems
+            .iter()
+            .find(|name| !names.contains(&name.as_str()))
+        {
+            anyhow::bail!(
+                "there is no system {unknown}; there are {}",
+                names.join(", ")
+            );
+        }
+        let asked = |system: &System| {
+            self.systems.is_empty() || self.systems.iter().any(|name| name == system.name())
+        };
+        Ok(System::ALL.into_iter().filter(asked).collect())
+    }
 }
 
 /// Runs what is asked for; says on standard error what happens, and on standard output what is skipped. `done` is told of
@@ -113,12 +137,13 @@ impl Options {
 /// Of `done`, and when a site cannot be made, a system cannot be put in force, or traffic breaks.
 pub fn run(options: &Options, mut done: impl FnMut(&[Line]) -> Result<()>) -> Result<()> {
     let scenarios = options.chosen()?;
+    let systems = options.systems()?;
     site::possible().map_err(anyhow::Error::msg)?;
     let mut site = Site::new(&SPECS)?;
     // The laboratory gives links a speed; here that is what is measured.
     systems::clear(&mut site, TENANTS);
     let mut here = Vec::new();
-    for system in System::ALL {
+    for system in systems {
         match system.missing(&site) {
             None => here.push(system),
             Some(why) => println!("SKIPPED: isolation, {}: {why}", system.name()),
@@ -126,8 +151,8 @@ pub fn run(options: &Options, mut done: impl FnMut(&[Line]) -> Result<()>) -> Re
     }
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let mut kernel = release.trim().to_owned();
-    if options.emulated {
-        kernel += " (emulated)";
+    if let Some(machine) = &options.machine {
+        kernel += &format!(" ({machine})");
     }
     if options.slower > 1 {
         kernel += &format!(" (rates / {})", options.slower);

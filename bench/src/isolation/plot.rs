@@ -93,6 +93,10 @@ pub fn all(cells: &Cells) -> Vec<(&'static str, String)> {
             (Scenario::GuaranteesUdp, "both_b_mbit"),
             (Scenario::GuaranteesUdp, "a_alone_mbit"),
             (Scenario::GuaranteesUdp, "b_alone_mbit"),
+            (Scenario::GuaranteesTcp, "both_a_mbit"),
+            (Scenario::GuaranteesTcp, "both_b_mbit"),
+            (Scenario::GuaranteesTcp, "a_alone_mbit"),
+            (Scenario::GuaranteesTcp, "b_alone_mbit"),
         ],
     );
     pictures

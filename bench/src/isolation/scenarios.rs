@@ -86,46 +86,37 @@ pub enum Scenario {
     EqualTenants {
         /// With ECN.
         ecn: bool,
+        /// Each has an eighth of the link guaranteed, as the classes of HTB have in any case; else it has its weight alone.
+        guaranteed: bool,
     },
 }
 
 impl Scenario {
     /// All, in the order of the table.
-    pub const ALL: [Self; 13] = [
-        Self::Bulk {
-            mbit: 100,
-            flows: 64,
-            ecn: false,
-        },
-        Self::Bulk {
-            mbit: 100,
-            flows: 128,
-            ecn: false,
-        },
-        Self::Bulk {
-            mbit: 1_000,
-            flows: 64,
-            ecn: false,
-        },
-        Self::Bulk {
-            mbit: 1_000,
-            flows: 128,
-            ecn: false,
-        },
-        Self::Bulk {
-            mbit: 100,
-            flows: 128,
-            ecn: true,
-        },
+    pub const ALL: [Self; 14] = [
+        Self::bulk(100, 64, false),
+        Self::bulk(100, 128, false),
+        Self::bulk(1_000, 64, false),
+        Self::bulk(1_000, 128, false),
+        Self::bulk(100, 128, true),
         Self::Mixed,
         Self::SmallFrames,
         Self::NeighbourUdp,
         Self::NeighbourTcp,
         Self::GuaranteesUdp,
         Self::GuaranteesTcp,
-        Self::EqualTenants { ecn: false },
-        Self::EqualTenants { ecn: true },
+        Self::equal_tenants(false, false),
+        Self::equal_tenants(true, false),
+        Self::equal_tenants(false, true),
     ];
+
+    const fn bulk(mbit: u64, flows: usize, ecn: bool) -> Self {
+        Self::Bulk { mbit, flows, ecn }
+    }
+
+    const fn equal_tenants(ecn: bool, guaranteed: bool) -> Self {
+        Self::EqualTenants { ecn, guaranteed }
+    }
 
     /// As it stands in the results.
     pub fn name(self) -> String {
@@ -139,7 +130,10 @@ impl Scenario {
             Self::NeighbourTcp => "neighbour-tcp-128flows".to_owned(),
             Self::GuaranteesUdp => "guarantees-udp".to_owned(),
             Self::GuaranteesTcp => "guarantees-tcp".to_owned(),
-            Self::EqualTenants { ecn } => format!("equal-tenants{}", suffix(ecn)),
+            Self::EqualTenants { ecn, guaranteed } => {
+                let what = if guaranteed { "-guaranteed" } else { "" };
+                format!("equal-tenants{what}{}", suffix(ecn))
+            }
         }
     }
 
@@ -147,7 +141,7 @@ impl Scenario {
     pub const fn ecn(self) -> bool {
         matches!(
             self,
-            Self::Bulk { ecn: true, .. } | Self::EqualTenants { ecn: true }
+            Self::Bulk { ecn: true, .. } | Self::EqualTenants { ecn: true, .. }
         )
     }
 
@@ -175,9 +169,15 @@ impl Scenario {
                     })
                     .to_vec(),
             },
-            Self::EqualTenants { .. } => Plan::Uplink {
+            Self::EqualTenants { guaranteed, .. } => Plan::Uplink {
                 capacity: Some(of(SHARED)),
-                parts: vec![Part::default(); TENANTS],
+                parts: vec![
+                    Part {
+                        guarantee: guaranteed.then(|| of(SHARED) / TENANTS as u64),
+                        ceiling: None,
+                    };
+                    TENANTS
+                ],
             },
         }
     }

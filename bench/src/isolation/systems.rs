@@ -335,9 +335,12 @@ fn fq_edt(plan: &Plan, site: &Site) -> Result<Edt> {
     run(site, &format!("tc qdisc add dev {leaves} root fq"))?;
     for (at, mbit) in limits {
         let port = site.port(at);
-        let index = format!("/sys/class/net/{port}/ifindex");
-        let index = site.host.command(&format!("cat {index}"))?;
-        edt.set(index.trim().parse().context("an index")?, mbit)?;
+        let found = site.host.interfaces()?;
+        let index = found
+            .get(&port)
+            .with_context(|| format!("no {port}"))?
+            .index;
+        edt.set(index, mbit)?;
         run(site, &format!("tc qdisc add dev {port} clsact"))?;
         let path = edt.path();
         run(

@@ -7,6 +7,7 @@ mod flood_cut;
 #[path = "loaded/kernel.rs"]
 mod kernel;
 mod oracle;
+#[allow(dead_code, reason = "written for tests/loaded.rs")]
 #[path = "loaded/place.rs"]
 mod place;
 

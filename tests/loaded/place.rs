@@ -1,6 +1,5 @@
 //! A network namespace of a test's own, without a name: it goes with the thread that made it, even
 //! when the process is killed.
-#![allow(dead_code, reason = "each test uses its own part of this")]
 
 use anyhow::{Context as _, Result, bail};
 use dataplane::netlink;

@@ -23,7 +23,7 @@ mod thin;
 
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use dataplane::{attach::Mechanism, host, maps::Raw};
+use dataplane::{attach::Mechanism, host};
 use dataplane_common::{
     abi::{Epoch, FROM_TENANT, LimitPolicy, TO_TENANT},
     limit::{Rate, Times},

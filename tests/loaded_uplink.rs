@@ -9,7 +9,7 @@ mod oracle;
 mod place;
 
 use anyhow::{Context as _, Result, ensure};
-use dataplane::{attach, maps::Raw};
+use dataplane::attach;
 use dataplane_common::{
     abi::{Epoch, FROM_TENANT, PortPolicy, TO_TENANT},
     reason::DropReason,

@@ -22,7 +22,8 @@ fn short(scenarios: &[&str]) -> Options {
         scenarios: scenarios.iter().map(|name| (*name).to_owned()).collect(),
         short: true,
         commit: "abc".to_owned(),
-        emulated: false,
+        systems: Vec::new(),
+        machine: None,
         slower: 1,
         octroi: PathBuf::new(),
     }

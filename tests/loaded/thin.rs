@@ -12,7 +12,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result, ensure};
 use aya::programs::{TestRun as _, TestRunOptions};
-use dataplane::{attach::Mechanism, host, maps::Raw};
+use dataplane::{attach::Mechanism, host};
 use dataplane_common::{
     abi::{LimitPolicy, Sizes, TO_TENANT, shape},
     limit::{Rate, Times},

@@ -114,7 +114,8 @@ fn over(
     } else {
         share::share_pace(whose)
     };
-    let ends = !is_thin(packet, which, len, pace) && is_spent(ceiling, slot, TENANT, ceiling.charge(len as u64));
+    let ends = !is_thin(packet, which, len, pace)
+        && is_spent(ceiling, slot, TENANT, ceiling.charge(len as u64));
     ends.then_some(DropReason::FloodBytes)
 }
 

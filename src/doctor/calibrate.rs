@@ -156,8 +156,8 @@ extern "C" fn interrupt(_: libc::c_int) {
 /// # Errors
 /// When this is not root, the host lacks something, it was interrupted, or the frames did not cross.
 pub fn run(json: bool) -> Result<()> {
-    // SAFETY: takes nothing.
     ensure!(
+        // SAFETY: takes no argument and cannot fail.
         unsafe { libc::geteuid() } == 0,
         "doctor --calibrate loads programs and makes namespaces, which takes root: run it with sudo"
     );

@@ -147,19 +147,6 @@ fn soon(what: &str, done: impl Fn() -> Result<bool>) -> Result<()> {
     Ok(())
 }
 
-/// The ledger with what belongs to it, where SQLite finds it: it resolves `/proc/PID/root` to the wrong root.
-fn copied(machine: &Machine, site: &Site) -> Result<PathBuf> {
-    let to = site.directory().join("copied");
-    fs::create_dir_all(&to)?;
-    for entry in fs::read_dir(machine.at("/var/lib/octroi"))? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() {
-            fs::copy(entry.path(), to.join(entry.file_name()))?;
-        }
-    }
-    Ok(to.join("ledger.db"))
-}
-
 /// Installed, nothing runs, and nothing is in the kernel.
 fn is_installed_and_quiet(machine: &Machine, site: &Site) -> Result<()> {
     assert_eq!(machine.unit("ActiveState")?, "inactive");
@@ -317,7 +304,7 @@ fn remove(machine: &Machine, site: &Site) -> Result<()> {
 
 /// What the ledger says is what alice's own interface sent, from the first packet to the last.
 fn everything_is_written(machine: &Machine, site: &Site, before: &Reading) -> Result<()> {
-    let ledger = copied(machine, site)?;
+    let ledger = machine.ledger(&site.directory().join("copied"))?;
     let verified = Command::new(octroi()).arg("verify").arg(&ledger).output()?;
     ensure!(verified.status.success(), "{verified:?}");
     let written = Bill::read(&ledger)?.sent_by("alice");

@@ -397,11 +397,15 @@ fn the_readme_shows_every_subcommand() -> Result<()> {
 fn whole(block: &str) -> String {
     let mut whole = block.to_owned();
     let named = "[[tenant]]\nname = \"acme\"\nid = 17\n";
+    let host = "[host]\nname = \"host-1\"\n";
+    if block.contains("[host]\n") && !block.contains("[host]\nname") {
+        whole = whole.replace("[host]\n", host);
+    }
     if block.contains("[[tenant]]\nquota") {
         whole = whole.replace("[[tenant]]\n", named);
     }
     for (table, text) in [
-        ("[host]", "[host]\nname = \"host-1\"\n"),
+        ("[host]", host),
         (
             "[meter]",
             "[meter]\nledger = \"/var/lib/octroi/ledger.db\"\n",

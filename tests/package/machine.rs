@@ -181,6 +181,18 @@ impl Machine {
             .unwrap_or_else(|error| format!("{error:#}"))
     }
 
+    /// A copy of the ledger with what belongs to it, where SQLite finds it: it resolves `/proc/PID/root` to the wrong root.
+    pub fn ledger(&self, to: &Path) -> Result<PathBuf> {
+        fs::create_dir_all(to)?;
+        for entry in fs::read_dir(self.at("/var/lib/octroi"))? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                fs::copy(entry.path(), to.join(entry.file_name()))?;
+            }
+        }
+        Ok(to.join("ledger.db"))
+    }
+
     /// Every file of its root, without what other file systems hold.
     pub fn files(&self) -> Result<Vec<String>> {
         let found = self.run("find / -xdev | LC_ALL=C sort")?;

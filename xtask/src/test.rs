@@ -22,6 +22,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use serde::Deserialize;
 
+use crate::accept;
 use crate::host::{self, say};
 use crate::power_cut;
 use crate::setup::{self, Need};
@@ -153,6 +154,8 @@ impl Test {
             tally: Tally::default(),
             log: File::create(&log)?,
         };
+        // `accept --of-run` writes it beside what it finds here.
+        recorder.record(&format!("{}{}", accept::run::COMMIT, host::commit()?));
         match build() {
             Ok(binaries) => {
                 let only = vm_tests("only")?;

@@ -11,7 +11,8 @@ pub mod plot;
 pub mod results;
 pub mod scenarios;
 mod sharing;
-pub mod systems;
+pub mod summary;
+mod systems;
 pub mod table;
 pub mod traffic;
 
@@ -245,6 +246,9 @@ pub fn publish(results: &Path, readme: &Path) -> Result<()> {
     let page = std::fs::read_to_string(readme).with_context(|| readme.display().to_string())?;
     std::fs::write(readme, table::put_into(&page, &table::by_series(&series))?)?;
     let directory = results.parent().context("results without a directory")?;
+    for (name, page) in table::pages(&series) {
+        std::fs::write(directory.join(name), page)?;
+    }
     for (name, picture) in plot::by_series(&series) {
         std::fs::write(directory.join(name), picture)?;
     }

@@ -1,8 +1,9 @@
-//! The table of `bench/README.md`, made from the stored results.
+//! The tables of what was measured, made from the stored results.
 
 use super::{
     results::{Better, Cells, Line, METRICS, Metric},
     scenarios::Scenario,
+    summary,
     systems::System,
 };
 use anyhow::{Context as _, Result};
@@ -13,27 +14,46 @@ pub const BEGIN: &str = "<!-- isolation: begin -->";
 /// Its end.
 pub const END: &str = "<!-- isolation: end -->";
 
-/// The tables of each series of kernels, one below the other.
+/// What a page has of each series of kernels.
 pub fn by_series(series: &[(String, Cells)]) -> String {
-    let part =
-        |(series, cells): &(String, Cells)| format!("\n### Linux {series}\n{}", markdown(cells));
+    let part = |(series, cells): &(String, Cells)| {
+        format!(
+            "\n### Linux {series}\n{}\nAll that was measured: [isolation-{series}.md](results/isolation-{series}.md).\n",
+            summary::markdown(cells)
+        )
+    };
     series.iter().map(part).collect()
 }
 
-type Rows<'c> = Vec<(&'static str, &'c BTreeMap<String, Line>)>;
+/// The page of a series: its name, and all that was measured.
+pub fn pages(series: &[(String, Cells)]) -> impl Iterator<Item = (String, String)> {
+    series.iter().map(|(series, cells)| {
+        let title = format!(
+            "# Isolation, Linux {series}\n\nMade by `cargo xtask bench --isolation` from `isolation.jsonl`; \
+             [README](../README.md) says how it is measured.\n"
+        );
+        (format!("isolation-{series}.md"), title + &markdown(cells))
+    })
+}
+
+/// Systems in their order, with what was measured of them.
+pub(super) type Rows<'c> = Vec<(&'static str, &'c BTreeMap<String, Line>)>;
+
+/// What was measured in a scenario.
+pub(super) fn rows<'c>(cells: &'c Cells, scenario: &str) -> Rows<'c> {
+    let of = |system: &System| {
+        let key = (scenario.to_owned(), system.name().to_owned());
+        Some((system.name(), cells.get(&key)?))
+    };
+    System::ALL.iter().filter_map(of).collect()
+}
 
 /// Of each scenario that was measured a table, and in which figures a peer is ahead of octroi in all its shapes.
 pub fn markdown(cells: &Cells) -> String {
     let mut text = String::new();
     for scenario in Scenario::ALL {
         let name = scenario.name();
-        let rows: Rows = System::ALL
-            .iter()
-            .filter_map(|system| {
-                let key = (name.clone(), system.name().to_owned());
-                Some((system.name(), cells.get(&key)?))
-            })
-            .collect();
+        let rows = rows(cells, &name);
         if !rows.is_empty() {
             section(&mut text, &name, &rows);
         }
@@ -53,7 +73,7 @@ fn section(text: &mut String, name: &str, rows: &Rows) {
     let runs = runs.map_or(0.0, |line| line.value);
     let _ = writeln!(
         text,
-        "\n### {name}\n\nCommit {commit}, Linux {kernel}, median of {runs:.0}.\n"
+        "\n## {name}\n\nCommit {commit}, Linux {kernel}, median of {runs:.0}.\n"
     );
     let _ = write!(text, "| |");
     for (system, _) in rows {
@@ -98,7 +118,7 @@ fn section(text: &mut String, name: &str, rows: &Rows) {
     }
 }
 
-fn shown(metric: &Metric, value: f64) -> String {
+pub(super) fn shown(metric: &Metric, value: f64) -> String {
     let text = format!("{value:.*}", metric.digits);
     // There is one zero.
     if text.trim_start_matches(['-', '0', '.']).is_empty() {
@@ -108,7 +128,7 @@ fn shown(metric: &Metric, value: f64) -> String {
 }
 
 /// Whether a peer's figure, as it is shown, is better than that of octroi in every shape.
-fn leads(metric: &Metric, system: &str, rows: &Rows) -> bool {
+pub(super) fn leads(metric: &Metric, system: &str, rows: &Rows) -> bool {
     if System::is_ours(system) || system == System::None.name() {
         return false;
     }

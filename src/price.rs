@@ -3,9 +3,9 @@
 use crate::config::{self, Config};
 
 /// Layer-2 bytes of a full Ethernet frame.
-pub const FRAME_BYTES: u64 = 1_514;
+pub use dataplane_common::share::ask::FRAME_BYTES;
 /// Of the smallest.
-pub const FRAME_MIN_BYTES: u64 = 60;
+pub const FRAME_MIN_BYTES: u64 = dataplane_common::share::ask::FRAME_MIN_BYTES as u64;
 /// Of a GSO packet of 64 kB, as its 44 segments on the wire.
 pub const GSO_BYTES: u64 = 44 * FRAME_BYTES;
 

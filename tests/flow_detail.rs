@@ -155,13 +155,7 @@ fn after_kill_9_at_each_step_every_root_has_its_rows_and_no_row_is_without() {
 
 /// CPU time of this thread, ns.
 fn cpu_ns() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the pointer is to a timespec that lives.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    dataplane::host::clock_ns(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
 #[test]

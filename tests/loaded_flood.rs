@@ -27,7 +27,7 @@ use dataplane_common::{
     },
     flood::{self, BYTES, NOBODY, PACKETS, SURPLUS_CLOCKS, TENANT, WHOSE},
     limit::{Rate, Times},
-    limiter::Now,
+    limiter::At,
     parse::{Network, Packet},
     reason::{DropReason, REASONS_MAX},
     thin::{Cells, Limit, Place},
@@ -40,7 +40,6 @@ use oracle::{
     dice::{self, Dice},
     host::{Prefix, mac_number},
     mutate, people,
-    shapes::Scope,
 };
 use std::{
     collections::BTreeMap,
@@ -54,25 +53,7 @@ const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 
 fn now_ns() -> u64 {
-    let mut now = std::mem::MaybeUninit::uninit();
-    // SAFETY: fills a plain struct; CLOCK_MONOTONIC cannot fail.
-    let now = unsafe {
-        libc::clock_gettime(libc::CLOCK_MONOTONIC, now.as_mut_ptr());
-        now.assume_init()
-    };
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
-
-struct At(u64);
-
-impl Now for At {
-    fn coarse_ns(&self) -> u64 {
-        self.0
-    }
-
-    fn exact_ns(&self) -> u64 {
-        self.0
-    }
+    dataplane::host::clock_ns(libc::CLOCK_MONOTONIC)
 }
 
 /// No flow has a clock of its own here; all thin ones together have.
@@ -338,15 +319,9 @@ fn the_loaded_uplink_ends_what_the_host_build_ends_and_books_it_on_the_port() ->
                 break;
             }
             let mut dice = Dice::new(seed, case);
-            let scope = Scope {
-                gso: false,
-                ..Scope::TEST_RUN
-            };
-            let mut sample = mutate::sample(&mut dice, scope);
-            sample.bytes.truncate(3_400);
-            if sample.bytes.len() < 14 {
+            let Some(mut sample) = mutate::for_xdp(&mut dice) else {
                 continue;
-            }
+            };
             if dice.below(2) == 0 {
                 sample.bytes[..6].copy_from_slice(&dice.pick(&people::MACS));
             }

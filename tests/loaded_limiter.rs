@@ -32,6 +32,7 @@ use dataplane_common::{
 };
 use fixtures::ports::{self, Interfaces, slot};
 use kernel::Kernel;
+use octroi::lab::traffic::pin;
 use oracle::{
     dice,
     headers::{self, Ipv4, Part},
@@ -76,22 +77,7 @@ const LIMITS: [Limit; 11] = [
 ];
 
 fn now_ns() -> u64 {
-    let mut now = std::mem::MaybeUninit::uninit();
-    // SAFETY: fills a plain struct; CLOCK_MONOTONIC cannot fail.
-    let now = unsafe {
-        libc::clock_gettime(libc::CLOCK_MONOTONIC, now.as_mut_ptr());
-        now.assume_init()
-    };
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
-
-fn pin(processor: usize) {
-    // SAFETY: a plain bit set, for this thread only. Where it is refused, the scheduler chooses.
-    unsafe {
-        let mut set = std::mem::zeroed();
-        libc::CPU_SET(processor, &mut set);
-        libc::sched_setaffinity(0, size_of_val(&set), &raw const set);
-    }
+    dataplane::host::clock_ns(libc::CLOCK_MONOTONIC)
 }
 
 /// A UDP datagram from the tenant of [`slot::PLAIN`], or to it.

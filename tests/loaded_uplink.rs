@@ -80,16 +80,9 @@ fn the_uplink_drops_before_an_skb_exists_exactly_what_cannot_be_parsed() -> Resu
                 break;
             }
             let mut dice = Dice::new(seed, case);
-            // XDP knows neither tags beside the data nor GSO.
-            let scope = Scope {
-                gso: false,
-                ..Scope::TEST_RUN
-            };
-            let mut sample = mutate::sample(&mut dice, scope);
-            sample.bytes.truncate(3_400);
-            if sample.bytes.len() < 14 {
+            let Some(sample) = mutate::for_xdp(&mut dice) else {
                 continue;
-            }
+            };
             run += 1;
             let parsed = compare::ours(&sample);
             let returned = kernel.run_xdp(&sample)?;

@@ -17,7 +17,7 @@ use octroi::{
         Site, TenantSpec,
         frames::{RawSocket, udp4},
         site::{INSIDE, REMOTE, UPLINK, ipv4, mac},
-        traffic::{self, Sink},
+        traffic::{self, Sink, pin},
     },
 };
 use std::{
@@ -124,15 +124,6 @@ impl Flooded {
     fn to_alice(&self) -> Result<Direction> {
         let (_, to) = settle(|| registers(&self.site, 0))?;
         Ok(to)
-    }
-}
-
-fn pin(processor: usize) {
-    // SAFETY: a plain bit set, for this thread only. Where it is refused, the scheduler chooses.
-    unsafe {
-        let mut set = std::mem::zeroed();
-        libc::CPU_SET(processor, &mut set);
-        libc::sched_setaffinity(0, size_of_val(&set), &raw const set);
     }
 }
 

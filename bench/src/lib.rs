@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::{
     Ebpf,
     maps::{Array, lpm_trie::Key},
-    programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
+    programs::{Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use dataplane::{
     cut::{self, Barrier},
@@ -155,10 +155,10 @@ impl Rig {
             "bench_again_from_tenant",
             "bench_again_to_tenant",
         ] {
-            program(&mut object, name)?.load()?;
+            program::<SchedClassifier>(&mut object, name)?.load()?;
         }
         for name in ["empty_xdp", "uplink"] {
-            xdp(&mut object, name)?.load()?;
+            program::<Xdp>(&mut object, name)?.load()?;
         }
         let mut maps = Maps::take(&mut object)?;
         maps.epoch.set(0, Epoch::new(1, 0).0, 0)?;
@@ -350,13 +350,8 @@ impl Rig {
     /// # Errors
     /// When the kernel refuses.
     pub fn run_xdp(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<(u32, Duration)> {
-        let program = xdp(&mut self.object, name)?;
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            repeat,
-            ..TestRunOptions::new()
-        };
-        let result = program.test_run(options)?;
+        let program: &mut Xdp = program(&mut self.object, name)?;
+        let result = program.test_run(repeated(frame, repeat))?;
         Ok((result.return_value, result.duration * repeat))
     }
 
@@ -365,26 +360,15 @@ impl Rig {
     /// # Errors
     /// When the kernel refuses.
     pub fn run(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<Duration> {
-        let program = program(&mut self.object, name)?;
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            repeat,
-            ..TestRunOptions::new()
-        };
-        let result = program.test_run(options)?;
+        let program: &mut SchedClassifier = program(&mut self.object, name)?;
+        let result = program.test_run(repeated(frame, repeat))?;
         Ok(result.duration * repeat)
     }
 }
 
 /// Times of a revision that is in force at once.
 pub fn times() -> Times {
-    let mut now = std::mem::MaybeUninit::uninit();
-    // SAFETY: fills a plain struct; CLOCK_MONOTONIC cannot fail.
-    let now = unsafe {
-        libc::clock_gettime(libc::CLOCK_MONOTONIC, now.as_mut_ptr());
-        now.assume_init()
-    };
-    let now_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+    let now_ns = dataplane::host::clock_ns(libc::CLOCK_MONOTONIC);
     let coarse_slack_ns = dataplane::host::coarse_slack_ns();
     Times {
         now_ns,
@@ -393,12 +377,18 @@ pub fn times() -> Times {
     }
 }
 
-fn xdp<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
-    let program = object.program_mut(name);
-    Ok(program.with_context(|| name.to_owned())?.try_into()?)
+fn repeated(frame: &[u8], repeat: u32) -> TestRunOptions<'_> {
+    TestRunOptions {
+        data_in: Some(frame),
+        repeat,
+        ..TestRunOptions::new()
+    }
 }
 
-fn program<'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+fn program<'a, P: 'a>(object: &'a mut Ebpf, name: &str) -> Result<&'a mut P>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
     Ok(object
         .program_mut(name)
         .with_context(|| format!("no program {name}"))?

@@ -66,7 +66,7 @@ fn every_system_that_is_here_is_measured() -> Result<()> {
     let shown = table::markdown(&results::newest(&lines));
     for scenario in options.chosen()? {
         let name = scenario.name();
-        ensure!(shown.contains(&format!("### {name}")), "{shown}");
+        ensure!(shown.contains(&format!("## {name}\n")), "{shown}");
         // Those that need nothing of the kernel but what octroi needs anyway.
         for system in ["none", "octroi-share"] {
             ensure!(

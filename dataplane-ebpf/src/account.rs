@@ -73,13 +73,13 @@ impl Book {
         });
     }
 
-    /// Books a frame that ends before an skb exists: no interface of a port has counted it.
+    /// Books what ends before an skb exists: no interface of a port has counted it.
     #[inline(always)]
-    pub fn ended(&self, reason: DropReason, l2_bytes: u64) {
-        let number =
-            maps::sizes().drops(self.epoch.bank(), self.slot, self.direction, reason as u32);
+    pub fn ended(&self, reason: DropReason, packets: u64, l2_bytes: u64) {
+        let bank = self.epoch.bank();
+        let number = maps::slots().drops(bank, self.slot, self.direction, reason as u32);
         on(&maps::DROPS, number, |drops| {
-            drops.packets += 1;
+            drops.packets += packets;
             drops.l2_bytes += l2_bytes;
         });
     }
@@ -87,14 +87,8 @@ impl Book {
     /// Books a packet that is dropped.
     #[inline(always)]
     pub fn dropped(&self, reason: DropReason, packets: u64, l2_bytes: u64, skb_len: u32) {
-        let sizes = maps::slots();
-        let bank = self.epoch.bank();
-        let number = sizes.drops(bank, self.slot, self.direction, reason as u32);
-        on(&maps::DROPS, number, |drops| {
-            drops.packets += packets;
-            drops.l2_bytes += l2_bytes;
-        });
-        let number = sizes.skbs(bank, self.slot, self.direction);
+        self.ended(reason, packets, l2_bytes);
+        let number = maps::slots().skbs(self.epoch.bank(), self.slot, self.direction);
         on(&maps::SKBS, number, |skbs| {
             skbs.dropped += 1;
             skbs.dropped_len += skb_len as u64;

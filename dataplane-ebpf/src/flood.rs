@@ -36,7 +36,7 @@ pub fn ends(epoch: Epoch, packet: &Packet, len: u32) -> bool {
         slot,
         direction: TO_TENANT,
     };
-    book.ended(reason, len as u64);
+    book.ended(reason, 1, len as u64);
     true
 }
 

@@ -11,7 +11,7 @@ use crate::{
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use core::arch::asm;
 use dataplane_common::{
-    abi::{Epoch, FROM_TENANT, PortPolicy, TO_TENANT},
+    abi::{FROM_TENANT, PortPolicy, TO_TENANT},
     antispoof,
     ecn::Departure,
     parse::Packet,
@@ -72,12 +72,9 @@ begin! {
 /// From the packet's first byte to its verdict, or to [`verdict::HELD`].
 #[inline(always)]
 fn begin<const DIRECTION: u32, const APART: bool>(ctx: &TcContext, ifindex: u32) -> i32 {
-    let Some(epoch) = maps::EPOCH.get(0) else {
+    let Some(epoch) = maps::epoch() else {
         return verdict::DROP;
     };
-    // SAFETY: a u64 that is stored whole. Volatile: exactly one read decides bank and policy.
-    let epoch = Epoch(unsafe { core::ptr::from_ref(epoch).read_volatile() });
-
     linger();
     packet::pull_headers(ctx);
     let parsed = packet::parsed::<APART>(ctx.skb.skb);

@@ -25,15 +25,13 @@ use dataplane_common::{
 };
 
 #[inline(always)]
-fn book(ifindex: u32, direction: u32) -> Option<Book> {
-    let epoch = Epoch(*maps::EPOCH.get(0)?);
-    // An uplink without a slot is booked to the host's own, 0.
-    let slot = port::slot(ifindex, None).unwrap_or(0);
-    Some(Book {
+fn book(epoch: Epoch, ifindex: u32, direction: u32) -> Book {
+    Book {
         epoch,
-        slot,
+        // An uplink without a slot is booked to the host's own, 0.
+        slot: port::slot(ifindex, None).unwrap_or(0),
         direction,
-    })
+    }
 }
 
 /// Egress of an uplink.
@@ -41,9 +39,10 @@ fn book(ifindex: u32, direction: u32) -> Option<Book> {
 pub fn leave(ctx: &TcContext) -> i32 {
     // SAFETY: the context is valid for the whole program.
     let skb = unsafe { &*ctx.skb.skb };
-    let Some(book) = book(skb.ifindex, TO_TENANT) else {
+    let Some(epoch) = maps::epoch() else {
         return verdict::DROP;
     };
+    let book = book(epoch, skb.ifindex, TO_TENANT);
     let len = skb.len;
     let raw = Wire {
         packets: 1,
@@ -151,11 +150,9 @@ pub fn enter<const FRAGS: bool>(ctx: &XdpContext) -> u32 {
     if FRAGS && len > FRAME_MAX {
         return xdp_action::XDP_PASS;
     }
-    let Some(epoch) = maps::EPOCH.get(0) else {
+    let Some(epoch) = maps::epoch() else {
         return xdp_action::XDP_PASS;
     };
-    // SAFETY: a u64 that is stored whole. Volatile: exactly one read decides bank and policy.
-    let epoch = Epoch(unsafe { core::ptr::from_ref(epoch).read_volatile() });
     gate::linger();
     let frame = Linear::new(ctx.ctx);
     let meta = Meta {
@@ -168,13 +165,7 @@ pub fn enter<const FRAGS: bool>(ctx: &XdpContext) -> u32 {
         Err(reason) => {
             // SAFETY: the context is valid for the whole program.
             let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
-            let slot = port::slot(ifindex, None).unwrap_or(0);
-            let book = Book {
-                epoch,
-                slot,
-                direction: FROM_TENANT,
-            };
-            book.dropped(reason, 1, len as u64, len);
+            book(epoch, ifindex, FROM_TENANT).dropped(reason, 1, len as u64, len);
             xdp_action::XDP_DROP
         }
     }

@@ -12,8 +12,8 @@ use dataplane_common::abi::share::{
     ShareClocks, SharePolicy, UPLINKS_MAX, UplinkPolicy, UplinkShare,
 };
 use dataplane_common::abi::{
-    AddressKey, Anchor, BLOCK, Binding, BindingKey, Drops, InterfaceSlot, MacKey, PortPolicy,
-    Register, Sizes, Skbs, Slot, ZoneKey,
+    AddressKey, Anchor, BLOCK, Binding, BindingKey, Drops, Epoch, InterfaceSlot, MacKey,
+    PortPolicy, Register, Sizes, Skbs, Slot, ZoneKey,
 };
 use dataplane_common::encryption::{Bucket, Policy, Rule};
 use dataplane_common::flow::{Flow, FlowCounts, FlowKey, FlowOpened, FlowRing};
@@ -226,7 +226,15 @@ pub fn sizes() -> Sizes {
     }
 }
 
-/// The same for what the number of zones does not matter to: where a constant is named, it is loaded.
+/// The word of the moment.
+#[inline(always)]
+pub fn epoch() -> Option<Epoch> {
+    let epoch = EPOCH.get(0)?;
+    // SAFETY: a u64 that is stored whole. Volatile: exactly one read decides bank and policy.
+    Some(Epoch(unsafe { core::ptr::from_ref(epoch).read_volatile() }))
+}
+
+/// The same as [`sizes`] for what the number of zones does not matter to: where a constant is named, it is loaded.
 #[inline(always)]
 pub fn slots() -> Sizes {
     Sizes {

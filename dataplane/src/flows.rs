@@ -15,10 +15,9 @@ mod memory;
 pub use live::{LIVE_MAX, Live, Seen};
 
 use crate::{
-    Error, Result, cut,
+    Error, Result, cut, host,
     maps::{Maps, Raw},
     object::Plan,
-    slots::clock_ns,
 };
 use dataplane_common::{
     abi::{DIRECTIONS, Register},
@@ -188,7 +187,7 @@ impl Flows {
         bank: u32,
         gone: impl Fn(u32) -> bool,
     ) -> (Vec<Gain>, Option<Error>) {
-        let now_ns = clock_ns(libc::CLOCK_MONOTONIC);
+        let now_ns = host::clock_ns(libc::CLOCK_MONOTONIC);
         self.learn_taken();
         let mut gains = Vec::new();
         let mut kept = Vec::with_capacity(self.taken.len());

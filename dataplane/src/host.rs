@@ -27,6 +27,17 @@ pub fn require_bpf() -> Result<()> {
     }
 }
 
+/// Reads a clock that this kernel has, ns: see clock_gettime(2).
+pub fn clock_ns(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: fills a plain struct.
+    unsafe { libc::clock_gettime(clock, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
 /// How far the coarse clock may lag behind the exact one, ns: two ticks.
 ///
 /// `CLOCK_MONOTONIC_COARSE` moves at each tick of the timekeeping CPU; its resolution is one tick.

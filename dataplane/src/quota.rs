@@ -1,11 +1,10 @@
 //! Budgets of bytes: from what is asked for and granted to what the programs read.
 
 use crate::{
-    Error, Result,
+    Error, Result, host,
     maps::{Maps, Raw},
     object::Plan,
     policy::{Limit, Policy, Shape, limits},
-    slots::clock_ns,
 };
 use dataplane_common::{
     abi::{
@@ -186,7 +185,7 @@ pub(crate) fn spent(
     epoch: Epoch,
     only: Option<u32>,
 ) -> Result<Vec<Spent>> {
-    let now_ns = clock_ns(libc::CLOCK_MONOTONIC);
+    let now_ns = host::clock_ns(libc::CLOCK_MONOTONIC);
     let mut all = Vec::new();
     for (tenant, account) in accounts {
         let entry = get(

@@ -2,7 +2,7 @@
 //! reads what the last one knew.
 
 use crate::{
-    Error, Result,
+    Error, Result, host,
     maps::{Maps, Raw},
     object::Plan,
     registers,
@@ -52,18 +52,7 @@ fn padded<const N: usize>(text: &str) -> [u8; N] {
 }
 
 fn boottime_ns() -> u64 {
-    clock_ns(libc::CLOCK_BOOTTIME)
-}
-
-/// Reads a clock, ns.
-pub(crate) fn clock_ns(clock: libc::clockid_t) -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: fills a plain struct.
-    unsafe { libc::clock_gettime(clock, &mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    host::clock_ns(libc::CLOCK_BOOTTIME)
 }
 
 fn is_live(slot: &Slot) -> bool {

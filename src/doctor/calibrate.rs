@@ -19,7 +19,7 @@ use crate::{
     price::{FRAME_BYTES, FRAME_MIN_BYTES, GSO_BYTES, parts},
 };
 use anyhow::{Context as _, Result, bail, ensure};
-use dataplane::{gate::Gate, pins::Pins};
+use dataplane::{gate::Gate, host, pins::Pins};
 use dataplane_common::limit::PRICE_MAX;
 use serde::Serialize;
 use std::{
@@ -373,13 +373,7 @@ fn spend(tap: &mut Tap, packet: &[u8]) -> Result<(u64, u64)> {
 
 /// Processor time of this thread, user and system.
 fn processor_time() -> Duration {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: fills a plain struct; the clock is there since Linux 2.6.12.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    Duration::from_nanos(host::clock_ns(libc::CLOCK_THREAD_CPUTIME_ID))
 }
 
 fn text(report: &Report) -> String {

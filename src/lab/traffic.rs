@@ -332,3 +332,13 @@ pub fn mixed(
         Ok(())
     }))
 }
+
+/// Has this thread run on one processor.
+pub fn pin(processor: usize) {
+    // SAFETY: a plain bit set, for this thread only. Where it is refused, the scheduler chooses.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::CPU_SET(processor, &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &raw const set);
+    }
+}

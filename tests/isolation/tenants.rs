@@ -33,13 +33,7 @@ fn text(site: &Site, guarantee_kbit: u64) -> String {
 
 /// Processor time of this thread, user and system.
 fn processor_time() -> Duration {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: fills a plain struct; the clock is there since Linux 2.6.12.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    Duration::from_nanos(host::clock_ns(libc::CLOCK_THREAD_CPUTIME_ID))
 }
 
 /// What `work` returned, the time it took, and the processor's.

@@ -23,6 +23,7 @@ use dataplane_common::{
     flood::{PACKETS, SURPLUS_CLOCKS},
     reason::DropReason,
 };
+use octroi::lab::traffic::pin;
 use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
@@ -92,7 +93,10 @@ impl Flooded {
         let frame = octroi::lab::frames::udp4(people::GATEWAY, people::OWN, from, to, 18);
         thread::scope(|scope| {
             let (stop, frame) = (&stop, &frame);
+            // Each on a processor of its own: on one, the kernel lets the program end before it lets the window be cut.
+            pin(0);
             let sender = scope.spawn(move || -> Result<u64> {
+                pin(1);
                 let mut sent = 0;
                 while !stop.load(Relaxed) {
                     program.test_run(TestRunOptions {

@@ -15,7 +15,7 @@ use dataplane_common::{
         },
     },
     limit::{PRICE_MAX, Rate, Times},
-    limiter::{Decision, Now},
+    limiter::{At, Decision},
     share::ask::Ask,
     units::BitsPerSecond,
 };
@@ -29,19 +29,6 @@ const RATE: BitsPerSecond = BitsPerSecond(64);
 const LINE: u64 = 1_000;
 const OVERHEAD: u16 = 24;
 const LENGTHS: [usize; 4] = [60, 61, 590, 1_514];
-
-/// A time that stands still.
-struct Still(u64);
-
-impl Now for Still {
-    fn coarse_ns(&self) -> u64 {
-        self.0
-    }
-
-    fn exact_ns(&self) -> u64 {
-        self.0
-    }
-}
 
 /// A port, loaded, and how to send to it.
 struct Rig {
@@ -134,7 +121,7 @@ fn ceiling(rig: &mut Rig, price: u32, seed: u64) -> Result<u64> {
     let limit = LimitPolicy::begin(Rate::bytes(RATE), burst, 0, &times).priced(price);
     rig.begin(limit, false)?;
     let billed_before = rig.billed()?;
-    let (host, still) = (AtomicU64::new(0), Still(times.now_ns));
+    let (host, still) = (AtomicU64::new(0), At(times.now_ns));
     let mut dice = dice::Dice::new(0, seed);
     let (mut billed, mut passed, mut refused, mut sent) = (0, 0, 0, 0);
     while refused < 20 && sent < 1_000 {

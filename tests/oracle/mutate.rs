@@ -110,6 +110,17 @@ pub fn sample(dice: &mut Dice, scope: Scope) -> Sample {
     sample
 }
 
+/// The same as XDP sees it, which knows neither tags beside the data nor GSO. None: too short to be a frame.
+pub fn for_xdp(dice: &mut Dice) -> Option<Sample> {
+    let scope = Scope {
+        gso: false,
+        ..Scope::TEST_RUN
+    };
+    let mut sample = sample(dice, scope);
+    sample.bytes.truncate(3_400);
+    (sample.bytes.len() >= 14).then_some(sample)
+}
+
 /// Makes a frame the tenant's own and, mostly, for another tenant, but for one in `rarely`: what has
 /// somebody else's MAC ends before the later stages have seen it.
 pub fn between_tenants(dice: &mut Dice, frame: &mut [u8], rarely: usize) {

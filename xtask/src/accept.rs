@@ -116,22 +116,13 @@ impl Accept {
         for row in chosen {
             let shown = match &run {
                 None => None,
-                Some(run) => match run.of(&row.command) {
+                Some(run) => match row.shown(run) {
                     None => continue,
                     shown => shown,
                 },
             };
-            let ending = match shown {
-                None => None,
-                // What the whole prints may differ from what a filtered part does: that says nothing.
-                Some((true, printed)) => match row.judge(0, &printed) {
-                    Ending::Passed => Some(Ending::Passed),
-                    _ => continue,
-                },
-                Some((false, printed)) => Some(row.judge(101, &printed)),
-            };
             println!("{:8} {}", row.id, row.clause);
-            let ending = match ending {
+            let ending = match shown {
                 None => row.run()?,
                 Some(ending) => ending,
             };
@@ -172,6 +163,18 @@ impl Row {
             show(&output);
         }
         Ok(ending)
+    }
+
+    /// What a whole run shows of it, if that is enough. What the whole prints may differ from what a filtered part does: then it
+    /// says nothing.
+    fn shown(&self, run: &run::Run) -> Option<Ending> {
+        match run.of(&self.command)? {
+            (true, printed) => {
+                Some(self.judge(0, &printed)).filter(|ending| *ending == Ending::Passed)
+            }
+            // As cargo ends then.
+            (false, printed) => Some(self.judge(101, &printed)),
+        }
     }
 
     /// Of a command that ended with the exit status `code`.

@@ -120,11 +120,5 @@ fn flush(to: IpAddr) -> Result<()> {
 
 /// CPU time of this thread, ns.
 fn cpu_ns() -> u64 {
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: fills a plain struct.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    dataplane::host::clock_ns(libc::CLOCK_THREAD_CPUTIME_ID)
 }

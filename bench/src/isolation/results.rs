@@ -56,6 +56,16 @@ pub struct Metric {
     pub digits: usize,
 }
 
+impl Metric {
+    /// How a table calls it.
+    pub fn label(&self) -> String {
+        match self.unit {
+            "" => format!("`{}`", self.name),
+            unit => format!("`{}`, {unit}", self.name),
+        }
+    }
+}
+
 const fn metric(name: &'static str, unit: &'static str, better: Better, digits: usize) -> Metric {
     Metric {
         name,

@@ -25,7 +25,7 @@ const ASKED: [(&str, &[&str]); 6] = [
     ("equal", &["jain", "least_tenant_mbit"]),
 ];
 
-/// The table; a peer that is ahead of octroi in each of its shapes stands out, and so does none else.
+/// The table; the figures of peers that are ahead of octroi in each of its shapes stand out.
 pub fn markdown(cells: &Cells) -> String {
     let systems: Vec<&str> = System::ALL
         .iter()
@@ -53,12 +53,7 @@ fn line(text: &mut String, scenario: &str, metric: &str, systems: &[&str], rows:
     let Some(metric) = find(metric).filter(|_| is_there) else {
         return;
     };
-    let unit = if metric.unit.is_empty() {
-        String::new()
-    } else {
-        format!(", {}", metric.unit)
-    };
-    let _ = write!(text, "| {scenario}: `{}`{unit} |", metric.name);
+    let _ = write!(text, "| {scenario}: {} |", metric.label());
     for system in systems {
         let cell = rows.iter().find(|(row, _)| row == system);
         let value = cell.and_then(|(_, cell)| cell.get(metric.name));

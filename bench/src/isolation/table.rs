@@ -86,11 +86,7 @@ fn section(text: &mut String, name: &str, rows: &Rows) {
     let _ = writeln!(text);
     let mut ahead = Vec::new();
     for metric in columns {
-        let label = match metric.unit {
-            "" => format!("`{}`", metric.name),
-            unit => format!("`{}`, {unit}", metric.name),
-        };
-        let _ = write!(text, "| {label} |");
+        let _ = write!(text, "| {} |", metric.label());
         for (system, cell) in rows {
             let shown = cell.get(metric.name).map(|line| shown(metric, line.value));
             let leads = leads(metric, system, rows);

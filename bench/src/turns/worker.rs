@@ -46,13 +46,7 @@ pub fn serve(elf: Option<&[u8]>) -> Result<()> {
 
 /// This thread's own time, ns.
 fn own_ns() -> u64 {
-    let mut now = std::mem::MaybeUninit::uninit();
-    // SAFETY: fills a plain struct; the clock is always there.
-    let now = unsafe {
-        libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, now.as_mut_ptr());
-        now.assume_init()
-    };
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    dataplane::host::clock_ns(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
 impl Worker<'_> {

@@ -65,6 +65,22 @@ pub trait Now {
     fn exact_ns(&self) -> u64;
 }
 
+/// A time that was read already, by both clocks: the exact one is read once a packet.
+#[derive(Clone, Copy, Debug)]
+pub struct At(pub u64);
+
+impl Now for At {
+    #[inline(always)]
+    fn coarse_ns(&self) -> u64 {
+        self.0
+    }
+
+    #[inline(always)]
+    fn exact_ns(&self) -> u64 {
+        self.0
+    }
+}
+
 /// What the limiter decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {

@@ -26,7 +26,7 @@ pub use near::near;
 
 use crate::{
     abi::share::{ShareLine, SharePace, SharePolicy, UplinkPolicy, UplinkShare},
-    limiter::{Clock, Decision, Now, product},
+    limiter::{At, Clock, Decision, product},
 };
 
 /// Digits after the point of a line, binary: 256ths of a byte.
@@ -111,21 +111,6 @@ pub enum Refused {
     Link,
     /// A clock was contended past its bound.
     Contended,
-}
-
-/// A time that was read already: the exact clock is read once a packet.
-struct At(u64);
-
-impl Now for At {
-    #[inline(always)]
-    fn coarse_ns(&self) -> u64 {
-        self.0
-    }
-
-    #[inline(always)]
-    fn exact_ns(&self) -> u64 {
-        self.0
-    }
 }
 
 impl UplinkPolicy {

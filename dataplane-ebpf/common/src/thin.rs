@@ -269,6 +269,22 @@ impl Limit {
         }
     }
 
+    /// What both clocks of a flow are ahead of a full bucket of `depth`, how far they would be with the packet, and whether it is
+    /// large for its flow: then less of the time together is its.
+    #[inline(always)]
+    fn asked<C: Cells>(
+        &self,
+        cells: &C,
+        place: Place,
+        bytes: u64,
+        depth: u64,
+    ) -> ((u64, u64), u64, bool) {
+        let seen = self.load(cells, place, depth);
+        let least = if seen.0 < seen.1 { seen.0 } else { seen.1 };
+        let used = least + self.cost(self.priced(bytes));
+        (seen, used, bytes > SMALL_BYTES || used * 8 > depth)
+    }
+
     /// Decides whether a packet is thin, and books it as such.
     #[inline(always)]
     pub fn thin<C: Cells, T: Clock>(
@@ -279,21 +295,12 @@ impl Limit {
         bytes: u64,
     ) -> bool {
         let depth = self.depth();
-        let seen = self.load(cells, place, depth);
-        let least = if seen.0 < seen.1 { seen.0 } else { seen.1 };
-        let used = least + self.cost(self.priced(bytes));
-        let large = bytes > SMALL_BYTES || used * 8 > depth;
+        let (seen, used, large) = self.asked(cells, place, bytes, depth);
         if used > depth || !self.take(together, bytes, large) {
             return false;
         }
         self.raise(cells, place, seen, depth, used);
         true
-    }
-
-    /// The time that `priced` bytes take at half the rate, 2^-4 ns. Below 2^64: a pace is at most 2^43.
-    #[inline(always)]
-    const fn half(&self, priced: u64) -> u64 {
-        (priced * self.pace) >> (PACE_SHIFT - TOGETHER_SHIFT - 1)
     }
 
     /// What [`Limit::thin`] would say now. Books nothing.
@@ -306,12 +313,15 @@ impl Limit {
         bytes: u64,
     ) -> bool {
         let depth = self.depth();
-        let seen = self.load(cells, place, depth);
-        let least = if seen.0 < seen.1 { seen.0 } else { seen.1 };
-        let used = least + self.cost(self.priced(bytes));
-        let large = bytes > SMALL_BYTES || used * 8 > depth;
+        let (_, used, large) = self.asked(cells, place, bytes, depth);
         let ahead = together.load().wrapping_sub(self.now_ns << TOGETHER_SHIFT);
         used <= depth && (ahead >= 1 << 63 || ahead <= self.window(large))
+    }
+
+    /// The time that `priced` bytes take at half the rate, 2^-4 ns. Below 2^64: a pace is at most 2^43.
+    #[inline(always)]
+    const fn half(&self, priced: u64) -> u64 {
+        (priced * self.pace) >> (PACE_SHIFT - TOGETHER_SHIFT - 1)
     }
 
     /// How far all thin packets may be ahead of half the rate, 16ths of ns.

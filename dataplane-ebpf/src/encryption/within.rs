@@ -2,13 +2,14 @@
 //! change nothing, and take neither a lock nor a helper.
 
 use super::{PADDED, noted, rule_of};
-use crate::{account, maps, packet};
+use crate::{account::Book, maps, packet};
 use aya_ebpf::bindings::__sk_buff;
 use dataplane_common::{
     abi::Epoch,
     encryption::{Bucket, Class, Segment, find, hash, mode, tcp},
     flow::FlowKey,
     parse::{Fragment, proto},
+    wire::Wire,
 };
 
 /// Is the packet that was noted a segment of TCP within a record of TLS whose header was read ([`tcp::is_within`])? Most of a
@@ -65,13 +66,17 @@ pub extern "C" fn encryption_within(
     }
     // Its flow has it already: from the record's header.
     noted.evidence = 0;
-    let slot = (about >> 16) as u32 & 0xFFFF;
-    let class = Class::Records as u32;
-    let number = maps::slots().evidence(epoch.bank(), slot, segment.direction, class);
-    account::on(&maps::EVIDENCE, number, |evidence| {
-        evidence.packets += packets;
-        evidence.l2_bytes += l2_bytes;
-    });
+    let book = Book {
+        epoch,
+        slot: (about >> 16) as u32 & 0xFFFF,
+        direction: segment.direction,
+    };
+    let wire = Wire {
+        packets,
+        l2_bytes,
+        l3_bytes: 0,
+    };
+    book.evidence(Class::Records as u32, &wire);
     1
 }
 

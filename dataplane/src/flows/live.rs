@@ -5,9 +5,8 @@
 
 use super::{before, memory::Lines};
 use crate::{
-    Result,
+    Result, host,
     maps::{Maps, Raw},
-    slots::clock_ns,
 };
 use dataplane_common::{
     abi::Register,
@@ -45,7 +44,7 @@ pub struct Seen {
 
 /// Looks at every place whose register slot is wanted.
 pub(super) fn look(lines: &Lines, maps: &Maps, wanted: impl Fn(u32) -> bool) -> Result<Seen> {
-    let now_ns = clock_ns(libc::CLOCK_MONOTONIC);
+    let now_ns = host::clock_ns(libc::CLOCK_MONOTONIC);
     let mut seen = Seen::default();
     for place in 0..lines.places() {
         if !wanted(lines.slot(place)) {

@@ -5,7 +5,7 @@ use crate::{
     Error, Result, cut, host,
     policy::{self, Policy, Port},
     quota, share,
-    slots::{Owner, Slots, clock_ns, text},
+    slots::{Owner, Slots, text},
 };
 use dataplane_common::{
     abi::{DIRECTIONS, Epoch, LimitPolicy, PortPolicy, slot_state},
@@ -281,7 +281,7 @@ impl Gate {
 pub(super) const SWITCH_MARGIN: Duration = Duration::from_millis(20);
 
 pub(super) fn times(ahead: Duration) -> Times {
-    let now_ns = clock_ns(libc::CLOCK_MONOTONIC);
+    let now_ns = host::clock_ns(libc::CLOCK_MONOTONIC);
     Times {
         now_ns,
         switch_ns: now_ns + ahead.as_nanos() as u64,

@@ -89,7 +89,6 @@ pub(super) fn uplinks(
     slots: &Slots,
     epoch: Epoch,
 ) -> Result<Vec<UplinkStatus>> {
-    let interfaces = netlink::interfaces()?;
     let mut registers = Reader::new(maps, &plan.sizes);
     let live = slots
         .iter()
@@ -98,18 +97,21 @@ pub(super) fn uplinks(
         let index = plan.sizes.port(epoch.policy_set(), slot);
         let entry = maps.ports.get(index)?;
         let interface = text(&book.interface);
-        let native = interfaces
+        // What its hook has is asked of the kernel only where it matters: that lists all interfaces.
+        let xdp = if !entry.has(flood::POLICES) {
+            "off"
+        } else if netlink::interfaces()?
             .get(&interface)
-            .is_some_and(|interface| attach::has_xdp(pins, interface));
+            .is_some_and(|interface| attach::has_xdp(pins, interface))
+        {
+            "native"
+        } else {
+            "refused"
+        };
         Ok(UplinkStatus {
             interface,
             ifindex: book.ifindex,
-            xdp: match (entry.has(flood::POLICES), native) {
-                (false, _) => "off",
-                (true, true) => "native",
-                (true, false) => "refused",
-            }
-            .into(),
+            xdp: xdp.into(),
             clear_overlays: if entry.has(PortPolicy::DROPS_CLEAR_OVERLAYS) {
                 "drop"
             } else if entry.has(PortPolicy::COUNTS_CLEAR_OVERLAYS) {
@@ -183,9 +185,10 @@ pub struct Pinned {
 fn packet_price(maps: &Maps, plan: &Plan, epoch: Epoch) -> Result<u32> {
     let set = epoch.policy_set();
     let mut most = 0;
-    for slot in 0..plan.sizes.slots {
-        let index = plan.sizes.port(set, slot);
-        let entry = maps.ports.get(index)?;
+    let all = maps
+        .ports
+        .values(plan.sizes.port(set, 0), plan.sizes.slots)?;
+    for entry in all {
         most = most
             .max(entry.limits[0][0].price)
             .max(entry.limits[1][0].price);

@@ -9,9 +9,9 @@ use super::{
 use crate::{
     Error, Result,
     gate::Event,
+    host,
     policy::Prefix,
     shaping::rtnl::{Refusal, Rtnl},
-    slots::clock_ns,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -117,7 +117,7 @@ impl Provided {
     /// # Errors
     /// [`Error::Netlink`]; failures of single tunnels are events.
     pub fn follow(&mut self, tunnels: &[Tunnel]) -> Result<Vec<Event>> {
-        let now = Duration::from_nanos(clock_ns(libc::CLOCK_BOOTTIME));
+        let now = Duration::from_nanos(host::clock_ns(libc::CLOCK_BOOTTIME));
         let unix_s = wireguard::unix_s();
         let mut events = Vec::new();
         self.provider.look()?;

@@ -18,10 +18,10 @@
 //!   it for longer than [`ORDER`].
 //! - What is thin leaves now: it is booked as all else, and half of its tenant's pace at most.
 
-use super::{Asked, At, Clocks, Link, Paid, Refused, Taken, ahead, borrow_from, less, mark, queue};
+use super::{Asked, Clocks, Link, Paid, Refused, Taken, ahead, borrow_from, less, mark, queue};
 use crate::{
     abi::share::{SharePolicy, UplinkPolicy},
-    limiter::{Clock, Decision},
+    limiter::{At, Clock, Decision},
 };
 
 /// By this part of a period a packet may leave later than its turn, so as not to overtake another one.

@@ -3,7 +3,7 @@
 use dataplane_common::{
     abi::{LimitPolicy, quota::QuotaPolicy},
     limit::{Rate, Times},
-    limiter::{Clock, Now},
+    limiter::{At, Clock},
     quota::{Counts, Packet, Spent},
     units::BitsPerSecond,
 };
@@ -39,18 +39,6 @@ impl<'w> Counts for &'w Words {
 impl Words {
     fn sum(&self, first: usize) -> u64 {
         self.0[first].load(SeqCst) + self.0[first + 1].load(SeqCst)
-    }
-}
-
-struct At(u64);
-
-impl Now for At {
-    fn coarse_ns(&self) -> u64 {
-        self.0
-    }
-
-    fn exact_ns(&self) -> u64 {
-        self.0
     }
 }
 

@@ -3,22 +3,10 @@
 
 use super::*;
 use dataplane_common::{
-    limiter::{Decision, Now},
+    limiter::{At, Decision},
     thin::{ROTATION_SHIFT, TOGETHER_NS},
 };
 use std::collections::VecDeque;
-
-struct At(u64);
-
-impl Now for At {
-    fn coarse_ns(&self) -> u64 {
-        self.0
-    }
-
-    fn exact_ns(&self) -> u64 {
-        self.0
-    }
-}
 
 #[derive(Clone, Copy, Debug)]
 struct Waiting {

@@ -169,9 +169,11 @@ fn stages<const DIRECTION: u32, const APART: bool>(
     flow::note::<DIRECTION, APART>(packet, port, book.slot);
     let zone = zone::of::<DIRECTION>(book.epoch, packet, intra_host);
     thin::begin(ctx, packet.finds_neighbours());
-    thin::look::<DIRECTION, APART>(ctx, packet, port, book.slot, booked);
-    let departure = match limiter::take(port, book.slot, DIRECTION, booked, thin::fat(ctx.skb.skb))
-    {
+    thin::note::<DIRECTION, APART>(ctx, packet, port);
+    let taken = limiter::take(port, book.slot, DIRECTION, booked, |wire, matters| {
+        thin::look::<DIRECTION>(ctx, port, book.slot, wire, matters)
+    });
+    let departure = match taken {
         Ok(departure) => {
             thin::accepted::<DIRECTION>(ctx, port, book.slot, booked, departure.ns());
             departure

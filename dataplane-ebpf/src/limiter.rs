@@ -52,8 +52,8 @@ impl Now for Kernel {
     }
 }
 
-/// Takes `wire` from both limits of a direction, or from none. Returns when the packet may leave. What is `fat` (1, else 0) is refused
-/// earlier than what is not.
+/// Takes `wire` from both limits of a direction, or from none. Returns when the packet may leave. What is fat is refused
+/// earlier than what is not: `class` says so (1, else 0), and is told whether its answer matters (1, else 0).
 ///
 /// # Errors
 /// The ceiling that it is over.
@@ -63,28 +63,33 @@ pub fn take(
     slot: u32,
     direction: u32,
     wire: &Wire,
-    fat: u64,
+    class: impl Fn(&Wire, u64) -> u64,
 ) -> Result<Departure, DropReason> {
     let [bytes, packets] = &port.limits[(direction & 1) as usize];
     let sizes = maps::sizes();
     let by_packets = port.has(PortPolicy::limited(direction, 1));
+    let by_bytes = port.has(PortPolicy::limited(direction, 0));
     if by_packets {
         let clock = maps::CLOCKS.get_ptr_mut(sizes.clock(slot, direction, 1));
         let clock = Shared(clock.ok_or(DropReason::Internal)?);
-        let horizon = packets.horizon_less(fat);
+        // Such a limit is for floods: its class is asked at once, where there is one.
+        let flag = PortPolicy::limited(direction, 0);
+        let has_class = (port.flags & flag) as u64 >> flag.trailing_zeros();
+        let horizon = packets.horizon_less(class(wire, has_class));
         match packets.take_within(&clock, &Kernel, wire.packets, horizon) {
             Decision::Pass { .. } => {}
             Decision::Over => return Err(DropReason::CeilingPackets),
             Decision::Contended => return Err(DropReason::LimiterContended),
         }
     }
-    if !port.has(PortPolicy::limited(direction, 0)) {
+    if !by_bytes {
         return Ok(Departure::NOW);
     }
     let clock = maps::CLOCKS.get_ptr_mut(sizes.clock(slot, direction, 0));
     let clock = Shared(clock.ok_or(DropReason::Internal)?);
-    let horizon = bytes.horizon_less(fat);
-    let refused = match bytes.take_within(&clock, &Kernel, bytes.charge(wire.l2_bytes), horizon) {
+    let units = bytes.charge(wire.l2_bytes);
+    let taken = bytes.take_classed(&clock, &Kernel, units, |over| class(wire, over));
+    let refused = match taken {
         Decision::Pass { backlog: 0, .. } => return Ok(Departure::NOW),
         Decision::Pass { backlog, at_ns } => {
             let at_ns = at_ns + bytes.delay_ns(backlog);

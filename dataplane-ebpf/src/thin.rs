@@ -74,14 +74,13 @@ pub fn fat(skb: *mut __sk_buff) -> u64 {
     unsafe { (*skb).cb[4] as u64 & 1 }
 }
 
-/// Asks whether the packet's flow is thin, on a port with a ceiling. `APART`: see [`crate::packet::parsed`].
+/// Notes the packet's flow on a port with a ceiling, or with a part of an uplink: who finds a queue asks for its class. `APART`:
+/// see [`crate::packet::parsed`].
 #[inline(always)]
-pub fn look<const DIRECTION: u32, const APART: bool>(
+pub fn note<const DIRECTION: u32, const APART: bool>(
     ctx: &TcContext,
     packet: &Packet,
     port: &PortPolicy,
-    slot: u32,
-    wire: &Wire,
 ) {
     // One question, and what was parsed is not looked at any more behind it: else the verifier walks all ways to parse
     // through what follows.
@@ -99,12 +98,20 @@ pub fn look<const DIRECTION: u32, const APART: bool>(
         (*ctx.skb.skb).cb[2] = hash as u32;
         (*ctx.skb.skb).cb[3] = (hash >> 32) as u32;
     }
+}
+
+/// Asks whether the flow that was noted is thin, at the port's ceiling, where that `matters` (1, else 0). Returns [`fat`].
+#[inline(always)]
+pub fn look<const DIRECTION: u32>(
+    ctx: &TcContext,
+    port: &PortPolicy,
+    slot: u32,
+    wire: &Wire,
+    matters: u64,
+) -> u64 {
     let pace = port.limits[(DIRECTION & 1) as usize][0].pace();
-    // Without a ceiling of the port's own, its tenant's share asks: `look_for_share`.
-    if limited != 0 {
-        let which = slot * DIRECTIONS + DIRECTION;
-        thin_look(ctx.skb.skb, which, wire.l2_bytes, pace);
-    }
+    let which = slot * DIRECTIONS + DIRECTION;
+    thin_look(ctx.skb.skb, which, wire.l2_bytes, pace, matters)
 }
 
 /// [`dataplane_common::thin::hash`], in a function of its own.
@@ -124,7 +131,7 @@ fn limit(pace: u64) -> Limit {
     Limit::new(unsafe { bpf_ktime_get_coarse_ns() }, pace)
 }
 
-/// Asks the same of a packet that no port's ceiling asked for, at its tenant's `pace` (with its price). True when it was asked now: then
+/// Asks the same of a packet that no port's ceiling has asked for, at its tenant's `pace` (with its price). True when it was asked now: then
 /// [`shared`] is to be told that the packet was accepted.
 #[inline(always)]
 pub fn look_for_share(skb: *mut __sk_buff, which: u32, wire: &Wire, pace: u64) -> bool {
@@ -132,7 +139,7 @@ pub fn look_for_share(skb: *mut __sk_buff, which: u32, wire: &Wire, pace: u64) -
     if unsafe { (*skb).cb[0] } & FOUND != 0 {
         return false;
     }
-    thin_look(skb, which, wire.l2_bytes, pace);
+    thin_look(skb, which, wire.l2_bytes, pace, 1);
     true
 }
 
@@ -143,10 +150,24 @@ pub fn shared(skb: *mut __sk_buff, which: u32, wire: &Wire, pace: u64, departs_n
     thin_hold(skb, which, wire.l2_bytes, pace, departs_ns);
 }
 
-/// Notes in the skb what is found. `which`: slot and direction.
+/// Notes in the skb what is found, once, and returns [`fat`]; 0, and nothing, where it does not matter. `which`: slot and
+/// direction.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn thin_look(skb: *mut __sk_buff, which: u32, l2_bytes: u64, pace: u64) -> u64 {
+pub extern "C" fn thin_look(
+    skb: *mut __sk_buff,
+    which: u32,
+    l2_bytes: u64,
+    pace: u64,
+    matters: u64,
+) -> u64 {
+    if matters == 0 {
+        return 0;
+    }
+    // SAFETY: the context is the program's own; these words are for its programs. A limit of packets may have asked already.
+    if unsafe { (*skb).cb[0] } & FOUND != 0 {
+        return fat(skb);
+    }
     let together = maps::CLOCKS.get_ptr_mut(which * Sizes::CLOCKS + Sizes::THIN);
     let Some(together) = together else {
         return 0;
@@ -164,7 +185,7 @@ pub extern "C" fn thin_look(skb: *mut __sk_buff, which: u32, l2_bytes: u64, pace
         (*skb).cb[0] = urgent | FOUND | if thin { THIN } else { 0 };
         (*skb).cb[4] = !thin as u32 & (urgent ^ URGENT);
     }
-    1
+    fat(skb)
 }
 
 /// What [`thin_look`] would say of a packet with this `hash`: 1 for thin, else 0. Nothing is noted.
@@ -189,7 +210,7 @@ pub fn accepted<const DIRECTION: u32>(
     wire: &Wire,
     departure_ns: u64,
 ) {
-    if port.has(PortPolicy::limited(DIRECTION, 0)) {
+    if fat(ctx.skb.skb) != 0 {
         let pace = port.limits[(DIRECTION & 1) as usize][0].pace();
         let which = slot * DIRECTIONS + DIRECTION;
         thin_hold(ctx.skb.skb, which, wire.l2_bytes, pace, departure_ns);

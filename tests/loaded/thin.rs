@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use aya::programs::{TestRun as _, TestRunOptions};
 use dataplane::{attach::Mechanism, host};
 use dataplane_common::{
-    abi::{LimitPolicy, Sizes, TO_TENANT, shape},
+    abi::{DIRECTIONS, LimitPolicy, Sizes, TO_TENANT, shape},
     limit::{Rate, Times},
     units::BitsPerSecond,
 };
@@ -129,7 +129,10 @@ fn case(mechanism: Mechanism) -> Result<()> {
     let bulk = frame(6, 1_000, 1_514);
     let mut port = Port::new(mechanism, shape::HTB)?;
     let (passed, became) = fill(&mut port, &bulk)?;
-    ensure!(became[0] == Became::First, "a flow begins thin: {became:?}");
+    ensure!(
+        became[0] == Became::Bulk && became[1] == Became::First,
+        "nothing waits before the first, which is not asked for its class, and a flow begins thin: {became:?}"
+    );
     // Two frames are its bucket; a tick of the clock may fill a part of it again.
     let fat = became.iter().filter(|one| **one == Became::Bulk).count();
     ensure!(
@@ -169,9 +172,26 @@ fn case(mechanism: Mechanism) -> Result<()> {
     Ok(())
 }
 
-/// Without a ceiling nothing is looked for, and without a queue no class is set.
+/// Without a queue no class is set, and none is looked for while less than half of the burst is used.
 fn police(mechanism: Mechanism) -> Result<()> {
     let mut port = Port::new(mechanism, shape::POLICE)?;
+    let at = (port.slot * DIRECTIONS + TO_TENANT) * Sizes::CLOCKS + Sizes::THIN;
+    for number in 0..10 {
+        port.send(&frame(6, 3_000 + number, 1_514))?;
+    }
+    let looked = port.kernel.maps.clocks.get(&at, 0)?;
+    ensure!(
+        looked == 0,
+        "a quarter of the burst is used, and flows are looked for"
+    );
+    for number in 0..20 {
+        port.send(&frame(6, 3_000 + number, 1_514))?;
+    }
+    let looked = port.kernel.maps.clocks.get(&at, 0)?;
+    ensure!(
+        looked != 0,
+        "most of the burst is used, and no flow is looked for"
+    );
     let (_, became) = fill(&mut port, &frame(6, 1_000, 1_514))?;
     ensure!(became.iter().all(|one| *one == Became::First), "{became:?}");
     ensure!(

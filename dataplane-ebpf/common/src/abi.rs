@@ -373,7 +373,7 @@ impl PortPolicy {
 
     /// Sets the limits of a direction, with their flags, and the backlog over which the shape that it has marks packets.
     pub fn set_limits(&mut self, direction: u32, mut limits: [LimitPolicy; 2]) {
-        limits[0].mark = crate::ecn::mark(&limits[0], self.shape[direction as usize]);
+        limits[0] = limits[0].shaped(self.shape[direction as usize]);
         for (unit, limit) in (0..).zip(&limits) {
             let flag = Self::limited(direction, unit);
             self.flags &= !flag;

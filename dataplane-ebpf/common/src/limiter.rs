@@ -18,7 +18,10 @@
 //! Why units and not time: docs/decisions/0002-limiter-counts-units.md. GCRA: ITU-T I.371;
 //! the virtual queue: Golestani 1994, Kelly 1996.
 
-use crate::{abi::LimitPolicy, thin};
+use crate::{
+    abi::{LimitPolicy, shape},
+    ecn, thin,
+};
 #[cfg(feature = "std")]
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -97,6 +100,18 @@ pub enum Decision {
     Contended,
 }
 
+/// A limit at the moment at which a packet finds it.
+#[derive(Clone, Copy)]
+struct Found {
+    /// The exact clock was read.
+    exact: bool,
+    at_ns: u64,
+    /// `R(at_ns)`.
+    line: u64,
+    /// What its clock stood at.
+    clock: u64,
+}
+
 /// `a · b`, the high and the low half. BPF has no 128-bit multiply.
 #[inline(always)]
 pub const fn product(a: u64, b: u64) -> (u64, u64) {
@@ -146,6 +161,23 @@ impl LimitPolicy {
         thin::pace(self.ns_per_unit, self.price as u64)
     }
 
+    /// The same limit where packets are made to wait, or not: a [`crate::abi::shape`]. Where they are, the coarse clock is not
+    /// used: while it stands still, what was sent looks like a queue, and each packet of it would be asked for its class.
+    #[must_use]
+    pub const fn shaped(self, shape: u16) -> Self {
+        let slack = if shape == shape::POLICE {
+            0
+        } else {
+            self.slack
+        };
+        Self {
+            horizon: self.horizon + slack as u64,
+            slack: self.slack - slack,
+            mark: ecn::mark(&self, shape),
+            ..self
+        }
+    }
+
     /// `R(t)`, units.
     #[inline(always)]
     pub const fn line(&self, now_ns: u64) -> u64 {
@@ -192,14 +224,65 @@ impl LimitPolicy {
         units: u64,
         horizon: u64,
     ) -> Decision {
-        let mut exact = self.slack == 0;
-        let mut at_ns = if exact {
+        let found = self.find(clock, now);
+        self.book(clock, now, units, horizon, found)
+    }
+
+    /// The same for a packet whose flow's class matters only when others have filled the queue: `fat` is told 1 when the
+    /// backlog is over half of the horizon, or where the exact clock is read, as it is where packets wait, when there is any;
+    /// then it says 1 for a fat flow, else 0. Told 0, it says 0 and need not look: nothing would be refused, marked or held up
+    /// for another one. What looking for a flow costs is more than all else of a packet's way past its limits.
+    ///
+    /// Another CPU may add to the queue in between: then a packet passes as what is thin that was not asked for its class.
+    #[inline(always)]
+    pub fn take_classed<C: Clock, N: Now>(
+        &self,
+        clock: &C,
+        now: &N,
+        units: u64,
+        fat: impl FnOnce(u64) -> u64,
+    ) -> Decision {
+        let found = self.find(clock, now);
+        let easy = if found.exact { 0 } else { self.horizon / 2 };
+        // Both are below 2^63. Without a branch, which the verifier would walk all that follows twice for.
+        let over = easy.wrapping_sub(ahead(found.clock, found.line)) >> 63;
+        let horizon = self.horizon_less(fat(over));
+        self.book(clock, now, units, horizon, found)
+    }
+
+    /// How the limit stands.
+    #[inline(always)]
+    fn find<C: Clock, N: Now>(&self, clock: &C, now: &N) -> Found {
+        let exact = self.slack == 0;
+        let at_ns = if exact {
             now.exact_ns()
         } else {
             now.coarse_ns()
         };
-        let mut line = self.line(at_ns);
-        let mut seen = clock.load();
+        Found {
+            exact,
+            at_ns,
+            line: self.line(at_ns),
+            clock: clock.load(),
+        }
+    }
+
+    /// Decides on a packet, and books it on the clock that stands as `found`, when it is accepted.
+    #[inline(always)]
+    fn book<C: Clock, N: Now>(
+        &self,
+        clock: &C,
+        now: &N,
+        units: u64,
+        horizon: u64,
+        found: Found,
+    ) -> Decision {
+        let Found {
+            mut exact,
+            mut at_ns,
+            mut line,
+            clock: mut seen,
+        } = found;
         let mut tries = 0;
         while tries < C::TRIES {
             let mut backlog = ahead(seen, line);

@@ -104,10 +104,10 @@ impl Port {
         let [bytes, packets] = &self.limits;
         let class = self.class(at.coarse_ns());
         let place = Place::of(packet.flow, SECRET, class.now_ns, CELLS);
-        let fat = self.has_classes()
-            && !class.thin(self, &self.together, place, packet.bytes)
-            && !packet.urgent;
+        let is_fat = || !class.thin(self, &self.together, place, packet.bytes) && !packet.urgent;
+        let mut fat = false;
         if packets.limited() {
+            fat = self.has_classes() && is_fat();
             let horizon = packets.horizon_of(fat);
             match packets.take_within(&self.clocks[1], &at, 1, horizon) {
                 Decision::Pass { .. } => {}
@@ -115,8 +115,13 @@ impl Port {
             }
         }
         if bytes.limited() {
-            let horizon = bytes.horizon_of(fat);
-            match bytes.take_within(&self.clocks[0], &at, packet.bytes, horizon) {
+            let taken = bytes.take_classed(&self.clocks[0], &at, packet.bytes, |matters| {
+                if !packets.limited() {
+                    fat = matters != 0 && is_fat();
+                }
+                u64::from(fat)
+            });
+            match taken {
                 Decision::Pass { backlog, at_ns } if fat => {
                     let departs_ns = match backlog {
                         0 => 0,

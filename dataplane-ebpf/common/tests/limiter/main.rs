@@ -7,6 +7,7 @@
 //! | rate error ≤ 0.5 % over max(5 s, 400 packet times) | `steady` |
 //! | no packet larger than the burst is black-holed | `edges` |
 //! | a new rate forgives nothing and invents nothing | `revise` |
+//! | the class of a packet is asked for only where it matters | `classed` |
 //! | with a price of a packet all of that holds of priced bytes, also while the price changes | `price` |
 //! | the arithmetic is exact, at any distance in time | `edges` |
 //! | the two faults that others' limiters had | `faults` |
@@ -18,6 +19,7 @@
 //! printed by every test that draws.
 
 mod check;
+mod classed;
 mod edges;
 mod faults;
 #[path = "../harness/mod.rs"]

@@ -69,26 +69,35 @@ impl Port {
     fn send(&mut self, flow: usize, key: u64, bytes: u64, now_ns: u64) -> Sent {
         let limit = Limit::new(now_ns, self.policy.ns_per_unit);
         let place = place(key, now_ns);
-        let thin = self.rows.thin(&limit, place, bytes);
-        let horizon = self.policy.horizon_of(!thin);
+        // Asked for only where others wait; who was not asked goes where bulk goes, and is nobody's bulk.
+        let mut thin = None;
         let taken = self
             .policy
-            .take_within(&self.clock, &At(now_ns), bytes, horizon);
+            .take_classed(&self.clock, &At(now_ns), bytes, |matters| {
+                if matters == 0 {
+                    return 0;
+                }
+                let found = self.rows.thin(&limit, place, bytes);
+                thin = Some(found);
+                u64::from(!found)
+            });
         let Decision::Pass { backlog, at_ns } = taken else {
             return Sent::Refused;
         };
+        let first = thin == Some(true);
+        let thin = thin.unwrap_or(true);
         if !thin {
             let departure_ns = at_ns + self.policy.delay_ns(backlog);
             limit.hold(&self.rows, place, bytes, departure_ns);
         }
         self.accepted += bytes;
-        *if thin {
+        *if first {
             &mut self.thin_bytes
         } else {
             &mut self.fat_bytes
         } += bytes;
         self.left[flow].sent += 1;
-        self.queues[usize::from(!thin)].push_back(Waiting {
+        self.queues[usize::from(!first)].push_back(Waiting {
             flow: flow as u64,
             number: self.left[flow].sent,
             bytes,

@@ -238,6 +238,42 @@ fn a_suite_version_or_group_that_is_not_listed_is_refused_at_the_hello() {
 }
 
 #[test]
+fn two_windows_that_look_clear_are_chance_and_three_are_clear_text() {
+    let mut cases = 0;
+    for group in [None, Some(0x001D), Some(0x11EC)] {
+        // What was read of a hello, whole or byte by byte, must leave nothing to the veto that counts from there on.
+        for size in [1, 1_000] {
+            for clear in 0..=3_usize {
+                for direction in [0, 1] {
+                    let mut gate = open(rule(Profile::Anssi2026));
+                    let hello = path::client_hello(60);
+                    assert_eq!(gate.sends(1_000, &hello), Ok(Class::Opening));
+                    let server = path::server_hello(0x0304, 0x1302, group);
+                    let mut next = [1_000 + hello.len() as u32, 9_000];
+                    for part in server.chunks(size) {
+                        assert!(gate.receives(next[1], part).is_ok());
+                        next[1] += part.len() as u32;
+                    }
+                    let mut dice = Dice::new(0, cases);
+                    let mut record = vec![23, 3, 3, 1, 0x90];
+                    record.extend(dice.bytes(400));
+                    record[13..13 + clear * 64].fill(b'a');
+                    let verdict = gate.side(direction, next[direction as usize], &record);
+                    let wanted = if clear < 3 {
+                        Ok(Class::Records)
+                    } else {
+                        Err(Why::Clear)
+                    };
+                    assert_eq!(verdict, wanted, "{group:?} {size} {clear} {direction}");
+                    cases += 1;
+                }
+            }
+        }
+    }
+    println!("CASES: records that begin as clear text does: {cases}");
+}
+
+#[test]
 fn nobody_ends_or_restarts_a_conversation_alone() {
     let mut talk = path::agreed(rule(Profile::Anssi2026));
     let (mut seq, record) = (talk.next, path::record(23, 100));

@@ -362,6 +362,8 @@ pub fn field(talk: &mut Conversation, rule: &Rule, segment: &Segment) -> Step {
             talk.group = value as u16;
             expect(stream, phase::EXTENSION, 4);
             stream.skip = stream.then as u32;
+            // Behind the hello, the veto counts in it.
+            stream.then = 0;
         }
         _ => return Step::Refuse(Why::Malformed),
     }

@@ -15,7 +15,7 @@ use dataplane_common::{
             share_index, uplink_index, uplink_share_index,
         },
     },
-    ecn::{self, Departure},
+    ecn::Departure,
     reason::DropReason,
     share::{self, Clocks, Link, Paid, Refused},
     thin::pace,
@@ -171,11 +171,12 @@ pub fn take(
                 thin::shared(skb, which, wire, pace, departs_ns);
             }
             // Who has no more than its guarantee is told nothing: others are to slow down.
-            if passed == BORROWED && class != 0 {
-                return Ok(Departure(share_near(whose, now_ns)));
-            }
-            let waits_ns = departs_ns.saturating_sub(now_ns);
-            return Ok(Departure::at(departs_ns, waits_ns, ecn::QUEUE_NS));
+            let near = if passed >= BORROWED && class != 0 {
+                share_near(whose, now_ns, wire.packets, wire.l2_bytes)
+            } else {
+                0
+            };
+            return Ok(Departure::at(departs_ns, near, 0));
         }
     };
     limiter::give_back(port, book.slot, book.direction, wire);
@@ -272,10 +273,10 @@ fn clocks(whose: u64) -> Option<Clocks<Shared>> {
     })
 }
 
-/// 1: the tenant is near the end of what it may borrow.
+/// 1: the tenant is near the end of what it may borrow, or where packets wait, has a queue of its own.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn share_near(whose: u64, now_ns: u64) -> u64 {
+extern "C" fn share_near(whose: u64, now_ns: u64, packets: u64, l2_bytes: u64) -> u64 {
     let Some((policy, index)) = policy(whose) else {
         return 0;
     };
@@ -284,7 +285,8 @@ extern "C" fn share_near(whose: u64, now_ns: u64) -> u64 {
     else {
         return 0;
     };
-    share::near((policy, &clocks), (uplink, &link), now_ns) as u64
+    let bytes = uplink.charge(packets, l2_bytes);
+    share::near((policy, &clocks), (uplink, &link), now_ns, bytes) as u64
 }
 
 /// Renews α when it is time, and returns the time. This and the next are functions of their own, which the

@@ -1,6 +1,7 @@
 //! What is over a share and waits: when it departs, and what that does to a link.
 
 use crate::{draw, fill::Want, harness::Draw, hostile, level, world::World};
+use dataplane_common::ecn;
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 const MILLISECOND: u64 = 1_000_000;
@@ -184,4 +185,42 @@ fn a_guarantee_departs_at_once_where_others_have_filled_the_link() {
         assert!(waits <= 243_000, "{waits} ns behind its own first one");
     }
     println!("CASES: share departs at once: 10; the second after {waits} ns");
+}
+
+#[test]
+fn who_waits_for_others_is_not_told_to_slow_down() {
+    let want = Want {
+        guarantee: 0,
+        ceiling: u64::MAX,
+        weight: 1,
+        demand: 0,
+    };
+    let wants = [want; 8];
+    let mut world = World::with(CAPACITY, &wants, &[1_514; 8], draw("marks"), true);
+    // One asks for half of its part, the others for more than the link has.
+    for at in 0..8 {
+        world.demand(at, if at == 0 { CAPACITY / 16 } else { CAPACITY });
+    }
+    world.run(500 * MILLISECOND, |_, _, _, _| {});
+    // Packets, those that are marked, and those that wait for longer than a queue that is marked.
+    let mut counts = [[0_u64; 3]; 8];
+    world.run(1_000 * MILLISECOND, |world, at, bytes, decided| {
+        let Ok(taken) = decided else { return };
+        counts[at][0] += 1;
+        counts[at][1] += u64::from(world.is_near(at, bytes));
+        counts[at][2] += u64::from(taken.departs_ns > world.now_ns + ecn::QUEUE_NS);
+    });
+    println!("CASES: share marks: 8 tenants; packets, marked, waiting: {counts:?}");
+    let [packets, marked, waiting] = counts[0];
+    assert!(
+        waiting * 2 >= packets,
+        "it waits for others: {waiting} of {packets}"
+    );
+    assert!(
+        marked * 100 <= packets,
+        "{marked} of {packets} are marked for others"
+    );
+    for [packets, marked, _] in &counts[1..] {
+        assert!(marked * 10 >= packets * 9, "{marked} of {packets}");
+    }
 }

@@ -217,6 +217,26 @@ impl World {
         decided
     }
 
+    /// Would a packet of a fat flow of this tenant's, of so many bytes and just taken, be marked?
+    pub fn is_near(&self, at: usize, bytes: u64) -> bool {
+        let tenant = &self.tenants[at];
+        let [ceiling, guarantee, borrowed, limited, departs] = &tenant.clocks;
+        let clocks = Clocks {
+            ceiling,
+            guarantee,
+            borrowed,
+            limited,
+            departs,
+        };
+        let bytes = self.uplink.charge(1, bytes);
+        share::near(
+            (&tenant.policy, &clocks),
+            (&self.uplink, &&self.words),
+            self.now_ns,
+            bytes,
+        )
+    }
+
     /// Lets tenants send for so long; `seen` is told of each packet.
     pub fn run(
         &mut self,

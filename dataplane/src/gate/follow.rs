@@ -37,11 +37,13 @@ impl Gate {
         self.follow_uplinks(&interfaces, &mut events)?;
         self.follow_provided(&mut events);
         self.give_up_gone(&interfaces, &mut events)?;
-        for port in self.policy.ports.clone() {
+        for at in 0..self.policy.ports.len() {
+            let port = &self.policy.ports[at];
             let Some(interface) = interfaces.get(&port.interface) else {
-                events.push(Event::Waiting(port.name, port.interface));
+                events.push(Event::Waiting(port.name.clone(), port.interface.clone()));
                 continue;
             };
+            let port = port.clone();
             let step = self.follow_port(&port, interface, &mut events);
             if let Err(error) = step {
                 events.push(Event::Failed(

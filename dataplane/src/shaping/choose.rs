@@ -12,7 +12,10 @@ use crate::{
     policy::{Limit, Policy, Port, Shape},
 };
 use dataplane_common::abi::{FROM_TENANT, PortPolicy};
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// A shape for one direction of a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,39 +99,50 @@ pub(super) struct Input {
     /// The port's device and its IFB, where they are there; the counters are left out.
     device: Option<Interface>,
     ifb: Option<Interface>,
-    uplinks: Vec<(String, Option<Interface>)>,
+    uplinks: Uplinks,
+}
+
+/// Those of a policy, by name; the same for all ports.
+pub(super) type Uplinks = Arc<Vec<(String, Option<Interface>)>>;
+
+/// An interface without its counters.
+fn find(interfaces: &BTreeMap<String, Interface>, name: &str) -> Option<Interface> {
+    interfaces.get(name).map(|found| Interface {
+        stats: [0; 4],
+        dropped: [0; 2],
+        ..found.clone()
+    })
 }
 
 impl Input {
+    pub(super) fn uplinks(policy: &Policy, interfaces: &BTreeMap<String, Interface>) -> Uplinks {
+        let uplinks = policy.uplinks.iter();
+        let named = uplinks.map(|uplink| {
+            let name = &uplink.interface;
+            (name.clone(), find(interfaces, name))
+        });
+        Arc::new(named.collect())
+    }
+
+    /// `sharing`: the tenants that have a part of an uplink.
     pub(super) fn of(
         port: &Port,
         policy: &Policy,
+        sharing: &BTreeSet<u32>,
+        uplinks: &Uplinks,
         interfaces: &BTreeMap<String, Interface>,
     ) -> Self {
-        let find = |name: &str| {
-            interfaces.get(name).map(|found| Interface {
-                stats: [0; 4],
-                dropped: [0; 2],
-                ..found.clone()
-            })
-        };
-        let device = find(&port.interface);
-        let uplinks = policy
-            .uplinks
-            .iter()
-            .map(|uplink| (uplink.interface.clone(), find(&uplink.interface)));
+        let device = find(interfaces, &port.interface);
         Self {
             limits: port.limits,
             asked: policy.shape,
-            shares: (policy.shared.iter())
-                .flat_map(|uplink| &uplink.tenants)
-                .any(|share| share.tenant == port.tenant),
+            shares: sharing.contains(&port.tenant),
             vlan: port.vlan.is_some(),
             ifb: device
                 .as_ref()
-                .and_then(|device| find(&ifb_name(device.index))),
+                .and_then(|device| find(interfaces, &ifb_name(device.index))),
             device,
-            uplinks: uplinks.collect(),
+            uplinks: Arc::clone(uplinks),
         }
     }
 

@@ -26,7 +26,7 @@ use crate::{
     Error, Result,
     netlink::{self, Interface},
     policy::{Policy, Port, Shape},
-    share::Queued,
+    share::{self, Queued},
 };
 use choose::Input;
 use dataplane_common::abi::DIRECTIONS;
@@ -124,24 +124,27 @@ impl Shaper {
     ) -> Prepared {
         let mut done = Prepared::default();
         self.fresh.clear();
-        let mut before = std::mem::take(&mut self.ports);
         let mut wanted = BTreeMap::new();
+        let sharing = share::tenants(policy);
+        let uplinks = Input::uplinks(policy, interfaces);
         for port in &policy.ports {
-            let input = Input::of(port, policy, interfaces);
-            let known = match before.remove(&port.name) {
-                Some(known) if known.input == input => known,
-                other => {
-                    let known = self.choose(input, &mut done.failed, &port.name);
-                    let same =
-                        other.is_some_and(|old| old.in_the_policy() == known.in_the_policy());
-                    if !same {
-                        done.changed.push(port.name.clone());
-                    }
-                    known
-                }
-            };
+            let input = Input::of(port, policy, &sharing, &uplinks, interfaces);
+            let old = self.ports.get(&port.name);
+            if let Some(known) = old.filter(|known| known.input == input) {
+                wanted.extend(known.queues.iter().copied());
+                continue;
+            }
+            let old = old.map(Known::in_the_policy);
+            let known = self.choose(input, &mut done.failed, &port.name);
+            if old != Some(known.in_the_policy()) {
+                done.changed.push(port.name.clone());
+            }
             wanted.extend(known.queues.iter().copied());
             self.ports.insert(port.name.clone(), known);
+        }
+        if self.ports.len() > policy.ports.len() {
+            let names: BTreeSet<&str> = policy.ports.iter().map(|port| &*port.name).collect();
+            self.ports.retain(|name, _| names.contains(&**name));
         }
         if wanted != self.wanted {
             self.wanted = wanted;
@@ -224,10 +227,8 @@ impl Shaper {
     pub(crate) fn queued(&self, policy: &Policy) -> Queued {
         let mut queued = Queued::new();
         for uplink in &policy.shared {
-            let shares = |port: &&Port| {
-                let mut tenants = uplink.tenants.iter();
-                tenants.any(|share| share.tenant == port.tenant)
-            };
+            let tenants: BTreeSet<u32> = uplink.tenants.iter().map(|share| share.tenant).collect();
+            let shares = |port: &&Port| tenants.contains(&port.tenant);
             for direction in 0..DIRECTIONS {
                 let waits = |port: &Port| {
                     let known = self.ports.get(&port.name);

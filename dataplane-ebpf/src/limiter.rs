@@ -1,10 +1,13 @@
 //! The limiter's clocks and times. The law is `dataplane_common::limiter`.
 
-use crate::maps;
-use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+use crate::{fair, maps};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+};
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 use dataplane_common::{
-    abi::PortPolicy,
+    abi::{DIRECTIONS, PortPolicy},
     ecn::Departure,
     limiter::{Clock, Decision, Now},
     reason::DropReason,
@@ -59,6 +62,7 @@ impl Now for Kernel {
 /// The ceiling that it is over.
 #[inline(always)]
 pub fn take(
+    skb: *mut __sk_buff,
     port: &PortPolicy,
     slot: u32,
     direction: u32,
@@ -87,8 +91,16 @@ pub fn take(
     let refused = match bytes.take_within(&clock, &Kernel, bytes.charge(wire.l2_bytes), horizon) {
         Decision::Pass { backlog: 0, .. } => return Ok(Departure::NOW),
         Decision::Pass { backlog, at_ns } => {
-            let at_ns = at_ns + bytes.delay_ns(backlog);
-            return Ok(Departure::at(at_ns, backlog, bytes.mark));
+            let which = slot * DIRECTIONS + direction;
+            if fat == 0
+                || !bytes.books_flows(backlog)
+                || fair::fair_take(skb, which, bytes, backlog, wire.l2_bytes) == 0
+            {
+                let at_ns = at_ns + bytes.delay_ns(backlog);
+                return Ok(Departure::at(at_ns, backlog, bytes.mark));
+            }
+            fair::fair_refuse(skb, which, bytes, backlog, wire.l2_bytes);
+            DropReason::CeilingBytes
         }
         Decision::Over => DropReason::CeilingBytes,
         Decision::Contended => DropReason::LimiterContended,
@@ -101,7 +113,8 @@ pub fn take(
 
 /// Takes `wire` back from both limits of a direction: a later stage refused the packet.
 #[inline(always)]
-pub fn give_back(port: &PortPolicy, slot: u32, direction: u32, wire: &Wire) {
+pub fn give_back(skb: *mut __sk_buff, port: &PortPolicy, slot: u32, direction: u32, wire: &Wire) {
+    fair::give_back(skb, port, slot, direction, wire);
     let limits = &port.limits[(direction & 1) as usize];
     let sizes = maps::sizes();
     for (unit, units) in [wire.l2_bytes, wire.packets].into_iter().enumerate() {

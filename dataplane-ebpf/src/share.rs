@@ -178,7 +178,7 @@ pub fn take(
             return Ok(Departure::at(departs_ns, waits_ns, ecn::QUEUE_NS));
         }
     };
-    limiter::give_back(port, book.slot, book.direction, wire);
+    limiter::give_back(skb, port, book.slot, book.direction, wire);
     Err(refused)
 }
 

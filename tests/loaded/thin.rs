@@ -31,7 +31,7 @@ const CEILING: BitsPerSecond = BitsPerSecond(1_000_000);
 pub const BURST: u64 = 62_500;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Became {
+pub enum Became {
     First,
     Bulk,
     Dropped,
@@ -94,7 +94,7 @@ impl Port {
         })
     }
 
-    fn send(&mut self, frame: &[u8]) -> Result<Became> {
+    pub fn send(&mut self, frame: &[u8]) -> Result<Became> {
         let context = kernel::context(&self.way);
         let mut out = [0; 192];
         let ran = self.kernel.program(TO_TENANT)?.test_run(TestRunOptions {

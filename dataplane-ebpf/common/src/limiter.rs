@@ -238,6 +238,19 @@ impl LimitPolicy {
         ahead(seen, self.line(now.exact_ns())) > horizon
     }
 
+    /// Units ahead that [`LimitPolicy::take_within`] would find now. Books nothing.
+    #[inline(always)]
+    pub fn backlog<C: Clock, N: Now>(&self, clock: &C, now: &N, horizon: u64) -> u64 {
+        let seen = clock.load();
+        if self.slack != 0 {
+            let backlog = ahead(seen, self.line(now.coarse_ns()));
+            if backlog <= horizon {
+                return backlog;
+            }
+        }
+        ahead(seen, self.line(now.exact_ns()))
+    }
+
     /// Books a packet after other CPUs have raised the clock under every try: an addition cannot
     /// fail. It cannot look first either, so it is used only where there is room for what others
     /// add meanwhile. Units that went past the horizon all the same stay on the clock, though their

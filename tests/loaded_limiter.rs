@@ -8,6 +8,8 @@
 mod departs;
 #[path = "loaded/ecn.rs"]
 mod ecn;
+#[path = "loaded/fair.rs"]
+mod fair;
 mod fixtures;
 #[path = "loaded/kernel.rs"]
 mod kernel;

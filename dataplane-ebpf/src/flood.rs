@@ -6,6 +6,7 @@
 
 use crate::{
     account::Book,
+    fair,
     limiter::{Kernel, Shared},
     maps, port, share, thin, zone,
 };
@@ -92,7 +93,7 @@ fn over(
             && is_spent(packets, slot, PACKETS, 1);
         return ends.then_some(DropReason::FloodPackets);
     }
-    if has_bytes && refuses(bytes, which, 0, true) {
+    if has_bytes && (refuses(bytes, which, 0, true) || has_its_part(packet, bytes, which, len)) {
         let ends = !is_thin(packet, which, len, bytes.pace())
             && is_spent(bytes, slot, BYTES, bytes.charge(len as u64));
         return ends.then_some(DropReason::FloodBytes);
@@ -126,6 +127,20 @@ fn refuses(limit: &LimitPolicy, which: u32, unit: u32, has_classes: bool) -> boo
         Some(clock) => limit.refuses(&Shared(clock), &Kernel, flood::horizon(limit, has_classes)),
         None => false,
     }
+}
+
+/// Has the frame's flow had its part of the port's ceiling? Nothing is written.
+#[inline(always)]
+fn has_its_part(packet: &Packet, limit: &LimitPolicy, which: u32, len: u32) -> bool {
+    let Some(clock) = maps::CLOCKS.get_ptr_mut(which * Sizes::CLOCKS) else {
+        return false;
+    };
+    let backlog = limit.backlog(&Shared(clock), &Kernel, limit.horizon_fat());
+    if !limit.books_flows(backlog) {
+        return false;
+    }
+    let hash = dataplane_common::thin::hash(packet, &maps::thin_keys());
+    fair::fair_would(hash, which, limit, backlog, limit.charge(len as u64)) != 0
 }
 
 /// Would the port take the frame for one of a thin flow? What finds neighbours is none of a flow, and passes as well.

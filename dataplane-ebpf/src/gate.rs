@@ -2,7 +2,7 @@
 
 use crate::{
     account::Book,
-    ecn, flow, gso, held, limiter, maps,
+    ecn, fair, flow, gso, held, limiter, maps,
     packet::{self, Linear, meta},
     port::{self, Source},
     spoof::Lists,
@@ -40,6 +40,7 @@ pub fn on<const DIRECTION: u32, const APART: bool>(ctx: &TcContext, ifindex: u32
         (_, false) => gate_to_tenant(skb, ifindex),
         (_, true) => gate_to_tenant_apart(skb, ifindex),
     } as i32;
+    fair::settle(skb);
     if verdict == verdict::HELD {
         held::judge(skb)
     } else {
@@ -170,7 +171,8 @@ fn stages<const DIRECTION: u32, const APART: bool>(
     let zone = zone::of::<DIRECTION>(book.epoch, packet, intra_host);
     thin::begin(ctx, packet.finds_neighbours());
     thin::note::<DIRECTION, APART>(ctx, packet, port);
-    let taken = limiter::take(port, book.slot, DIRECTION, booked, |wire, matters| {
+    let skb = ctx.skb.skb;
+    let taken = limiter::take(skb, port, book.slot, DIRECTION, booked, |wire, matters| {
         thin::look::<DIRECTION>(ctx, port, book.slot, wire, matters)
     });
     let departure = match taken {

@@ -146,7 +146,7 @@ pub extern "C" fn held_share(skb: *mut __sk_buff) -> u64 {
 #[inline(never)]
 pub extern "C" fn held_end(skb: *mut __sk_buff, judged: u64) -> u64 {
     (if judged & encryption::REFUSED != 0 {
-        refuse()
+        refuse(skb)
     } else {
         end(skb, judged as u32 & 7)
     }) as u32 as u64
@@ -178,7 +178,7 @@ fn end(skb: *mut __sk_buff, class: u32) -> i32 {
         return verdict::DROP;
     };
     if admitted.port.quota != 0 && !quota::take(admitted.port, &book, admitted.zone, &wire) {
-        return refused((&admitted, &book, &wire, len), DropReason::QuotaSpent);
+        return refused(skb, (&admitted, &book, &wire, len), DropReason::QuotaSpent);
     }
     let ctx = TcContext::new(skb);
     if admitted.port.encryption != 0 {
@@ -192,19 +192,25 @@ fn end(skb: *mut __sk_buff, class: u32) -> i32 {
 }
 
 #[inline(always)]
-fn refuse() -> i32 {
+fn refuse(skb: *mut __sk_buff) -> i32 {
     match take() {
-        Some((admitted, book, wire, len)) => {
-            refused((&admitted, &book, &wire, len), DropReason::EncryptionPolicy)
-        }
+        Some((admitted, book, wire, len)) => refused(
+            skb,
+            (&admitted, &book, &wire, len),
+            DropReason::EncryptionPolicy,
+        ),
         None => verdict::DROP,
     }
 }
 
 /// Drops what was held, and gives it back to its port's limits.
 #[inline(always)]
-fn refused((admitted, book, wire, len): (&Admitted, &Book, &Wire, u32), reason: DropReason) -> i32 {
-    limiter::give_back(admitted.port, book.slot, book.direction, wire);
+fn refused(
+    skb: *mut __sk_buff,
+    (admitted, book, wire, len): (&Admitted, &Book, &Wire, u32),
+    reason: DropReason,
+) -> i32 {
+    limiter::give_back(skb, admitted.port, book.slot, book.direction, wire);
     flow::refused(admitted.zone, wire, book, admitted.port, reason);
     book.dropped(reason, wire.packets, wire.l2_bytes, len);
     verdict::DROP

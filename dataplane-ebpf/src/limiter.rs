@@ -1,10 +1,13 @@
 //! The limiter's clocks and times. The law is `dataplane_common::limiter`.
 
-use crate::maps;
-use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
+use crate::{fair, maps};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns},
+};
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 use dataplane_common::{
-    abi::PortPolicy,
+    abi::{DIRECTIONS, LimitPolicy, PortPolicy, Sizes},
     ecn::Departure,
     limiter::{Clock, Decision, Now},
     reason::DropReason,
@@ -59,6 +62,7 @@ impl Now for Kernel {
 /// The ceiling that it is over.
 #[inline(always)]
 pub fn take(
+    skb: *mut __sk_buff,
     port: &PortPolicy,
     slot: u32,
     direction: u32,
@@ -69,17 +73,16 @@ pub fn take(
     let sizes = maps::sizes();
     let by_packets = port.has(PortPolicy::limited(direction, 1));
     let by_bytes = port.has(PortPolicy::limited(direction, 0));
+    let which = slot * DIRECTIONS + direction;
     if by_packets {
-        let clock = maps::CLOCKS.get_ptr_mut(sizes.clock(slot, direction, 1));
-        let clock = Shared(clock.ok_or(DropReason::Internal)?);
         // Such a limit is for floods: its class is asked at once, where there is one.
         let flag = PortPolicy::limited(direction, 0);
         let has_class = (port.flags & flag) as u64 >> flag.trailing_zeros();
-        let horizon = packets.horizon_less(class(wire, has_class));
-        match packets.take_within(&clock, &Kernel, wire.packets, horizon) {
-            Decision::Pass { .. } => {}
-            Decision::Over => return Err(DropReason::CeilingPackets),
-            Decision::Contended => return Err(DropReason::LimiterContended),
+        match limiter_packets(which, packets, wire.packets, class(wire, has_class)) {
+            PASSED => {}
+            OVER => return Err(DropReason::CeilingPackets),
+            CONTENDED => return Err(DropReason::LimiterContended),
+            _ => return Err(DropReason::Internal),
         }
     }
     if !by_bytes {
@@ -92,8 +95,14 @@ pub fn take(
     let refused = match taken {
         Decision::Pass { backlog: 0, .. } => return Ok(Departure::NOW),
         Decision::Pass { backlog, at_ns } => {
-            let at_ns = at_ns + bytes.delay_ns(backlog);
-            return Ok(Departure::at(at_ns, backlog, bytes.mark));
+            if !bytes.books_flows(backlog)
+                || fair::fair_take(skb, which, bytes, backlog, wire.l2_bytes) == 0
+            {
+                let at_ns = at_ns + bytes.delay_ns(backlog);
+                return Ok(Departure::at(at_ns, backlog, bytes.mark));
+            }
+            fair::fair_refuse(skb, which, bytes, backlog, wire.l2_bytes);
+            DropReason::CeilingBytes
         }
         Decision::Over => DropReason::CeilingBytes,
         Decision::Contended => DropReason::LimiterContended,
@@ -104,9 +113,40 @@ pub fn take(
     Err(refused)
 }
 
+// What `limiter_packets` returns.
+const PASSED: u64 = 0;
+const OVER: u64 = 1;
+const CONTENDED: u64 = 2;
+const MISSING: u64 = 3;
+
+/// Takes `packets` from a limit of packets. A function of its own, which the verifier walks once: few ports have one.
+/// `which`: slot and direction.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn limiter_packets(
+    which: u32,
+    limit: *const LimitPolicy,
+    packets: u64,
+    fat: u64,
+) -> u64 {
+    let clock = maps::CLOCKS.get_ptr_mut(which * Sizes::CLOCKS + 1);
+    // SAFETY: the caller gives a port's own. To the verifier a pointer may be null.
+    let (Some(limit), Some(clock)) = (unsafe { limit.as_ref() }, clock) else {
+        return MISSING;
+    };
+    // More than one would be no answer of `thin::look`.
+    let horizon = limit.horizon_less(fat & 1);
+    match limit.take_within(&Shared(clock), &Kernel, packets, horizon) {
+        Decision::Pass { .. } => PASSED,
+        Decision::Over => OVER,
+        Decision::Contended => CONTENDED,
+    }
+}
+
 /// Takes `wire` back from both limits of a direction: a later stage refused the packet.
 #[inline(always)]
-pub fn give_back(port: &PortPolicy, slot: u32, direction: u32, wire: &Wire) {
+pub fn give_back(skb: *mut __sk_buff, port: &PortPolicy, slot: u32, direction: u32, wire: &Wire) {
+    fair::give_back(skb, port, slot, direction, wire);
     let limits = &port.limits[(direction & 1) as usize];
     let sizes = maps::sizes();
     for (unit, units) in [wire.l2_bytes, wire.packets].into_iter().enumerate() {

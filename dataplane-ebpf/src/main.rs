@@ -1,5 +1,5 @@
 //! The gate: entry points only. A packet's way is the order of the modules:
-//! [`parse`] → [`port`] → [`spoof`] → [`zone`] → [`thin`] → [`limiter`] → [`share`] → [`encryption`] → [`quota`] → [`ecn`] →
+//! [`parse`] → [`port`] → [`spoof`] → [`zone`] → [`thin`] → [`limiter`] → [`fair`] → [`share`] → [`encryption`] → [`quota`] → [`ecn`] →
 //! [`account`] → [`verdict`].
 //!
 //! Every decision lives in `dataplane_common`, which also runs on the host; what stands here is the
@@ -17,6 +17,7 @@ mod account;
 mod bench;
 mod ecn;
 mod encryption;
+mod fair;
 mod flood;
 mod flow;
 mod gate;

@@ -125,6 +125,15 @@ pub static SLOTS: Array<Slot, 1> = Array::new();
 #[btf_map]
 pub static THIN: Array<u32, 1, MMAPABLE> = Array::new();
 
+/// By slot and direction, row and cell: how much the flows that hash there have had: `dataplane_common::fair`. Of the
+/// programs alone: not pinned.
+#[btf_map]
+pub static FAIR: Array<u32, 1, MMAPABLE> = Array::new();
+
+/// By slot and direction: the line that they are held against. Of the programs alone: not pinned.
+#[btf_map]
+pub static FAIR_LINES: Array<[u64; dataplane_common::fair::WORDS], 1, MMAPABLE> = Array::new();
+
 /// By slot: clocks of what an uplink lets through of a flood. Of the programs alone: not pinned.
 #[btf_map]
 pub static SURPLUS: Array<u64, 1, MMAPABLE> = Array::new();
@@ -200,7 +209,7 @@ constants! {
     SKB_INNER_TRANSPORT: u32;
     /// Offset of `gso_type` in `struct skb_shared_info`.
     SHINFO_GSO_TYPE: u32;
-    /// Cells in a row of [`THIN`], a power of two.
+    /// Cells in a row of [`THIN`] and of [`FAIR`], a power of two.
     THIN_CELLS: u32;
     /// Keys of `dataplane_common::thin::hash`, random: nobody may choose flows that hit another one's clocks.
     THIN_KEY_0: u64;

@@ -179,7 +179,7 @@ pub fn take(
             return Ok(Departure::at(departs_ns, near, 0));
         }
     };
-    limiter::give_back(port, book.slot, book.direction, wire);
+    limiter::give_back(skb, port, book.slot, book.direction, wire);
     Err(refused)
 }
 

@@ -193,6 +193,9 @@ impl Plan {
         let limits = u64::from(self.sizes.slots * DIRECTIONS);
         let clocks = 2 * u64::from(self.thin_cells()) * size_of::<u32>() as u64;
         all.push(("THIN", limits * clocks));
+        all.push(("FAIR", limits * clocks));
+        let lines = size_of::<[u64; dataplane_common::fair::WORDS]>() as u64;
+        all.push(("FAIR_LINES", limits * lines));
         let surplus = u64::from(self.sizes.slots * SURPLUS_CLOCKS);
         all.push(("SURPLUS", surplus * size_of::<u64>() as u64));
         all
@@ -233,6 +236,8 @@ pub fn load_elf(plan: &Plan, pins: Option<&Pins>, elf: &[u8]) -> Result<Ebpf> {
     loader.map_max_entries("BENCH_PICKS", plan.bench_picks);
     let limits = plan.sizes.slots * DIRECTIONS;
     loader.map_max_entries("THIN", limits * 2 * plan.thin_cells());
+    loader.map_max_entries("FAIR", limits * 2 * plan.thin_cells());
+    loader.map_max_entries("FAIR_LINES", limits);
     loader.map_max_entries("SURPLUS", plan.sizes.slots * SURPLUS_CLOCKS);
     let constants = [
         ("SLOTS_MAX", plan.sizes.slots),

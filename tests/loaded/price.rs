@@ -14,6 +14,7 @@ use dataplane_common::{
             uplink_index, uplink_share_index,
         },
     },
+    fair,
     limit::{PRICE_MAX, Rate, Times},
     limiter::{At, Decision},
     share::ask::Ask,
@@ -158,12 +159,12 @@ fn ceiling(rig: &mut Rig, price: u32, seed: u64) -> Result<u64> {
                 host.fetch_add(units, SeqCst);
             }
         } else {
-            refused += 1;
             ensure!(after == before, "a refused frame was booked");
-            // What is thin is refused last.
-            let backlog = host.load(SeqCst);
+            // What is thin is refused last, and who has had its part before all others.
+            let backlog = host.load(SeqCst) + LINE;
+            refused += u64::from(backlog > limit.horizon_fat());
             ensure!(
-                backlog + LINE > limit.horizon_fat(),
+                backlog > limit.horizon_fat() / fair::REFUSED_PART,
                 "refused at {backlog} of {} units",
                 limit.horizon
             );

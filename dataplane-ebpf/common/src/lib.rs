@@ -16,6 +16,7 @@ pub mod abi;
 pub mod antispoof;
 pub mod ecn;
 pub mod encryption;
+pub mod fair;
 #[cfg(feature = "std")]
 pub mod fault;
 pub mod flood;

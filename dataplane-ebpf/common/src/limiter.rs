@@ -31,6 +31,9 @@ pub const RATE_SHIFT: u32 = 58;
 /// Highest rate that fits: 50 units per ns, 400 Gbit/s in bytes.
 pub const RATE_MAX_PER_SECOND: u64 = 50_000_000_000;
 
+/// Where nothing waits, this part of a burst is nobody's queue: no class is asked for, and [`crate::fair`] books nothing.
+pub const EASY_PART: u64 = 8;
+
 /// The clock of one limit: a u64 that several CPUs change at once.
 pub trait Clock {
     /// Compare-and-swaps tried before the clock is raised by a plain addition.
@@ -229,7 +232,7 @@ impl LimitPolicy {
     }
 
     /// The same for a packet whose flow's class matters only when others have filled the queue: `fat` is told 1 when the
-    /// backlog is over half of the horizon, or where the exact clock is read, as it is where packets wait, when there is any;
+    /// backlog is over an eighth of the horizon, or where the exact clock is read, as it is where packets wait, when there is any;
     /// then it says 1 for a fat flow, else 0. Told 0, it says 0 and need not look: nothing would be refused, marked or held up
     /// for another one. What looking for a flow costs is more than all else of a packet's way past its limits.
     ///
@@ -243,7 +246,11 @@ impl LimitPolicy {
         fat: impl FnOnce(u64) -> u64,
     ) -> Decision {
         let found = self.find(clock, now);
-        let easy = if found.exact { 0 } else { self.horizon / 2 };
+        let easy = if found.exact {
+            0
+        } else {
+            self.horizon / EASY_PART
+        };
         // Both are below 2^63. Without a branch, which the verifier would walk all that follows twice for.
         let over = easy.wrapping_sub(ahead(found.clock, found.line)) >> 63;
         let horizon = self.horizon_less(fat(over));
@@ -319,6 +326,19 @@ impl LimitPolicy {
             return false;
         }
         ahead(seen, self.line(now.exact_ns())) > horizon
+    }
+
+    /// Units ahead that [`LimitPolicy::take_within`] would find now. Books nothing.
+    #[inline(always)]
+    pub fn backlog<C: Clock, N: Now>(&self, clock: &C, now: &N, horizon: u64) -> u64 {
+        let seen = clock.load();
+        if self.slack != 0 {
+            let backlog = ahead(seen, self.line(now.coarse_ns()));
+            if backlog <= horizon {
+                return backlog;
+            }
+        }
+        ahead(seen, self.line(now.exact_ns()))
     }
 
     /// Books a packet after other CPUs have raised the clock under every try: an addition cannot

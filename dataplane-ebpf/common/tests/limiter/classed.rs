@@ -70,7 +70,7 @@ fn check(case: &Case) -> Result<(), String> {
         let easy = if exact {
             0
         } else {
-            u128::from(limit.horizon / 2)
+            u128::from(limit.horizon / 8)
         };
         let told = Cell::new(None);
         let decision = limit.take_classed(&clock, &time, *bytes, |matters| {

@@ -1,0 +1,247 @@
+//! Has the packet's flow had its part of the ceiling? The maps; the law is `dataplane_common::fair`.
+//!
+//! Functions of their own: the verifier walks them once, whatever stands before.
+
+use crate::{limiter::Shared, maps, thin};
+use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_coarse_ns};
+use dataplane_common::{
+    abi::{DIRECTIONS, LimitPolicy, PortPolicy, Sizes},
+    fair::{Asked, Seen, WORDS, Words},
+    limiter::Clock as _,
+    thin::{Cells, Place},
+    wire::Wire,
+};
+
+/// In the last scratch word, beside what [`crate::thin::fat`] reads: the packet is booked on its flow's clocks.
+const BOOKED: u32 = 2;
+/// Likewise: a period ended with it.
+const ENDED: u32 = 4;
+/// Likewise, above: slot and direction.
+const WHICH_SHIFT: u32 = 8;
+
+/// The words of one direction of a port.
+struct Line(*mut [u64; WORDS]);
+
+impl Line {
+    #[inline(always)]
+    fn of(which: u32) -> Option<Self> {
+        maps::FAIR_LINES.get_ptr_mut(which).map(Self)
+    }
+
+    #[inline(always)]
+    fn word(&self, word: u32) -> Shared {
+        // SAFETY: points into an array map, whose elements live as long as the map; the index stays within the element.
+        Shared(unsafe { self.0.cast::<u64>().add(word as usize % WORDS) })
+    }
+}
+
+impl Words for Line {
+    #[inline(always)]
+    fn load(&self, word: u32) -> u64 {
+        self.word(word).load()
+    }
+
+    #[inline(always)]
+    fn store(&self, word: u32, to: u64) {
+        // SAFETY: as above; stored whole.
+        unsafe { self.word(word).0.write_volatile(to) };
+    }
+
+    #[inline(always)]
+    fn compare_exchange(&self, word: u32, old: u64, new: u64) -> u64 {
+        self.word(word).compare_exchange(old, new)
+    }
+}
+
+/// The clocks of one direction of a port.
+struct Rows(u32);
+
+impl Rows {
+    #[inline(always)]
+    fn at(&self, row: u32, cell: u32) -> Option<*mut u32> {
+        let cells = maps::thin_cells();
+        maps::FAIR.get_ptr_mut((self.0 * 2 + row) * cells + cell)
+    }
+}
+
+impl Cells for Rows {
+    #[inline(always)]
+    fn load(&self, row: u32, cell: u32) -> u32 {
+        match self.at(row, cell) {
+            // SAFETY: elements live as long as the map; the word is aligned and stored whole.
+            Some(clock) => unsafe { clock.read_volatile() },
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn store(&self, row: u32, cell: u32, to: u32) {
+        if let Some(clock) = self.at(row, cell) {
+            // SAFETY: as above.
+            unsafe { clock.write_volatile(to) };
+        }
+    }
+}
+
+/// The same, seen from a loop: what it stores, it stores in a function, so that the verifier need not walk that at each turn.
+struct Looked(Rows);
+
+impl Cells for Looked {
+    #[inline(always)]
+    fn load(&self, row: u32, cell: u32) -> u32 {
+        self.0.load(row, cell)
+    }
+
+    #[inline(always)]
+    fn store(&self, row: u32, cell: u32, to: u32) {
+        fair_store(self.0.0, row, cell, to);
+    }
+}
+
+/// Sets a clock.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn fair_store(which: u32, row: u32, cell: u32, to: u32) -> u64 {
+    Rows(which).store(row, cell, to);
+    0
+}
+
+#[inline(always)]
+fn asked(limit: &LimitPolicy, backlog: u64, units: u64) -> Asked {
+    // SAFETY: takes no argument.
+    limit.asked(unsafe { bpf_ktime_get_coarse_ns() }, backlog, units)
+}
+
+/// Gives back to the limit what it took for a packet that [`fair_take`] refused, and holds its flow: [`Asked::held_ns`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn fair_refuse(
+    skb: *mut __sk_buff,
+    which: u32,
+    limit: *const LimitPolicy,
+    backlog: u64,
+    l2_bytes: u64,
+) -> u64 {
+    let clock = maps::CLOCKS.get_ptr_mut(which * Sizes::CLOCKS);
+    // SAFETY: the caller gives a port's own. To the verifier a pointer may be null.
+    let (Some(limit), Some(clock)) = (unsafe { limit.as_ref() }, clock) else {
+        return 0;
+    };
+    limit.give_back(&Shared(clock), limit.charge(l2_bytes));
+    let until_ns = asked(limit, backlog, 0).held_ns();
+    thin::thin_hold(skb, which, l2_bytes, limit.pace(), until_ns)
+}
+
+/// 1 when a packet of `l2_bytes`, which the limit took behind `backlog` units, is fat and over its flow's part: then [`fair_refuse`] follows. Else
+/// it is booked as its flow's, if it is fat. `which`: slot and direction.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn fair_take(
+    skb: *mut __sk_buff,
+    which: u32,
+    limit: *const LimitPolicy,
+    backlog: u64,
+    l2_bytes: u64,
+) -> u64 {
+    if thin::fat(skb) == 0 {
+        return 0;
+    }
+    // SAFETY: the caller gives a port's own. To the verifier a pointer may be null.
+    let (Some(limit), Some(line)) = (unsafe { limit.as_ref() }, Line::of(which)) else {
+        return 0;
+    };
+    let asked = asked(limit, backlog, limit.charge(l2_bytes));
+    let ended = asked.turns(&line) as u32;
+    // SAFETY: the context is the program's own; these words are for its programs.
+    let place = Place::unpacked(unsafe { (*skb).cb[1] });
+    let taken = asked.take(&line, &Rows(which), place);
+    let booked = BOOKED * taken as u32;
+    // SAFETY: as above.
+    unsafe { (*skb).cb[4] |= which << WHICH_SHIFT | ended * ENDED | booked };
+    !taken as u64
+}
+
+/// Moves a line whose period ended with this packet. Outside of all that has been walked for it: there is no stack left in there.
+#[inline(always)]
+pub fn settle(skb: *mut __sk_buff) {
+    // SAFETY: as above. What somebody else left in these words is the number of a line that need not move, or of none.
+    let word = unsafe { (*skb).cb[4] };
+    if word & ENDED != 0 {
+        fair_settle(word >> WHICH_SHIFT);
+    }
+}
+
+/// The same. `which`: slot and direction.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn fair_settle(which: u32) -> u64 {
+    let Some(line) = Line::of(which) else {
+        return 0;
+    };
+    let cells = maps::thin_cells();
+    Asked::settle(&line, |by, most| {
+        Seen::all(cells, |first| {
+            Seen::unpacked(fair_look(which, first, by, most))
+        })
+    });
+    1
+}
+
+/// [`Seen::of`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn fair_look(which: u32, first: u32, by: u64, most: u64) -> u64 {
+    match Line::of(which) {
+        Some(line) => Seen::of(&line, &Looked(Rows(which)), first, by, most).packed(),
+        None => 0,
+    }
+}
+
+/// Would [`fair_take`] say 1 to a packet with this `hash`? Nothing is booked.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn fair_would(
+    hash: u64,
+    which: u32,
+    limit: *const LimitPolicy,
+    backlog: u64,
+    units: u64,
+) -> u64 {
+    // SAFETY: as above.
+    let (Some(limit), Some(line)) = (unsafe { limit.as_ref() }, Line::of(which)) else {
+        return 0;
+    };
+    let asked = asked(limit, backlog, units);
+    let place = Place::of(hash, maps::thin_keys()[0], asked.now_ns, maps::thin_cells());
+    asked.refuses(&line, &Rows(which), place) as u64
+}
+
+/// Takes back what [`fair_take`] booked: a later stage refused the packet.
+#[inline(always)]
+pub fn give_back(skb: *mut __sk_buff, port: &PortPolicy, slot: u32, direction: u32, wire: &Wire) {
+    // SAFETY: as above.
+    if unsafe { (*skb).cb[4] } & BOOKED != 0 {
+        let limit = &port.limits[(direction & 1) as usize][0];
+        let which = slot * DIRECTIONS + direction;
+        fair_give_back(skb, which, limit, limit.charge(wire.l2_bytes));
+    }
+}
+
+/// Takes `units` from the clocks of the packet's flow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn fair_give_back(
+    skb: *mut __sk_buff,
+    which: u32,
+    limit: *const LimitPolicy,
+    units: u64,
+) -> u64 {
+    // SAFETY: as above.
+    let (Some(limit), Some(line)) = (unsafe { limit.as_ref() }, Line::of(which)) else {
+        return 0;
+    };
+    // SAFETY: as above.
+    let place = Place::unpacked(unsafe { (*skb).cb[1] });
+    asked(limit, 0, units).give_back(&line, &Rows(which), place);
+    1
+}

@@ -236,11 +236,12 @@ fn case(kernel: &mut Kernel, gate: &Gate, way: &Way, limit: Limit, time: Duratio
         "{accepted} units passed in {took_ns} ns, at most {most} may; {sent:?}"
     );
     // From below only while the queue was never empty: not when the offer fell short, or both threads
-    // were held up for as long as the burst lasts.
+    // were held up for as long as what was queued lasts. A flow that has had its part is refused over a
+    // fourth of what fat packets may wait for, and that is 7/8 of the burst.
     let burst_ns = burst * rate.period_ns / rate.units.max(1);
     let gap_ns = sent[0].gap.min(sent[1].gap).as_nanos();
     let first_refused_ns = u128::from(time.as_millis() as u64) * 1_000_000;
-    let judged = dropped > offered.0 / 4 && gap_ns < u128::from(burst_ns / 2);
+    let judged = dropped > offered.0 / 4 && gap_ns < u128::from(burst_ns / 5);
     if judged {
         let least = rate.units_in(first_refused_ns).saturating_sub(largest);
         ensure!(

@@ -78,7 +78,7 @@ pub const PERIOD_MIN_NS: u64 = 1_000_000;
 const FORGOTTEN_NS: u64 = (AHEAD_MAX as u64) << UNIT_SHIFT;
 
 /// Clocks that are looked at by one function of the programs: the verifier walks every way through each anew.
-pub const CHUNK: u32 = 16;
+pub const CHUNK: u32 = 4;
 
 /// Clocks in a row, at most; a multiple of [`CHUNK`].
 pub const CELLS_MAX: u32 = 1_024;

@@ -2,12 +2,17 @@
 //!
 //! Functions of their own: the verifier walks them once, whatever stands before.
 
-use crate::{limiter::Shared, maps, thin};
+use crate::{
+    limiter::{Kernel, Shared},
+    maps, thin,
+};
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_coarse_ns};
 use dataplane_common::{
     abi::{DIRECTIONS, LimitPolicy, PortPolicy, Sizes},
+    ecn::Departure,
     fair::{Asked, Seen, WORDS, Words},
     limiter::Clock as _,
+    reason::DropReason,
     thin::{Cells, Place},
     wire::Wire,
 };
@@ -112,45 +117,82 @@ fn asked(limit: &LimitPolicy, backlog: u64, units: u64) -> Asked {
     limit.asked(unsafe { bpf_ktime_get_coarse_ns() }, backlog, units)
 }
 
-/// Gives back to the limit what it took for a packet that [`fair_take`] refused, and holds its flow: [`Asked::held_ns`].
+/// Books a packet that its limits took, and which may leave at `departure`, as its flow's, if it is fat, and holds that.
+///
+/// # Errors
+/// [`DropReason::CeilingBytes`]: its flow has had its part. Then its limits have back what they took.
+#[inline(always)]
+pub fn take<const DIRECTION: u32>(
+    skb: *mut __sk_buff,
+    port: &PortPolicy,
+    slot: u32,
+    wire: &Wire,
+    departure: Departure,
+) -> Result<(), DropReason> {
+    let which = slot * DIRECTIONS + DIRECTION;
+    let limits = &port.limits[(DIRECTION & 1) as usize];
+    if thin::fat(skb) == 0 {
+        return Ok(());
+    }
+    if fair_take(skb, which, limits, departure.ns(), wire.l2_bytes) != 0 {
+        fair_refuse(skb, which, limits, wire.packets, wire.l2_bytes);
+        return Err(DropReason::CeilingBytes);
+    }
+    thin::thin_hold(skb, which, wire.l2_bytes, limits[0].pace(), departure.ns());
+    Ok(())
+}
+
+/// The limits of a direction.
+type Limits = [LimitPolicy; 2];
+
+/// Gives back to the limits what they took for a packet that [`fair_take`] refused, and holds its flow: [`Asked::held_ns`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn fair_refuse(
     skb: *mut __sk_buff,
     which: u32,
-    limit: *const LimitPolicy,
-    backlog: u64,
+    limits: *const Limits,
+    packets: u64,
     l2_bytes: u64,
 ) -> u64 {
-    let clock = maps::CLOCKS.get_ptr_mut(which * Sizes::CLOCKS);
     // SAFETY: the caller gives a port's own. To the verifier a pointer may be null.
-    let (Some(limit), Some(clock)) = (unsafe { limit.as_ref() }, clock) else {
+    let Some([bytes, by_packets]) = (unsafe { limits.as_ref() }) else {
         return 0;
     };
-    limit.give_back(&Shared(clock), limit.charge(l2_bytes));
-    let until_ns = asked(limit, backlog, 0).held_ns();
-    thin::thin_hold(skb, which, l2_bytes, limit.pace(), until_ns)
+    if by_packets.limited()
+        && let Some(clock) = maps::CLOCKS.get_ptr_mut(which * Sizes::CLOCKS + 1)
+    {
+        by_packets.give_back(&Shared(clock), packets);
+    }
+    let Some(clock) = maps::CLOCKS.get_ptr_mut(which * Sizes::CLOCKS) else {
+        return 0;
+    };
+    let clock = Shared(clock);
+    bytes.give_back(&clock, bytes.charge(l2_bytes));
+    let backlog = bytes.backlog(&clock, &Kernel, bytes.horizon);
+    let until_ns = asked(bytes, backlog, 0).held_ns();
+    thin::thin_hold(skb, which, l2_bytes, bytes.pace(), until_ns)
 }
 
-/// 1 when a packet of `l2_bytes`, which the limit took behind `backlog` units, is fat and over its flow's part: then [`fair_refuse`] follows. Else
-/// it is booked as its flow's, if it is fat. `which`: slot and direction.
+/// 1 when a fat packet of `l2_bytes`, which the limit took and which would leave at `departs_ns`, is over its flow's part: then
+/// [`fair_refuse`] follows. Else it is booked as its flow's. `which`: slot and direction.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn fair_take(
     skb: *mut __sk_buff,
     which: u32,
-    limit: *const LimitPolicy,
-    backlog: u64,
+    limits: *const Limits,
+    departs_ns: u64,
     l2_bytes: u64,
 ) -> u64 {
-    if thin::fat(skb) == 0 {
-        return 0;
-    }
     // SAFETY: the caller gives a port's own. To the verifier a pointer may be null.
-    let (Some(limit), Some(line)) = (unsafe { limit.as_ref() }, Line::of(which)) else {
+    let (Some([limit, _]), Some(line)) = (unsafe { limits.as_ref() }, Line::of(which)) else {
         return 0;
     };
-    let asked = asked(limit, backlog, limit.charge(l2_bytes));
+    let asked = limit.asked_at(limit.now_ns(&Kernel), departs_ns, limit.charge(l2_bytes));
+    if !asked.books_flows() {
+        return 0;
+    }
     let ended = asked.turns(&line) as u32;
     // SAFETY: the context is the program's own; these words are for its programs.
     let place = Place::unpacked(unsafe { (*skb).cb[1] });

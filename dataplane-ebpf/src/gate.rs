@@ -171,20 +171,16 @@ fn stages<const DIRECTION: u32, const APART: bool>(
     let zone = zone::of::<DIRECTION>(book.epoch, packet, intra_host);
     thin::begin(ctx, packet.finds_neighbours());
     thin::note::<DIRECTION, APART>(ctx, packet, port);
-    let skb = ctx.skb.skb;
-    let taken = limiter::take(skb, port, book.slot, DIRECTION, booked, |wire, matters| {
+    let taken = limiter::take(port, book.slot, DIRECTION, booked, |wire, matters| {
         thin::look::<DIRECTION>(ctx, port, book.slot, wire, matters)
     });
-    let departure = match taken {
-        Ok(departure) => {
-            thin::accepted::<DIRECTION>(ctx, port, book.slot, booked, departure.ns());
-            departure
-        }
-        Err(reason) => {
-            flow::refused(zone, booked, book, port, reason);
-            return Err(reason);
-        }
-    };
+    let taken = taken.and_then(|departure| {
+        fair::take::<DIRECTION>(ctx.skb.skb, port, book.slot, booked, departure)?;
+        Ok(departure)
+    });
+    let departure = taken.inspect_err(|reason| {
+        flow::refused(zone, booked, book, port, *reason);
+    })?;
     Ok(Admitted {
         port,
         zone,

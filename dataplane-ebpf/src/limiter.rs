@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 use dataplane_common::{
-    abi::{DIRECTIONS, LimitPolicy, PortPolicy, Sizes},
+    abi::{LimitPolicy, PortPolicy},
     ecn::Departure,
     limiter::{Clock, Decision, Now},
     reason::DropReason,
@@ -62,7 +62,6 @@ impl Now for Kernel {
 /// The ceiling that it is over.
 #[inline(always)]
 pub fn take(
-    skb: *mut __sk_buff,
     port: &PortPolicy,
     slot: u32,
     direction: u32,
@@ -73,12 +72,17 @@ pub fn take(
     let sizes = maps::sizes();
     let by_packets = port.has(PortPolicy::limited(direction, 1));
     let by_bytes = port.has(PortPolicy::limited(direction, 0));
-    let which = slot * DIRECTIONS + direction;
     if by_packets {
         // Such a limit is for floods: its class is asked at once, where there is one.
         let flag = PortPolicy::limited(direction, 0);
         let has_class = (port.flags & flag) as u64 >> flag.trailing_zeros();
-        match limiter_packets(which, packets, wire.packets, class(wire, has_class)) {
+        match limiter_packets(
+            packets,
+            slot,
+            direction,
+            wire.packets,
+            class(wire, has_class),
+        ) {
             PASSED => {}
             OVER => return Err(DropReason::CeilingPackets),
             CONTENDED => return Err(DropReason::LimiterContended),
@@ -95,14 +99,8 @@ pub fn take(
     let refused = match taken {
         Decision::Pass { backlog: 0, .. } => return Ok(Departure::NOW),
         Decision::Pass { backlog, at_ns } => {
-            if !bytes.books_flows(backlog)
-                || fair::fair_take(skb, which, bytes, backlog, wire.l2_bytes) == 0
-            {
-                let at_ns = at_ns + bytes.delay_ns(backlog);
-                return Ok(Departure::at(at_ns, backlog, bytes.mark));
-            }
-            fair::fair_refuse(skb, which, bytes, backlog, wire.l2_bytes);
-            DropReason::CeilingBytes
+            let at_ns = at_ns + bytes.delay_ns(backlog);
+            return Ok(Departure::at(at_ns, backlog, bytes.mark));
         }
         Decision::Over => DropReason::CeilingBytes,
         Decision::Contended => DropReason::LimiterContended,
@@ -120,16 +118,16 @@ const CONTENDED: u64 = 2;
 const MISSING: u64 = 3;
 
 /// Takes `packets` from a limit of packets. A function of its own, which the verifier walks once: few ports have one.
-/// `which`: slot and direction.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn limiter_packets(
-    which: u32,
     limit: *const LimitPolicy,
+    slot: u32,
+    direction: u32,
     packets: u64,
     fat: u64,
 ) -> u64 {
-    let clock = maps::CLOCKS.get_ptr_mut(which * Sizes::CLOCKS + 1);
+    let clock = maps::CLOCKS.get_ptr_mut(maps::sizes().clock(slot, direction, 1));
     // SAFETY: the caller gives a port's own. To the verifier a pointer may be null.
     let (Some(limit), Some(clock)) = (unsafe { limit.as_ref() }, clock) else {
         return MISSING;

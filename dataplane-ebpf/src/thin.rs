@@ -201,23 +201,7 @@ pub extern "C" fn thin_would(hash: u64, which: u32, l2_bytes: u64, pace: u64) ->
     limit.would_be_thin(&Rows(which), &Shared(together), place, l2_bytes) as u64
 }
 
-/// Holds the flow of a fat packet that was accepted, and leaves at `departure_ns`; 0: now.
-#[inline(always)]
-pub fn accepted<const DIRECTION: u32>(
-    ctx: &TcContext,
-    port: &PortPolicy,
-    slot: u32,
-    wire: &Wire,
-    departure_ns: u64,
-) {
-    if fat(ctx.skb.skb) != 0 {
-        let pace = port.limits[(DIRECTION & 1) as usize][0].pace();
-        let which = slot * DIRECTIONS + DIRECTION;
-        thin_hold(ctx.skb.skb, which, wire.l2_bytes, pace, departure_ns);
-    }
-}
-
-/// Holds the packet's flow if it is fat. `which`: slot and direction.
+/// Holds the packet's flow if it is fat: it was accepted, and leaves at `departure_ns`; 0: now. `which`: slot and direction.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn thin_hold(

@@ -129,6 +129,15 @@ impl LimitPolicy {
         }
     }
 
+    /// The same for a packet that leaves at `departs_ns` when nothing goes before it.
+    #[inline(always)]
+    pub const fn asked_at(&self, now_ns: u64, departs_ns: u64, units: u64) -> Asked {
+        Asked {
+            queue_ns: departs_ns.saturating_sub(now_ns),
+            ..self.asked(now_ns, 0, units)
+        }
+    }
+
     /// What up to 2^21 units take, ns: below 2^44.
     #[inline(always)]
     const fn takes_ns(&self, units: u64) -> u64 {
@@ -235,6 +244,12 @@ impl Seen {
 }
 
 impl Asked {
+    /// As [`LimitPolicy::books_flows`].
+    #[inline(always)]
+    pub const fn books_flows(&self) -> bool {
+        self.queue_ns > self.horizon_ns / BOOKED_PART
+    }
+
     #[inline(always)]
     const fn period_ns(&self) -> u64 {
         let part = self.horizon_ns / PERIOD_PART;

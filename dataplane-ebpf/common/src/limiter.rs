@@ -257,17 +257,22 @@ impl LimitPolicy {
         self.book(clock, now, units, horizon, found)
     }
 
-    /// How the limit stands.
+    /// The time by the clock that the limit reads first.
     #[inline(always)]
-    fn find<C: Clock, N: Now>(&self, clock: &C, now: &N) -> Found {
-        let exact = self.slack == 0;
-        let at_ns = if exact {
+    pub fn now_ns<N: Now>(&self, now: &N) -> u64 {
+        if self.slack == 0 {
             now.exact_ns()
         } else {
             now.coarse_ns()
-        };
+        }
+    }
+
+    /// How the limit stands.
+    #[inline(always)]
+    fn find<C: Clock, N: Now>(&self, clock: &C, now: &N) -> Found {
+        let at_ns = self.now_ns(now);
         Found {
-            exact,
+            exact: self.slack == 0,
             at_ns,
             line: self.line(at_ns),
             clock: clock.load(),

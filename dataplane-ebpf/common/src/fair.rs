@@ -344,22 +344,18 @@ impl Asked {
         }
         let lasted = lasted_ns >> UNIT_SHIFT;
         let mut by = lasted;
-        if all != 0 {
-            by /= all;
+        if let Some(each) = lasted.checked_div(all) {
+            by = each;
             if haste <= 1_024 {
                 by = by * haste / 1_024;
             } else {
                 let seen = look(by, UNITS_MAX);
                 let left = lasted.saturating_sub(seen.had);
-                let more = if seen.flows == 0 {
-                    left
-                } else {
-                    left / seen.flows
-                };
+                let more = left.checked_div(seen.flows).unwrap_or(left);
                 by += more * (haste - 1_024) / 1_024;
             }
         }
-        let part = if all == 0 { horizon } else { horizon / all };
+        let part = horizon.checked_div(all).unwrap_or(horizon);
         let reach = if part > frames { part } else { frames };
         let flows = look(by, 2 * reach + OWED * frames).flows;
         words.store(LINE, line.wrapping_add(by << UNIT_SHIFT));

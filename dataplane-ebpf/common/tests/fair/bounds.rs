@@ -177,7 +177,7 @@ fn what_is_refused_or_given_back_is_booked_nowhere() {
                 if booked && draw.once_in(3) {
                     let ahead = port.ahead(flow, now_ns);
                     port.give_back(flow, bytes, now_ns);
-                    let units = (bytes * port.policy.ns_per_unit >> 20 >> 5) as u32 + 1;
+                    let units = ((bytes * port.policy.ns_per_unit) >> 25) as u32 + 1;
                     assert_eq!(port.ahead(flow, now_ns), ahead - units);
                     returned += 1;
                 }

@@ -61,19 +61,37 @@ pub fn markdown(cells: &Cells) -> String {
     text
 }
 
+/// Which commit was measured; where there are several, whose figures are of which.
+fn commits(rows: &Rows) -> String {
+    let mut by_commit: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (system, cell) in rows {
+        if let Some(line) = cell.values().next() {
+            by_commit.entry(&line.commit).or_default().push(system);
+        }
+    }
+    if let [commit] = by_commit.keys().collect::<Vec<_>>()[..] {
+        return format!("Commit {commit}");
+    }
+    let each = by_commit
+        .iter()
+        .map(|(commit, systems)| format!("{commit} ({})", systems.join(", ")));
+    format!("Commits {}", each.collect::<Vec<_>>().join(" and "))
+}
+
 fn section(text: &mut String, name: &str, rows: &Rows) {
     let columns: Vec<&Metric> = METRICS
         .iter()
         .filter(|metric| metric.name != "runs")
         .filter(|metric| rows.iter().any(|(_, cell)| cell.contains_key(metric.name)))
         .collect();
-    let of = rows.iter().find_map(|(_, cell)| cell.values().next());
-    let (commit, kernel) = of.map_or(("", ""), |line| (&line.commit, &line.kernel));
+    let first = rows.iter().find_map(|(_, cell)| cell.values().next());
+    let kernel = first.map_or("", |line| &line.kernel);
+    let commits = commits(rows);
     let runs = rows.iter().find_map(|(_, cell)| cell.get("runs"));
     let runs = runs.map_or(0.0, |line| line.value);
     let _ = writeln!(
         text,
-        "\n## {name}\n\nCommit {commit}, Linux {kernel}, median of {runs:.0}.\n"
+        "\n## {name}\n\n{commits}, Linux {kernel}, median of {runs:.0}.\n"
     );
     let _ = write!(text, "| |");
     for (system, _) in rows {

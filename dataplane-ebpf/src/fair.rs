@@ -4,7 +4,8 @@
 
 use crate::{
     limiter::{Kernel, Shared},
-    maps, thin,
+    maps,
+    thin::{self, Rows},
 };
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_coarse_ns};
 use dataplane_common::{
@@ -58,48 +59,30 @@ impl Words for Line {
     }
 }
 
-/// The clocks of one direction of a port.
-struct Rows(u32);
-
-impl Rows {
-    #[inline(always)]
-    fn at(&self, row: u32, cell: u32) -> Option<*mut u32> {
-        let cells = maps::thin_cells();
-        maps::FAIR.get_ptr_mut((self.0 * 2 + row) * cells + cell)
-    }
-}
-
-impl Cells for Rows {
-    #[inline(always)]
-    fn load(&self, row: u32, cell: u32) -> u32 {
-        match self.at(row, cell) {
-            // SAFETY: elements live as long as the map; the word is aligned and stored whole.
-            Some(clock) => unsafe { clock.read_volatile() },
-            None => 0,
-        }
-    }
-
-    #[inline(always)]
-    fn store(&self, row: u32, cell: u32, to: u32) {
-        if let Some(clock) = self.at(row, cell) {
-            // SAFETY: as above.
-            unsafe { clock.write_volatile(to) };
-        }
+/// The clocks of flows' parts.
+#[inline(always)]
+fn rows(which: u32) -> Rows<impl Fn(u32) -> Option<*mut u32>> {
+    Rows {
+        which,
+        at: |number| maps::FAIR.get_ptr_mut(number),
     }
 }
 
 /// The same, seen from a loop: what it stores, it stores in a function, so that the verifier need not walk that at each turn.
-struct Looked(Rows);
+struct Looked<C> {
+    which: u32,
+    rows: C,
+}
 
-impl Cells for Looked {
+impl<C: Cells> Cells for Looked<C> {
     #[inline(always)]
     fn load(&self, row: u32, cell: u32) -> u32 {
-        self.0.load(row, cell)
+        self.rows.load(row, cell)
     }
 
     #[inline(always)]
     fn store(&self, row: u32, cell: u32, to: u32) {
-        fair_store(self.0.0, row, cell, to);
+        fair_store(self.which, row, cell, to);
     }
 }
 
@@ -107,7 +90,7 @@ impl Cells for Looked {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn fair_store(which: u32, row: u32, cell: u32, to: u32) -> u64 {
-    Rows(which).store(row, cell, to);
+    rows(which).store(row, cell, to);
     0
 }
 
@@ -196,7 +179,7 @@ pub extern "C" fn fair_take(
     let ended = asked.turns(&line) as u32;
     // SAFETY: the context is the program's own; these words are for its programs.
     let place = Place::unpacked(unsafe { (*skb).cb[1] });
-    let taken = asked.take(&line, &Rows(which), place);
+    let taken = asked.take(&line, &rows(which), place);
     let booked = BOOKED * taken as u32;
     // SAFETY: as above.
     unsafe { (*skb).cb[4] |= which << WHICH_SHIFT | ended * ENDED | booked };
@@ -234,7 +217,13 @@ pub extern "C" fn fair_settle(which: u32) -> u64 {
 #[inline(never)]
 pub extern "C" fn fair_look(which: u32, first: u32, by: u64, most: u64) -> u64 {
     match Line::of(which) {
-        Some(line) => Seen::of(&line, &Looked(Rows(which)), first, by, most).packed(),
+        Some(line) => {
+            let looked = Looked {
+                which,
+                rows: rows(which),
+            };
+            Seen::of(&line, &looked, first, by, most).packed()
+        }
         None => 0,
     }
 }
@@ -255,7 +244,7 @@ pub extern "C" fn fair_would(
     };
     let asked = asked(limit, backlog, units);
     let place = Place::of(hash, maps::thin_keys()[0], asked.now_ns, maps::thin_cells());
-    asked.refuses(&line, &Rows(which), place) as u64
+    asked.refuses(&line, &rows(which), place) as u64
 }
 
 /// Takes back what [`fair_take`] booked: a later stage refused the packet.
@@ -284,6 +273,6 @@ pub extern "C" fn fair_give_back(
     };
     // SAFETY: as above.
     let place = Place::unpacked(unsafe { (*skb).cb[1] });
-    asked(limit, 0, units).give_back(&line, &Rows(which), place);
+    asked(limit, 0, units).give_back(&line, &rows(which), place);
     1
 }

@@ -19,21 +19,23 @@ const THIN: u32 = 2;
 /// The flow's clocks were found: the second word has their place.
 const FOUND: u32 = 4;
 
-/// The clocks of one direction of a port.
-struct Rows(u32);
+/// Two rows of clocks of one direction of a port, `which`, in an array that `at` finds elements of.
+pub struct Rows<F> {
+    pub which: u32,
+    pub at: F,
+}
 
-impl Rows {
+impl<F: Fn(u32) -> Option<*mut u32>> Rows<F> {
     #[inline(always)]
-    fn at(&self, row: u32, cell: u32) -> Option<*mut u32> {
-        let cells = maps::thin_cells();
-        maps::THIN.get_ptr_mut((self.0 * 2 + row) * cells + cell)
+    fn clock(&self, row: u32, cell: u32) -> Option<*mut u32> {
+        (self.at)((self.which * 2 + row) * maps::thin_cells() + cell)
     }
 }
 
-impl Cells for Rows {
+impl<F: Fn(u32) -> Option<*mut u32>> Cells for Rows<F> {
     #[inline(always)]
     fn load(&self, row: u32, cell: u32) -> u32 {
-        match self.at(row, cell) {
+        match self.clock(row, cell) {
             // SAFETY: elements live as long as the map; the word is aligned and stored whole.
             Some(clock) => unsafe { clock.read_volatile() },
             None => 0,
@@ -42,10 +44,19 @@ impl Cells for Rows {
 
     #[inline(always)]
     fn store(&self, row: u32, cell: u32, to: u32) {
-        if let Some(clock) = self.at(row, cell) {
+        if let Some(clock) = self.clock(row, cell) {
             // SAFETY: as above.
             unsafe { clock.write_volatile(to) };
         }
+    }
+}
+
+/// Those that classes are told by.
+#[inline(always)]
+fn rows(which: u32) -> Rows<impl Fn(u32) -> Option<*mut u32>> {
+    Rows {
+        which,
+        at: |number| maps::THIN.get_ptr_mut(number),
     }
 }
 
@@ -118,7 +129,7 @@ pub fn look<const DIRECTION: u32>(
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn thin_hash(packet: *const Packet) -> u64 {
-    // SAFETY: `look` gives its own. To the verifier a pointer may be null.
+    // SAFETY: `note` gives its own. To the verifier a pointer may be null.
     match unsafe { packet.as_ref() } {
         Some(packet) => dataplane_common::thin::hash(packet, &maps::thin_keys()),
         None => 0,
@@ -177,7 +188,7 @@ pub extern "C" fn thin_look(
     let (low, high) = unsafe { ((*skb).cb[2], (*skb).cb[3]) };
     let hash = (high as u64) << 32 | low as u64;
     let place = Place::of(hash, maps::thin_keys()[0], limit.now_ns, maps::thin_cells());
-    let thin = limit.thin(&Rows(which), &Shared(together), place, l2_bytes);
+    let thin = limit.thin(&rows(which), &Shared(together), place, l2_bytes);
     // SAFETY: the context is the program's own; these words are for its programs.
     unsafe {
         (*skb).cb[1] = place.packed();
@@ -198,7 +209,7 @@ pub extern "C" fn thin_would(hash: u64, which: u32, l2_bytes: u64, pace: u64) ->
     };
     let limit = limit(pace);
     let place = Place::of(hash, maps::thin_keys()[0], limit.now_ns, maps::thin_cells());
-    limit.would_be_thin(&Rows(which), &Shared(together), place, l2_bytes) as u64
+    limit.would_be_thin(&rows(which), &Shared(together), place, l2_bytes) as u64
 }
 
 /// Holds the packet's flow if it is fat: it was accepted, and leaves at `departure_ns`; 0: now. `which`: slot and direction.
@@ -216,6 +227,6 @@ pub extern "C" fn thin_hold(
     }
     // SAFETY: the context is the program's own; these words are for its programs.
     let place = Place::unpacked(unsafe { (*skb).cb[1] });
-    limit(pace).hold(&Rows(which), place, l2_bytes, departure_ns);
+    limit(pace).hold(&rows(which), place, l2_bytes, departure_ns);
     1
 }

@@ -3,7 +3,7 @@
 //! Functions of their own: the verifier walks them once, whatever stands before.
 
 use crate::{
-    limiter::{Kernel, Shared},
+    limiter::{Kernel, Shared, both_give_back},
     maps,
     thin::{self, Rows},
 };
@@ -138,20 +138,13 @@ pub extern "C" fn fair_refuse(
     packets: u64,
     l2_bytes: u64,
 ) -> u64 {
+    let clock = maps::CLOCKS.get_ptr_mut(which * Sizes::CLOCKS);
     // SAFETY: the caller gives a port's own. To the verifier a pointer may be null.
-    let Some([bytes, by_packets]) = (unsafe { limits.as_ref() }) else {
+    let (Some(limits), Some(clock)) = (unsafe { limits.as_ref() }, clock) else {
         return 0;
     };
-    if by_packets.limited()
-        && let Some(clock) = maps::CLOCKS.get_ptr_mut(which * Sizes::CLOCKS + 1)
-    {
-        by_packets.give_back(&Shared(clock), packets);
-    }
-    let Some(clock) = maps::CLOCKS.get_ptr_mut(which * Sizes::CLOCKS) else {
-        return 0;
-    };
-    let clock = Shared(clock);
-    bytes.give_back(&clock, bytes.charge(l2_bytes));
+    both_give_back(limits, which, l2_bytes, packets);
+    let (bytes, clock) = (&limits[0], Shared(clock));
     let backlog = bytes.backlog(&clock, &Kernel, bytes.horizon);
     let until_ns = asked(bytes, backlog, 0).held_ns();
     thin::thin_hold(skb, which, l2_bytes, bytes.pace(), until_ns)

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 use dataplane_common::{
-    abi::{LimitPolicy, PortPolicy},
+    abi::{DIRECTIONS, LimitPolicy, PortPolicy, Sizes},
     ecn::Departure,
     limiter::{Clock, Decision, Now},
     reason::DropReason,
@@ -146,12 +146,17 @@ pub extern "C" fn limiter_packets(
 pub fn give_back(skb: *mut __sk_buff, port: &PortPolicy, slot: u32, direction: u32, wire: &Wire) {
     fair::give_back(skb, port, slot, direction, wire);
     let limits = &port.limits[(direction & 1) as usize];
-    let sizes = maps::sizes();
-    for (unit, units) in [wire.l2_bytes, wire.packets].into_iter().enumerate() {
+    let which = slot * DIRECTIONS + direction;
+    both_give_back(limits, which, wire.l2_bytes, wire.packets);
+}
+
+/// The same of the limits alone. `which`: slot and direction.
+#[inline(always)]
+pub fn both_give_back(limits: &[LimitPolicy; 2], which: u32, l2_bytes: u64, packets: u64) {
+    for (unit, units) in [l2_bytes, packets].into_iter().enumerate() {
         let limit = &limits[unit & 1];
-        let unit = unit as u32;
-        if port.has(PortPolicy::limited(direction, unit))
-            && let Some(clock) = maps::CLOCKS.get_ptr_mut(sizes.clock(slot, direction, unit))
+        if limit.limited()
+            && let Some(clock) = maps::CLOCKS.get_ptr_mut(which * Sizes::CLOCKS + unit as u32)
         {
             // Packets have no price.
             limit.give_back(&Shared(clock), limit.charge(units));

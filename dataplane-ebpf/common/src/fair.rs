@@ -28,6 +28,7 @@
 use crate::{
     abi::LimitPolicy,
     thin::{Cells, Place},
+    wire::FRAME_BYTES,
 };
 
 /// Words of one limit: loads and stores of single ones, and one swap.
@@ -65,7 +66,6 @@ pub const CLOSE_PART: u64 = 8;
 
 /// A reach is at least so many full frames.
 pub const FRAMES: u64 = 3;
-const FRAME: u64 = 1_514;
 /// A GSO packet is at most so many times those frames: 68 kB.
 const OWED: u64 = 15;
 
@@ -124,7 +124,7 @@ impl LimitPolicy {
             now_ns,
             queue_ns: self.delay_ns(backlog),
             horizon_ns: self.delay_ns(self.horizon_fat()),
-            frame_ns: self.takes_ns(FRAME + self.price as u64),
+            frame_ns: self.takes_ns(FRAME_BYTES + self.price as u64),
             packet_ns: self.takes_ns(units),
         }
     }
@@ -154,6 +154,14 @@ impl LimitPolicy {
 const fn ahead(clock: u32, line: u32) -> u64 {
     let by = clock.wrapping_sub(line);
     if by > AHEAD_MAX { 0 } else { by as u64 }
+}
+
+/// How far both clocks of a flow are ahead of the line, and the lesser of both, units.
+#[inline(always)]
+fn clocks<C: Cells>(cells: &C, place: Place, line: u32) -> (u64, u64, u64) {
+    let first = ahead(cells.load(0, place.first), line);
+    let second = ahead(cells.load(1, place.second), line);
+    (first, second, if first < second { first } else { second })
 }
 
 /// 1 for `a < b`, else 0, of numbers below 2^63.
@@ -395,9 +403,7 @@ impl Asked {
     #[inline(always)]
     pub fn take<W: Words, C: Cells>(&self, words: &W, cells: &C, place: Place) -> bool {
         let line = line(words);
-        let first = ahead(cells.load(0, place.first), line);
-        let second = ahead(cells.load(1, place.second), line);
-        let least = if first < second { first } else { second };
+        let (first, second, least) = clocks(cells, place, line);
         if self.refused(least, self.reach(words)) {
             return false;
         }
@@ -433,10 +439,7 @@ impl Asked {
         if self.over(words.load(BEGAN)).is_some() {
             return false;
         }
-        let line = line(words);
-        let first = ahead(cells.load(0, place.first), line);
-        let second = ahead(cells.load(1, place.second), line);
-        let least = if first < second { first } else { second };
+        let (_, _, least) = clocks(cells, place, line(words));
         self.refused(least, self.reach(words))
     }
 
@@ -444,9 +447,7 @@ impl Asked {
     #[inline(always)]
     pub fn give_back<W: Words, C: Cells>(&self, words: &W, cells: &C, place: Place) {
         let line = line(words);
-        let first = ahead(cells.load(0, place.first), line);
-        let second = ahead(cells.load(1, place.second), line);
-        let least = if first < second { first } else { second };
+        let (first, second, least) = clocks(cells, place, line);
         let cost = units(self.packet_ns) + 1;
         let clock = line.wrapping_add(least.saturating_sub(cost) as u32);
         // The one that is further ahead is another flow's as well.

@@ -30,6 +30,7 @@
 use crate::{
     limiter::Clock,
     parse::{Fragment, Network, Packet, proto},
+    wire::FRAME_BYTES,
 };
 
 /// A thin flow has at most this part of the ceiling.
@@ -42,7 +43,7 @@ pub const HELD_PART: u64 = 64;
 pub const DEPTH_NS: u64 = 2_000_000;
 
 /// The bucket's least, bytes: two full frames.
-pub const DEPTH_BYTES: u64 = 2 * 1_514;
+pub const DEPTH_BYTES: u64 = 2 * FRAME_BYTES;
 
 /// What thin packets may be ahead of half the rate, ns of it: a tick of the coarse clock at 250 Hz, which stands still in
 /// between; and [`DEPTH_BYTES`] at least. A packet of more than [`SMALL_BYTES`], or that takes its flow more than an eighth

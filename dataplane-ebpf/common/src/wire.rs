@@ -28,6 +28,9 @@ pub mod gso_type {
     pub const TUNNELS: u32 = GRE | GRE_CSUM | IPXIP4 | IPXIP6 | UDP_TUNNEL | UDP_TUNNEL_CSUM;
 }
 
+/// A full Ethernet frame, without the check sequence, layer-2 bytes.
+pub const FRAME_BYTES: u64 = 1_514;
+
 /// `gso_size` of a packet that is cut along its fragment list (SCTP).
 pub const GSO_BY_FRAGS: u32 = 0xFFFF;
 

@@ -21,8 +21,7 @@ pub const PERIOD_NS: u64 = 4_000_000;
 /// Full frames that a link carries in a period, at least.
 pub const FRAMES_MIN: u64 = 32;
 
-/// A full Ethernet frame, without the check sequence, bytes.
-pub const FRAME_BYTES: u64 = 1_514;
+pub use crate::wire::FRAME_BYTES;
 
 /// The smallest, likewise.
 pub const FRAME_MIN_BYTES: u16 = 60;

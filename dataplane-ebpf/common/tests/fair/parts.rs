@@ -2,8 +2,7 @@
 
 use crate::{
     draw,
-    harness::{Draw, level},
-    jain,
+    harness::{Draw, jain, level},
     port::Port,
 };
 use std::{cmp::Reverse, collections::BinaryHeap};

@@ -88,7 +88,7 @@ impl Now for At {
 /// What became of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It haste then, ns.
+    /// It leaves then, ns.
     Leaves(u64),
     /// The limit was at its end.
     Full,

@@ -3,8 +3,7 @@
 
 use crate::{
     draw,
-    harness::Draw,
-    jain,
+    harness::{Draw, jain},
     port::{Fate, Port},
 };
 use std::{

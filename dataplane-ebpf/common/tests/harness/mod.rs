@@ -62,6 +62,16 @@ impl Draw {
     }
 }
 
+/// Fairness by Jain: 1 when all have the same, 1/n when one has everything (Jain, Chiu, Hawe 1984).
+pub fn jain(shares: &[u64]) -> f64 {
+    let sum: f64 = shares.iter().map(|share| *share as f64).sum();
+    let squares: f64 = shares.iter().map(|share| (*share as f64).powi(2)).sum();
+    if squares == 0.0 {
+        return 0.0;
+    }
+    sum * sum / (shares.len() as f64 * squares)
+}
+
 /// A word that one thread uses.
 #[derive(Debug, Default)]
 pub struct Alone(pub Cell<u64>);

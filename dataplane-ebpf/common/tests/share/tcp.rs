@@ -1,7 +1,7 @@
 //! What looks at losses, as TCP does: a window that grows until something is lost. A model of it, not TCP: docs/ISOLATION.md
 //! has the real one.
 
-use crate::{draw, fill::Want, world::World};
+use crate::{draw, fill::Want, harness::jain, world::World};
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 const MILLISECOND: u64 = 1_000_000;
@@ -116,12 +116,6 @@ fn want(guarantee: u64) -> Want {
         weight: 1,
         demand: 0,
     }
-}
-
-fn jain(shares: &[u64]) -> f64 {
-    let sum: f64 = shares.iter().map(|share| *share as f64).sum();
-    let squares: f64 = shares.iter().map(|share| (*share as f64).powi(2)).sum();
-    sum * sum / (shares.len() as f64 * squares)
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Many threads on the same words, in the order that the machine chooses.
 
-use crate::level;
+use crate::{level, world};
 use dataplane_common::{
     abi::share::{ShareClocks, ShareLine, SharePace, SharePolicy, UplinkPolicy},
     limit::Times,
     share::{
-        self, Clocks, Link, Paid,
+        self, Link, Paid,
         ask::{Ask, guarantee_burst},
     },
     units::BitsPerSecond,
@@ -122,15 +122,8 @@ fn threads_share_a_link_within_its_bounds() {
     // By thread: what the guarantee paid, and what was borrowed.
     let passed: Vec<[u64; 2]> = thread::scope(|scope| {
         let send = |which: usize| {
-            let (words, policy, clocks) = (&words, &policies[which], &clocks[which]);
-            let [ceiling, guarantee, borrowed, limited, departs] = clocks;
-            let clocks = Clocks {
-                ceiling,
-                guarantee,
-                borrowed,
-                limited,
-                departs,
-            };
+            let (words, policy) = (&words, &policies[which]);
+            let clocks = world::clocks(&clocks[which]);
             let mut passed = [0, 0];
             while zero.elapsed() < time {
                 let now_ns = now();

@@ -71,6 +71,18 @@ impl<'a> Link for &'a Words {
     }
 }
 
+/// A tenant's clocks, in their order.
+pub fn clocks<C>(all: &[C; 5]) -> Clocks<&C> {
+    let [ceiling, guarantee, borrowed, limited, departs] = all;
+    Clocks {
+        ceiling,
+        guarantee,
+        borrowed,
+        limited,
+        departs,
+    }
+}
+
 /// A tenant that sends without looking at what becomes of it.
 #[derive(Debug)]
 pub struct Tenant {
@@ -194,14 +206,7 @@ impl World {
     /// The same of a fat flow or a thin one.
     pub fn offer_of(&mut self, at: usize, bytes: u64, fat: bool) -> Result<Taken, Refused> {
         let tenant = &mut self.tenants[at];
-        let [ceiling, guarantee, borrowed, limited, departs] = &tenant.clocks;
-        let clocks = Clocks {
-            ceiling,
-            guarantee,
-            borrowed,
-            limited,
-            departs,
-        };
+        let clocks = clocks(&tenant.clocks);
         share::renew(&self.uplink, &&self.words, self.now_ns);
         let decided = share::take_of(
             (&tenant.policy, &clocks),
@@ -220,14 +225,7 @@ impl World {
     /// Would a packet of a fat flow of this tenant's, of so many bytes and just taken, be marked?
     pub fn is_near(&self, at: usize, bytes: u64) -> bool {
         let tenant = &self.tenants[at];
-        let [ceiling, guarantee, borrowed, limited, departs] = &tenant.clocks;
-        let clocks = Clocks {
-            ceiling,
-            guarantee,
-            borrowed,
-            limited,
-            departs,
-        };
+        let clocks = clocks(&tenant.clocks);
         let bytes = self.uplink.charge(1, bytes);
         share::near(
             (&tenant.policy, &clocks),

@@ -86,8 +86,8 @@ fn senders_have_equal_parts_from_a_trickle_to_a_flood() {
         (25_000_000_000, 1_000, 65_226, 1, 0.80),
     ] {
         for waits in [true, false] {
-            let mut port = Port::new(bits, if waits { 50 } else { 250 }, BEGUN_NS);
-            port.waits = waits;
+            let burst_ms = if waits { 50 } else { 250 };
+            let mut port = Port::that_waits(bits, burst_ms, BEGUN_NS, waits);
             // From 1.2 times the part to five times: who shouts has no more. More than a thin flow may have in any case.
             let part = bits / flows;
             let senders: Vec<Sender> = (0..flows)
@@ -137,8 +137,8 @@ fn who_wants_less_has_it_and_the_rest_is_parted() {
 fn who_comes_has_a_part_at_once_and_who_goes_leaves_it() {
     let mut draw = draw("comings and goings");
     for waits in [true, false] {
-        let mut port = Port::new(100_000_000, if waits { 50 } else { 250 }, BEGUN_NS);
-        port.waits = waits;
+        let burst_ms = if waits { 50 } else { 250 };
+        let mut port = Port::that_waits(100_000_000, burst_ms, BEGUN_NS, waits);
         let mut senders = vec![sender(25_000_000, 1_514, (0, 2_000)); 8];
         senders[0] = sender(120_000_000, 1_514, ALWAYS);
         senders.extend([sender(10_000_000, 1_514, (1_000, 2_000)); 128]);

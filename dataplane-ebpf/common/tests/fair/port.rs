@@ -2,7 +2,7 @@
 
 use crate::harness::{Alone, Draw};
 use dataplane_common::{
-    abi::LimitPolicy,
+    abi::{LimitPolicy, shape},
     fair::{self, Asked, Seen, Words},
     limit::{Rate, Times},
     limiter::{Clock as _, Decision, Now},
@@ -125,7 +125,7 @@ pub struct Port {
     pub rows: Rows,
     pub line: Line,
     /// What is fat waits: `htb`, `edt`.
-    pub waits: bool,
+    waits: bool,
     /// Parts are asked for; else it is as it was before.
     pub fair: bool,
     /// Refused: at the limit, and by flows.
@@ -134,6 +134,12 @@ pub struct Port {
 
 impl Port {
     pub fn new(bits: u64, burst_ms: u64, now_ns: u64) -> Self {
+        Self::that_waits(bits, burst_ms, now_ns, true)
+    }
+
+    /// One where what is fat waits, or is refused.
+    pub fn that_waits(bits: u64, burst_ms: u64, now_ns: u64, waits: bool) -> Self {
+        let shape = if waits { shape::EDT } else { shape::POLICE };
         let rate = Rate::bytes(BitsPerSecond(bits));
         let times = Times {
             now_ns,
@@ -142,13 +148,13 @@ impl Port {
         };
         let burst = rate.units_in(u128::from(burst_ms) * 1_000_000).max(1_514);
         Self {
-            policy: LimitPolicy::begin(rate, burst, 0, &times),
+            policy: LimitPolicy::begin(rate, burst, 0, &times).shaped(shape),
             clock: Alone::default(),
             together: Alone::default(),
             thin: Rows::new(0),
             rows: Rows::new(0),
             line: Line::default(),
-            waits: true,
+            waits,
             fair: true,
             refused: [0; 2],
         }
@@ -174,19 +180,27 @@ impl Port {
         let at = At(now_ns);
         let place = Self::place(flow, at.coarse_ns());
         let class = thin::Limit::new(at.coarse_ns(), self.policy.pace());
-        let thin = class.thin(&self.thin, &self.together, place, bytes);
-        let horizon = self.policy.horizon_of(!thin);
         let units = self.policy.charge(bytes);
-        let taken = self.policy.take_within(&self.clock, &at, units, horizon);
+        let mut fat = false;
+        let taken = self
+            .policy
+            .take_classed(&self.clock, &at, units, |matters| {
+                fat = matters != 0 && !class.thin(&self.thin, &self.together, place, bytes);
+                u64::from(fat)
+            });
         let Decision::Pass { backlog, at_ns } = taken else {
             self.refused[0] += 1;
             return Fate::Full;
         };
-        if thin {
+        if !fat {
             return Fate::Leaves(now_ns);
         }
-        if self.fair && self.policy.books_flows(backlog) {
-            let asked = self.asked(now_ns, backlog, bytes);
+        let departs_ns = match backlog {
+            0 => 0,
+            _ => at_ns + self.policy.delay_ns(backlog),
+        };
+        let asked = (self.policy).asked_at(self.policy.now_ns(&at), departs_ns, units);
+        if self.fair && asked.books_flows() {
             let ended = asked.turns(&self.line);
             let taken = asked.take(&self.line, &self.rows, place);
             // Behind all that is done to the packet.
@@ -200,7 +214,6 @@ impl Port {
                 return Fate::Unfair;
             }
         }
-        let departs_ns = at_ns + self.policy.delay_ns(backlog);
         class.hold(&self.thin, place, bytes, departs_ns);
         Fate::Leaves(if self.waits {
             departs_ns.max(now_ns)

@@ -311,8 +311,7 @@ struct Case {
 impl Case {
     fn run(self, draw: &mut Draw, fair: bool) -> Outcome {
         let burst_ms = if self.waits { 50 } else { 250 };
-        let mut port = Port::new(self.bits, burst_ms, BEGUN_NS);
-        port.waits = self.waits;
+        let mut port = Port::that_waits(self.bits, burst_ms, BEGUN_NS, self.waits);
         port.fair = fair;
         let crowd = Crowd {
             flows: self.flows,

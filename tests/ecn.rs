@@ -13,8 +13,7 @@ use octroi::lab::{
 };
 use std::{
     collections::BTreeMap,
-    io::{ErrorKind, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 use support::{alone, by_level, can_run, octroi, registers};
@@ -69,22 +68,6 @@ struct Run {
     dropped: u64,
 }
 
-/// Sends by CUBIC, whatever the machine's default is: BBR listens to no mark.
-fn send(to: (IpAddr, u16), until: Instant) -> Result<()> {
-    let mut stream = TcpStream::connect(SocketAddr::from(to))?;
-    traffic::set_option(&stream, libc::IPPROTO_TCP, libc::TCP_CONGESTION, *b"cubic")?;
-    stream.set_write_timeout(Some(Duration::from_millis(200)))?;
-    let buffer = [0x5A; 1 << 16];
-    while Instant::now() < until {
-        match stream.write(&buffer) {
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
 /// Flows of the tenant to the remote end.
 fn run(site: &Site, what: &str, ecn: bool, time: Duration) -> Result<Run> {
     let tenant = &site.tenants[0];
@@ -101,7 +84,7 @@ fn run(site: &Site, what: &str, ecn: bool, time: Duration) -> Result<Run> {
                 0 => ipv4(REMOTE).parse()?,
                 _ => ipv6(REMOTE).parse()?,
             };
-            let send = move || send((to, PORT), until);
+            let send = move || traffic::cubic_send((to, PORT), until).map(drop);
             Ok(traffic::inside(tenant.open()?, send))
         })
         .collect::<Result<_>>()?;

@@ -8,11 +8,10 @@ use anyhow::{Context as _, Result, ensure};
 use octroi::lab::{
     Site, TenantSpec,
     site::{REMOTE, ipv4},
-    traffic::{self, Datagrams, Sink, UdpSink},
+    traffic::{self, Datagrams, Sink, UdpSink, jain},
 };
 use std::{
-    io::{ErrorKind, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 use support::{alone, by_level, can_run, running};
@@ -32,22 +31,6 @@ const fn tenant() -> TenantSpec {
     }
 }
 
-/// Sends by CUBIC, whatever the machine's default is.
-fn send(to: (IpAddr, u16), until: Instant) -> Result<()> {
-    let mut stream = TcpStream::connect(SocketAddr::from(to))?;
-    traffic::set_option(&stream, libc::IPPROTO_TCP, libc::TCP_CONGESTION, *b"cubic")?;
-    stream.set_write_timeout(Some(Duration::from_millis(200)))?;
-    let buffer = [0x5A; 1 << 16];
-    while Instant::now() < until {
-        match stream.write(&buffer) {
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
 /// Runs `flows` of TCP, one to each port, and datagrams of twice the ceiling if `blast`. Returns Mbit/s of payload of each flow, and
 /// of the datagrams.
 fn run(site: &Site, flows: u16, blast: bool, time: Duration) -> Result<(Vec<f64>, f64)> {
@@ -64,7 +47,9 @@ fn run(site: &Site, flows: u16, blast: bool, time: Duration) -> Result<(Vec<f64>
     let mut threads = Vec::new();
     for number in 0..flows {
         let to = (remote, first + number);
-        threads.push(traffic::inside(tenant.open()?, move || send(to, until)));
+        threads.push(traffic::inside(tenant.open()?, move || {
+            traffic::cubic_send(to, until).map(drop)
+        }));
     }
     if blast {
         let how = Datagrams {
@@ -96,16 +81,6 @@ fn run(site: &Site, flows: u16, blast: bool, time: Duration) -> Result<(Vec<f64>
         each.map(|(after, before)| mbit(after - before)).collect(),
         mbit(after.1 - before.1),
     ))
-}
-
-/// Fairness by Jain (Jain, Chiu, Hawe 1984).
-fn jain(shares: &[f64]) -> f64 {
-    let sum: f64 = shares.iter().sum();
-    let squares: f64 = shares.iter().map(|share| share * share).sum();
-    if squares == 0.0 {
-        return 0.0;
-    }
-    sum * sum / (shares.len() as f64 * squares)
 }
 
 #[test]

@@ -95,8 +95,25 @@ fn drain(mut stream: TcpStream, received: std::sync::Arc<AtomicU64>) {
 /// # Errors
 /// When the peer cannot be reached.
 pub fn tcp_send(to: (IpAddr, u16), chunk: usize, until: Instant) -> Result<u64> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(to), PATIENCE)
-        .with_context(|| format!("TCP to {}", to.0))?;
+    write_until(connect(to)?, chunk, until)
+}
+
+/// The same in writes of 64 KiB, by CUBIC, whatever the machine's default is: BBR looks at neither losses nor marks.
+///
+/// # Errors
+/// As [`tcp_send`]; and where there is no CUBIC.
+pub fn cubic_send(to: (IpAddr, u16), until: Instant) -> Result<u64> {
+    let stream = connect(to)?;
+    set_option(&stream, libc::IPPROTO_TCP, libc::TCP_CONGESTION, *b"cubic")?;
+    write_until(stream, 1 << 16, until)
+}
+
+fn connect(to: (IpAddr, u16)) -> Result<TcpStream> {
+    TcpStream::connect_timeout(&SocketAddr::from(to), PATIENCE)
+        .with_context(|| format!("TCP to {}", to.0))
+}
+
+fn write_until(mut stream: TcpStream, chunk: usize, until: Instant) -> Result<u64> {
     // Short, so that a sender behind a ceiling still looks at the time.
     stream.set_write_timeout(Some(Duration::from_millis(200)))?;
     let buffer = vec![0x5A; chunk];
@@ -331,6 +348,16 @@ pub fn mixed(
         }
         Ok(())
     }))
+}
+
+/// Fairness by Jain of what flows carried: 1 when all have the same, 1/n when one has everything (Jain, Chiu, Hawe 1984).
+pub fn jain(shares: &[f64]) -> f64 {
+    let sum: f64 = shares.iter().sum();
+    let squares: f64 = shares.iter().map(|share| share * share).sum();
+    if squares == 0.0 {
+        return 0.0;
+    }
+    sum * sum / (shares.len() as f64 * squares)
 }
 
 /// Has this thread run on one processor.

@@ -6,6 +6,7 @@
 
 use anyhow::{Context as _, Result};
 use octroi::lab::Namespace;
+pub use octroi::lab::traffic::jain;
 use std::{
     fs::{self, File},
     os::unix::fs::FileExt as _,
@@ -255,16 +256,6 @@ impl Series {
             .find(|at| self.mbit(which, *at, at + SPAN + 0.001) >= mbit);
         (found.unwrap_or(to) - from) * 1e3
     }
-}
-
-/// Fairness by Jain: 1 when all have the same, 1/n when one has everything (Jain, Chiu, Hawe 1984).
-pub fn jain(shares: &[f64]) -> f64 {
-    let sum: f64 = shares.iter().sum();
-    let squares: f64 = shares.iter().map(|share| share * share).sum();
-    if squares == 0.0 {
-        return 0.0;
-    }
-    sum * sum / (shares.len() as f64 * squares)
 }
 
 /// The middle one; of an even number the lower of both.

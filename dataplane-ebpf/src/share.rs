@@ -57,6 +57,17 @@ impl Link for Uplink {
         borrowed = borrowed;
         refused = refused;
         limited = limited;
+        early = early;
+    }
+
+    #[inline(always)]
+    fn due(&self, at: u64) -> Shared {
+        // SAFETY: as above; `at` stays below the number of slices.
+        Shared(unsafe {
+            addr_of_mut!((*self.0).due)
+                .cast::<u64>()
+                .add((at % UplinkShare::SLICES) as usize)
+        })
     }
 
     #[inline(always)]
@@ -72,7 +83,7 @@ impl Link for Uplink {
                 reach: addr_of!((*pace).reach).read_volatile(),
                 carried: addr_of!((*pace).carried).read_volatile(),
                 pressed: addr_of!((*pace).pressed).read_volatile(),
-                reserved: 0,
+                stands: addr_of!((*pace).stands).read_volatile(),
             }
         }
     }
@@ -118,6 +129,7 @@ impl Link for Uplink {
             addr_of_mut!((*to).fraction).write_volatile(pace.fraction);
             addr_of_mut!((*to).reach).write_volatile(pace.reach);
             addr_of_mut!((*to).pressed).write_volatile(pace.pressed);
+            addr_of_mut!((*to).stands).write_volatile(pace.stands);
         }
     }
 

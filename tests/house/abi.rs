@@ -71,11 +71,12 @@ pub fn describe() -> String {
         QuotaCounts { within, beyond, clocks, reserved }
         Marks { marked, not_marked }
         UplinkPolicy {
-            rate, period_ns, stop, overhead, packet_min, price, horizon_ns, ns_per_byte,
+            rate, period_ns, stop, overhead, packet_min, price, horizon_ns, ns_per_byte, early,
+            slice_shift, reserved,
         }
-        SharePace { origin_ns, alpha, integral, fraction, reach, carried, pressed, reserved }
+        SharePace { origin_ns, alpha, integral, fraction, reach, carried, pressed, stands }
         ShareLine { pace, guaranteed, borrowed, refused, limited, held, reserved }
-        UplinkShare { state, guaranteed, borrowed, refused, limited, reserved, lines }
+        UplinkShare { state, guaranteed, borrowed, refused, limited, early, reserved, lines, due }
         Anchor { generation, ledger, size, windows, head }
         FlowKey {
             local, remote, local_port, remote_port, slot, ethertype, vlan, zone, protocol,

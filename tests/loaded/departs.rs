@@ -27,12 +27,22 @@ const FRAME_BYTES: u64 = 1_514;
 const CAPACITY: BitsPerSecond = BitsPerSecond(2_000_000);
 const GUARANTEE: BitsPerSecond = BitsPerSecond(1_000_000);
 
-/// What becomes of frames of one flow until one is refused: departures, 0 for what leaves now.
+/// What became of frames of one flow until one was refused.
+struct Departures {
+    uplink: UplinkPolicy,
+    /// 0: it left at once.
+    found: Vec<u64>,
+    begun_ns: u64,
+    took_ns: u64,
+}
+
+/// Where as much stands before the link already as may because of what left early, or nothing.
 fn departures(
     mechanism: Mechanism,
     guarantee: Option<BitsPerSecond>,
     alpha: u64,
-) -> Result<(UplinkPolicy, Vec<u64>)> {
+    stands: bool,
+) -> Result<Departures> {
     let (plain, gate) = plain_port()?;
     let mut policy = gate.ports.get(&slot::PLAIN).context("no such port")?.policy;
     let (set, slots) = (EPOCH.policy_set(), gate.sizes.slots);
@@ -68,8 +78,9 @@ fn departures(
     let mut words = UplinkShare::default();
     words.lines[0].pace.origin_ns = begun_ns;
     words.lines[0].pace.alpha = alpha;
-    // Long lines: what is borrowed waits for its slot alone.
+    // Long lines: what is borrowed waits for the link alone.
     words.lines[0].pace.reach = if alpha == 0 { 0 } else { 1 << 40 };
+    words.lines[0].pace.stands = if stands { uplink.early } else { 0 };
     maps.uplink_share
         .set(uplink_share_index(0, TO_TENANT), Raw(words), 0)?;
 
@@ -92,7 +103,12 @@ fn departures(
         if ran.return_value == DROP {
             let took_ns = now_ns() - begun_ns;
             ensure!(took_ns < uplink.period_ns, "too slow: {took_ns} ns");
-            return Ok((uplink, found));
+            return Ok(Departures {
+                uplink,
+                found,
+                begun_ns,
+                took_ns,
+            });
         }
         found.push(u64::from_ne_bytes(out[TSTAMP..TSTAMP + 8].try_into()?));
     }
@@ -127,6 +143,38 @@ fn spaced(what: &str, found: &[u64], rate: BitsPerSecond, horizon_ns: u64) -> Re
     Ok(())
 }
 
+/// With nothing before the link its first frame leaves at once, and each waits for the part of its slot that the early ones have
+/// filled of what may stand there: a half after eleven frames where sixteen may, all of it in the end.
+fn early(departures: &Departures) -> Result<()> {
+    let frame_ns = (FRAME_BYTES * 8_000_000_000 / CAPACITY.0) as f64;
+    let may_stand = departures.uplink.period_ns as f64 / 2.0 / frame_ns;
+    let mut stands = 0.0;
+    for (number, departs_ns) in departures.found.iter().enumerate() {
+        let part = f64::min(stands / may_stand, 1.0);
+        let turn_ns = number as f64 * frame_ns * part;
+        let found_ns = departs_ns.saturating_sub(departures.begun_ns) as f64;
+        // Slots are nearer by what the link has carried meanwhile; thin are the first frames.
+        let apart_ns = (departures.took_ns + 1_000_000) as f64;
+        ensure!(
+            number < 8 || (found_ns - turn_ns).abs() <= apart_ns,
+            "frame {number}: leaves after {found_ns} ns, not {turn_ns}; {} ns for all",
+            departures.took_ns
+        );
+        stands += match (number, departs_ns) {
+            // The first had nothing before it: it left in its slot.
+            (0, _) => 0.0,
+            (_, 0) => 1.0,
+            _ => 1.0 - part,
+        };
+    }
+    ensure!(
+        departures.found.len() as f64 > 2.0 * may_stand && stands > 0.85 * may_stand,
+        "{} frames are too few",
+        departures.found.len()
+    );
+    Ok(())
+}
+
 #[test]
 fn what_is_over_a_share_is_given_its_departure() -> Result<()> {
     const TEST: &str = "what_is_over_a_share_is_given_its_departure";
@@ -136,19 +184,21 @@ fn what_is_over_a_share_is_given_its_departure() -> Result<()> {
     let mut cases = 0;
     for mechanism in kernel::mechanisms() {
         // Nothing is left by anybody: the guarantee alone, in its own time.
-        let (uplink, found) = place::alone(|| departures(mechanism, Some(GUARANTEE), 0))?;
-        let alone: Vec<u64> = found.iter().copied().skip(3).collect();
-        spaced("guarantee", &alone, GUARANTEE, uplink.horizon_ns)?;
-        cases += found.len();
-        // Nothing is guaranteed: the link's slots, a frame after the other.
-        let (uplink, found) = place::alone(|| departures(mechanism, None, uplink.rate))?;
+        let alone = place::alone(|| departures(mechanism, Some(GUARANTEE), 0, true))?;
+        let paced: Vec<u64> = alone.found.iter().copied().skip(3).collect();
+        spaced("guarantee", &paced, GUARANTEE, alone.uplink.horizon_ns)?;
+        // Nothing is guaranteed, and there is a queue: the link's slots, a frame after the other.
+        let slots = place::alone(|| departures(mechanism, None, alone.uplink.rate, true))?;
         ensure!(
-            found[0] == 0,
+            slots.found[0] == 0,
             "the first frames of a flow are thin, and leave now"
         );
-        let time_ns = uplink.horizon_ns + uplink.period_ns;
-        spaced("slots", &found, CAPACITY, time_ns)?;
-        cases += found.len();
+        let time_ns = slots.uplink.horizon_ns + slots.uplink.period_ns;
+        spaced("slots", &slots.found, CAPACITY, time_ns)?;
+        // The same without a queue.
+        let free = place::alone(|| departures(mechanism, None, alone.uplink.rate, false))?;
+        early(&free)?;
+        cases += alone.found.len() + slots.found.len() + free.found.len();
     }
     println!("CASES: loaded departures: {cases}");
     Ok(())

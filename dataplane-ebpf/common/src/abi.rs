@@ -22,7 +22,7 @@ pub mod share;
 pub use book::{Anchor, Slot, slot_state};
 
 /// Version of everything in this file; part of the pin path.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// From the tenant: ingress of its port.
 pub const FROM_TENANT: u32 = 0;

@@ -19,6 +19,7 @@
 pub mod alpha;
 #[cfg(feature = "std")]
 pub mod ask;
+mod due;
 mod near;
 mod turn;
 
@@ -68,6 +69,10 @@ pub trait Link {
     fn refused(&self) -> Self::Word;
     /// [`UplinkShare::limited`].
     fn limited(&self) -> Self::Word;
+    /// [`UplinkShare::early`].
+    fn early(&self) -> Self::Word;
+    /// The word of [`UplinkShare::due`] at `at`, below [`UplinkShare::SLICES`].
+    fn due(&self, at: u64) -> Self::Word;
     /// The pace at `at`, below [`UplinkShare::LINES`].
     fn pace(&self, at: u64) -> SharePace;
     /// When the period at `at` began.
@@ -233,12 +238,7 @@ pub fn take_of<C: Clock, L: Link>(
         pace,
     };
     let taken = if waits {
-        let mut taken = turn::take((policy, clocks), (uplink, link), &asked);
-        if let (Ok(taken), true) = (&mut taken, fat) {
-            let departs_ns = taken.departs_ns.max(now_ns + ceiling_ns);
-            taken.departs_ns = turn::in_order(clocks, uplink, departs_ns);
-        }
-        taken
+        turn::take((policy, clocks), (uplink, link), &asked, ceiling_ns)
     } else {
         at_once((policy, clocks), (uplink, link), &asked)
     };

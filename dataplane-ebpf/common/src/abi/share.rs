@@ -2,7 +2,7 @@
 //! [`crate::share`].
 
 use super::{DIRECTIONS, LimitPolicy};
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use zerocopy::{FromBytes, FromZeros as _, Immutable, IntoBytes, KnownLayout};
 
 /// Uplinks that can be shared.
 pub const UPLINKS_MAX: u32 = 8;
@@ -97,6 +97,12 @@ pub struct UplinkPolicy {
     pub horizon_ns: u64,
     /// ns that the link takes for a byte, times 2^20: for departure times.
     pub ns_per_byte: u64,
+    /// Bytes that may stand before the link because they left before their slot; 0 where nothing waits.
+    pub early: u64,
+    /// Departures are counted by slices of 2^this ns: [`UplinkShare::due`].
+    pub slice_shift: u32,
+    /// For later; 0.
+    pub reserved: u32,
 }
 
 /// Where the lines of one period begin: all that a packet reads of it.
@@ -120,8 +126,9 @@ pub struct SharePace {
     pub carried: u64,
     /// Periods in a row in which more was asked for than there was room.
     pub pressed: u64,
-    /// For later; 0. A cache line.
-    pub reserved: u64,
+    /// Bytes that stood before the link at the beginning, neither carried nor waiting, less [`UplinkShare::early`] then;
+    /// modulo 2^64.
+    pub stands: u64,
 }
 
 /// One period of an uplink: its pace, and what the counts stood at.
@@ -147,9 +154,7 @@ pub struct ShareLine {
 }
 
 /// Value of `UPLINK_SHARE`: what happens on an uplink in one direction. Only programs write it.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct UplinkShare {
     /// Twice the number of the period in force; odd while a program makes the next one.
@@ -162,23 +167,36 @@ pub struct UplinkShare {
     pub refused: u64,
     /// Weights of tenants that asked for more than their share, each once a period, ever.
     pub limited: u64,
+    /// Bytes that left before their slot, each by the part of its slot that it did not wait for, ever.
+    pub early: u64,
     /// For later; 0. The counts have a cache line of their own.
-    pub reserved: [u64; 3],
+    pub reserved: [u64; 2],
     /// The period in force is at its number modulo [`UplinkShare::LINES`].
     pub lines: [ShareLine; 4],
+    /// Bytes that wait, by the slice of time in which they depart: its number modulo [`UplinkShare::SLICES`].
+    pub due: [u64; UplinkShare::SLICES as usize],
+}
+
+impl Default for UplinkShare {
+    fn default() -> Self {
+        Self::new_zeroed()
+    }
 }
 
 impl UplinkShare {
     /// Periods that are kept: who reads one has the time of two more to do it.
     pub const LINES: u64 = 4;
+
+    /// Slices of time in [`UplinkShare::due`].
+    pub const SLICES: u64 = 64;
 }
 
 const _: () = {
     assert!(size_of::<SharePolicy>() == 2 * 64 + 16);
-    assert!(size_of::<ShareClocks>() == 64 && size_of::<UplinkPolicy>() == 48);
+    assert!(size_of::<ShareClocks>() == 64 && size_of::<UplinkPolicy>() == 64);
     assert!(
         size_of::<SharePace>() == 64
             && size_of::<ShareLine>() == 128
-            && size_of::<UplinkShare>() == 64 + 4 * 128
+            && size_of::<UplinkShare>() == 64 + 4 * 128 + 64 * 8
     );
 };

@@ -14,7 +14,7 @@
 //! refused counts in b(α): else a full link would hide by how much it is over. A standing queue counts
 //! against the capacity, so that it is drained.
 
-use super::{Link, UNIT_SHIFT, ahead};
+use super::{Link, UNIT_SHIFT, ahead, due};
 use crate::{
     abi::share::{ShareLine, SharePace, UplinkPolicy, UplinkShare},
     limiter::{Clock, product},
@@ -26,6 +26,13 @@ const PERIODS_MAX: u64 = 8;
 
 /// A part of the queue that stands at the end of a period is to be gone by the end of the next.
 const DRAIN: u64 = 4;
+
+/// The same where what is over a share waits: what was promised at an α leaves for a horizon after it has fallen.
+const DRAIN_WAITING: u64 = 2;
+
+/// There α rises by this part of a step while anything is ahead of the link: TCP asks for more when it rises and for less when it
+/// falls, a round trip later, and at whole steps swings with it.
+const RISE: u64 = 2;
 
 /// After so many periods of too much in a row, the chord is too slow: most tenants have enough at any α
 /// near this one.
@@ -44,8 +51,8 @@ pub struct Seen {
     pub time_ns: u64,
     /// What the link carries in that time.
     pub capacity: u64,
-    /// What it has not carried yet at the end.
-    pub queue: u64,
+    /// What of its queue at the end is to be gone by the end of the next, besides.
+    pub drain: u64,
     /// Passed within guarantees.
     pub guaranteed: u64,
     /// Within the tenants' shares, passed or not.
@@ -78,8 +85,8 @@ const fn quotient(a: u64, b: u64) -> u64 {
 /// The α for the next period, bytes per ns and weight, times 2^58, at most `rate`.
 #[inline(always)]
 pub const fn next(alpha: u64, rate: u64, seen: &Seen) -> u64 {
-    let drain = if seen.queue / DRAIN < seen.capacity / 2 {
-        seen.queue / DRAIN
+    let drain = if seen.drain < seen.capacity / 2 {
+        seen.drain
     } else {
         seen.capacity / 2
     };
@@ -184,22 +191,31 @@ pub fn renew<L: Link>(uplink: &UplinkPolicy, link: &L, period: u64, now_ns: u64)
     };
     seen.capacity = uplink.carries(seen.time_ns);
     let passed = count(link, (from, to), &mut seen);
-    seen.queue = ahead(passed, carried.wrapping_add(seen.capacity));
+    let queue = ahead(passed, carried.wrapping_add(seen.capacity));
     // What the link had no work for is gone: time that was idle is not saved up.
-    link.set_carried(to, passed.wrapping_sub(seen.queue));
-    // What waits for its departure is no queue of the link's: as much as tenants may have there together.
-    let waits = super::less(uplink.carries(uplink.horizon_ns), true);
-    seen.queue = seen.queue.saturating_sub(waits);
+    link.set_carried(to, passed.wrapping_sub(queue));
+    let mut stands = queue;
+    seen.drain = queue / DRAIN;
+    let waits = uplink.horizon_ns != 0;
+    if waits {
+        // What waits for its departure is no queue of the link's.
+        stands = queue.saturating_sub(due::waiting(uplink, link, origin_ns, now_ns));
+        seen.drain = stands / DRAIN_WAITING;
+    }
     let long = seen.time_ns > PERIODS_MAX * uplink.period_ns;
-    let renewed = if long {
+    let mut renewed = if long {
         after_idling(alpha, uplink.rate, seen.held)
     } else {
         next(alpha, uplink.rate, &seen)
     };
+    if waits && queue != 0 && renewed > alpha {
+        renewed = alpha + (renewed - alpha) / RISE;
+    }
     let pressed = if renewed < alpha { pressed + 1 } else { 0 };
     // Read again: a program has few places to keep the pace meanwhile.
     let mut pace = pace(uplink, &link.pace(from), renewed, now_ns);
     pace.pressed = pressed;
+    pace.stands = stands.wrapping_sub(link.early().load());
     link.set_pace(to, &pace);
     // Everybody else leaves an odd state alone: this publishes the line.
     state.compare_exchange(period << 1 | 1, period.wrapping_add(1) << 1);

@@ -12,6 +12,7 @@ use crate::{
         share::{ShareClocks, SharePolicy, UplinkPolicy},
     },
     limit::{PRICE_MAX, Rate, Times},
+    share::due,
     units::BitsPerSecond,
 };
 
@@ -120,6 +121,9 @@ impl UplinkPolicy {
             price,
             horizon_ns: 0,
             ns_per_byte: 0,
+            early: 0,
+            slice_shift: 0,
+            reserved: 0,
         }
     }
 
@@ -127,11 +131,12 @@ impl UplinkPolicy {
     /// tenants have guaranteed.
     ///
     /// What is guaranteed goes before what waits, and may come while a horizon of it waits already: so much stands before
-    /// the link then. It is to be no more than three quarters of a period and [`GUARANTEE_BURST_NS`]: with a period that
-    /// departures are before their line, and a quarter for their order, that is the bound of a link without a queue.
+    /// the link then. It is to be no more than half a period and [`GUARANTEE_BURST_NS`]: with half a period that departures are behind
+    /// their slot, half of one before it, a quarter for their order, and a quarter for what happens between two looks at what
+    /// stands before the link, that is the bound of a link without a queue.
     #[must_use]
     pub fn queued(self, capacity: BitsPerSecond, guaranteed: BitsPerSecond) -> Self {
-        let most = u128::from(self.period_ns / 4 * 3 + GUARANTEE_BURST_NS);
+        let most = u128::from(self.period_ns / 2 + GUARANTEE_BURST_NS);
         let most = most * u128::from(capacity.0) / u128::from(guaranteed.0.max(1));
         let horizon_ns = u64::try_from(most).unwrap_or(u64::MAX);
         let horizon_ns = horizon_ns.min(HORIZON_NS.max(2 * self.period_ns));
@@ -144,6 +149,8 @@ impl UplinkPolicy {
             ns_per_byte: u64::try_from(ns_per_byte)
                 .unwrap_or(u64::MAX)
                 .min(u64::MAX / LARGEST / 2),
+            early: self.carries(self.period_ns / 2).max(1),
+            slice_shift: due::slice_shift(horizon_ns + 2 * self.period_ns),
             ..self
         }
     }

@@ -1,6 +1,6 @@
 //! Is a tenant near the end of its part of an uplink? What [`crate::ecn`] marks by where a share is the limit.
 
-use super::{Clocks, Link, SharePace, UNIT_SHIFT, ahead, in_force, queue};
+use super::{Clocks, Link, SharePace, UNIT_SHIFT, ahead, in_force, queue, turn::HELD};
 use crate::{
     abi::share::{SharePolicy, UplinkPolicy},
     ecn::QUEUE_NS,
@@ -20,7 +20,7 @@ pub fn near<C: Clock, L: Link>(
 ) -> bool {
     if uplink.horizon_ns != 0 {
         let (_, pace) = in_force(link);
-        return has_queue((policy, clocks), (uplink, &pace), now_ns, bytes);
+        return has_queue((policy, clocks), &pace, now_ns, bytes);
     }
     if policy.ceiling.limited() {
         let line = policy.ceiling.line(now_ns);
@@ -39,12 +39,13 @@ pub fn near<C: Clock, L: Link>(
     queue(uplink, link, &pace, now_ns) > uplink.stop / PART
 }
 
-/// Where packets wait: had the tenant more than [`QUEUE_NS`] of its own before this one? Who waits for others is not to slow
-/// down: they are. Within its guarantee it waits for nobody.
+/// Where packets wait: had the tenant more of its own before this one than it may have without having too little? That is
+/// [`QUEUE_NS`] of its ceiling, or a part of its line's horizon. Who waits for others is not to slow down: they are. Within its
+/// guarantee it waits for nobody.
 #[inline(always)]
 fn has_queue<C: Clock>(
     policy: (&SharePolicy, &Clocks<C>),
-    (uplink, pace): (&UplinkPolicy, &SharePace),
+    pace: &SharePace,
     now_ns: u64,
     bytes: u64,
 ) -> bool {
@@ -65,6 +66,5 @@ fn has_queue<C: Clock>(
     let reached = pace.integral_at(now_ns).0.wrapping_mul(weight);
     let backlog = ahead(clocks.borrowed.load(), reached).saturating_sub(bytes << UNIT_SHIFT);
     let horizon = pace.reach.wrapping_mul(weight);
-    let queue = horizon.checked_div(uplink.horizon_ns / QUEUE_NS);
-    backlog > queue.unwrap_or(horizon)
+    backlog > horizon / HELD
 }

@@ -58,11 +58,22 @@ impl Clock for Seen<'_, '_> {
 }
 
 /// What both CPUs share.
-#[derive(Default)]
 struct Memory {
-    link: [Alone; 5],
+    link: [Alone; 6],
+    due: [Alone; UplinkShare::SLICES as usize],
     lines: [Cell<ShareLine>; 4],
     clocks: [[Alone; 5]; 2],
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            link: Default::default(),
+            due: std::array::from_fn(|_| Alone::default()),
+            lines: Default::default(),
+            clocks: Default::default(),
+        }
+    }
 }
 
 struct Cpu<'a, 's>(&'a Memory, &'a Steps<'s>);
@@ -88,6 +99,14 @@ impl<'a, 's> Link for Cpu<'a, 's> {
 
     fn limited(&self) -> Seen<'a, 's> {
         Seen(&self.0.link[4], self.1)
+    }
+
+    fn early(&self) -> Seen<'a, 's> {
+        Seen(&self.0.link[5], self.1)
+    }
+
+    fn due(&self, at: u64) -> Seen<'a, 's> {
+        Seen(&self.0.due[at as usize], self.1)
     }
 
     fn pace(&self, at: u64) -> SharePace {
@@ -220,7 +239,7 @@ fn interrupt(
         "step {at}, tenants {first} and {second}, {packets} packets, due {due}, queued {queued}"
     );
 
-    let [state, guaranteed, borrowed, _, limited] = &memory.link;
+    let [state, guaranteed, borrowed, _, limited, _] = &memory.link;
     let sums = guaranteed.0.get() + borrowed.0.get();
     assert_eq!(sums, passed * BYTES, "{what}: what passed is counted once");
     assert_eq!(

@@ -63,7 +63,7 @@ fn a_step_never_overshoots_and_a_few_arrive() {
             let seen = Seen {
                 time_ns: 4_000_000,
                 capacity,
-                queue: 0,
+                drain: 0,
                 guaranteed,
                 borrowed,
                 held: limited,

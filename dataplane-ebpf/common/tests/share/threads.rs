@@ -2,7 +2,7 @@
 
 use crate::{level, world};
 use dataplane_common::{
-    abi::share::{ShareClocks, ShareLine, SharePace, SharePolicy, UplinkPolicy},
+    abi::share::{ShareClocks, ShareLine, SharePace, SharePolicy, UplinkPolicy, UplinkShare},
     limit::Times,
     share::{
         self, Link, Paid,
@@ -21,10 +21,20 @@ const BYTES: u64 = 1_500;
 const THREADS: usize = 4;
 const CAPACITY: u64 = 1_000_000_000;
 
-#[derive(Default)]
 struct Words {
-    counts: [AtomicU64; 5],
+    counts: [AtomicU64; 6],
     lines: [[AtomicU64; size_of::<ShareLine>() / 8]; 4],
+    due: [AtomicU64; UplinkShare::SLICES as usize],
+}
+
+impl Default for Words {
+    fn default() -> Self {
+        Self {
+            counts: Default::default(),
+            lines: Default::default(),
+            due: std::array::from_fn(|_| AtomicU64::default()),
+        }
+    }
 }
 
 impl<'a> Link for &'a Words {
@@ -48,6 +58,14 @@ impl<'a> Link for &'a Words {
 
     fn limited(&self) -> &'a AtomicU64 {
         &self.counts[4]
+    }
+
+    fn early(&self) -> &'a AtomicU64 {
+        &self.counts[5]
+    }
+
+    fn due(&self, at: u64) -> &'a AtomicU64 {
+        &self.due[at as usize]
     }
 
     fn pace(&self, at: u64) -> SharePace {

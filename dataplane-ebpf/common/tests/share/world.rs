@@ -3,7 +3,7 @@
 
 use crate::{Draw, fill::Want, harness::Alone};
 use dataplane_common::{
-    abi::share::{ShareClocks, ShareLine, SharePace, SharePolicy, UplinkPolicy},
+    abi::share::{ShareClocks, ShareLine, SharePace, SharePolicy, UplinkPolicy, UplinkShare},
     limit::Times,
     share::{self, Clocks, Link, Refused, Taken, ask::Ask},
     units::BitsPerSecond,
@@ -11,10 +11,21 @@ use dataplane_common::{
 use std::{cell::Cell, cmp::Reverse, collections::BinaryHeap};
 
 /// An uplink's words.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Words {
-    counts: [Alone; 5],
+    counts: [Alone; 6],
     lines: [Cell<ShareLine>; 4],
+    due: [Alone; UplinkShare::SLICES as usize],
+}
+
+impl Default for Words {
+    fn default() -> Self {
+        Self {
+            counts: Default::default(),
+            lines: Default::default(),
+            due: std::array::from_fn(|_| Alone::default()),
+        }
+    }
 }
 
 impl<'a> Link for &'a Words {
@@ -38,6 +49,14 @@ impl<'a> Link for &'a Words {
 
     fn limited(&self) -> &'a Alone {
         &self.counts[4]
+    }
+
+    fn early(&self) -> &'a Alone {
+        &self.counts[5]
+    }
+
+    fn due(&self, at: u64) -> &'a Alone {
+        &self.due[at as usize]
     }
 
     fn pace(&self, at: u64) -> SharePace {
@@ -106,8 +125,19 @@ pub struct World {
     pub tenants: Vec<Tenant>,
     pub now_ns: u64,
     pub draw: Draw,
+    /// Whether the last packet was of a fat flow; and the first so many tenants have no others.
+    pub fat: bool,
+    pub bulk: usize,
+    /// What passed and a link of so many bits per second has not carried, bits times ns per second, and when that was.
+    behind: (u64, u128, u64),
     due: BinaryHeap<Reverse<(u64, usize, u64)>>,
 }
+
+/// Bits per second times ns in a byte.
+const PARTS: u128 = 8_000_000_000;
+
+/// Where packets wait, one packet in so many is thin.
+pub const THIN: u64 = 32;
 
 /// Burst of a ceiling here, bytes: 4 ms of it, and a few packets.
 pub fn ceiling_burst(ceiling: u64, largest: u64) -> u64 {
@@ -171,6 +201,9 @@ impl World {
             tenants: wants.iter().zip(largest).map(tenant).collect(),
             now_ns,
             draw,
+            fat: false,
+            bulk: 0,
+            behind: (capacity, 0, now_ns),
             due: BinaryHeap::new(),
         };
         for at in 0..world.tenants.len() {
@@ -195,12 +228,12 @@ impl World {
     pub fn offer(&mut self, at: usize, bytes: u64) -> Result<Taken, Refused> {
         // Half of the packets are of fat flows: what is promised of tenants does not depend on it. What is thin leaves now,
         // and is little.
-        let fat = if self.uplink.horizon_ns == 0 {
+        self.fat = if self.uplink.horizon_ns == 0 {
             self.draw.once_in(2)
         } else {
-            !self.draw.once_in(32)
+            at < self.bulk || !self.draw.once_in(THIN as _)
         };
-        self.offer_of(at, bytes, fat)
+        self.offer_of(at, bytes, self.fat)
     }
 
     /// The same of a fat flow or a thin one.
@@ -218,8 +251,21 @@ impl World {
         tenant.offered += bytes;
         if decided.is_ok() {
             tenant.passed += bytes;
+            let behind = self.behind() + u128::from(bytes) * PARTS;
+            (self.behind.1, self.behind.2) = (behind, self.now_ns);
         }
         decided
+    }
+
+    /// In [`PARTS`] of a byte.
+    fn behind(&self) -> u128 {
+        let (capacity, behind, at_ns) = self.behind;
+        behind.saturating_sub(u128::from(self.now_ns - at_ns) * u128::from(capacity))
+    }
+
+    /// Bytes that passed and that the link has not carried yet, reckoned without the law.
+    pub fn queue(&self) -> u64 {
+        (self.behind() / PARTS) as u64
     }
 
     /// Would a packet of a fat flow of this tenant's, of so many bytes and just taken, be marked?

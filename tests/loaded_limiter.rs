@@ -13,6 +13,8 @@ mod fair;
 mod fixtures;
 #[path = "loaded/kernel.rs"]
 mod kernel;
+#[path = "loaded/law.rs"]
+mod law;
 mod oracle;
 #[path = "loaded/place.rs"]
 mod place;

@@ -30,12 +30,16 @@ const DRAIN: u64 = 4;
 /// The same where what is over a share waits: what was promised at an α leaves for a horizon after it has fallen.
 const DRAIN_WAITING: u64 = 2;
 
+/// There the link is full when more than this part of what may leave early stands before it at the end of a period.
+const FULL: u64 = 2;
+
 /// There α rises by this part of a step while anything is ahead of the link: TCP asks for more when it rises and for less when it
 /// falls, a round trip later, and at whole steps swings with it.
 const RISE: u64 = 2;
 
-/// After so many periods of too much in a row, the chord is too slow: most tenants have enough at any α
-/// near this one.
+/// After so many periods of too much in a row, in the last of which the link was full, the chord is too slow: most tenants have
+/// enough at any α near this one. While it is not, there is a queue within its bound and no haste: a quarter of α for that would
+/// leave the link idle for a period.
 const PRESSED: u64 = 4;
 
 /// Horizons follow a rising α by this part of the way in a period.
@@ -57,6 +61,8 @@ pub struct Seen {
     pub guaranteed: u64,
     /// Within the tenants' shares, passed or not.
     pub borrowed: u64,
+    /// The link refused some of it, or more stood before it in the end than may for long.
+    pub full: bool,
     /// Weights of the tenants that asked for more lately: of the most of them, and fading.
     pub held: u64,
     /// Periods in a row before this one in which more was asked for than there was room.
@@ -146,7 +152,7 @@ const fn down(alpha: u64, room: u64, seen: &Seen) -> u64 {
         return alpha;
     }
     let above = chord(alpha, room, seen.borrowed);
-    if seen.pressed < PRESSED {
+    if seen.pressed < PRESSED || !seen.full {
         // One packet more or less is no reason to go all the way.
         let far = seen.borrowed / 2 >= room;
         return if far { above } else { alpha / 2 + above / 2 };
@@ -201,6 +207,7 @@ pub fn renew<L: Link>(uplink: &UplinkPolicy, link: &L, period: u64, now_ns: u64)
         // What waits for its departure is no queue of the link's.
         stands = queue.saturating_sub(due::waiting(uplink, link, origin_ns, now_ns));
         seen.drain = stands / DRAIN_WAITING;
+        seen.full |= stands > uplink.early / FULL;
     }
     let long = seen.time_ns > PERIODS_MAX * uplink.period_ns;
     let mut renewed = if long {
@@ -238,7 +245,9 @@ fn count<L: Link>(link: &L, (from, to): (u64, u64), seen: &mut Seen) -> u64 {
     link.set_counts(to, &counts);
     seen.guaranteed = counts.guaranteed.wrapping_sub(before.guaranteed);
     let borrowed = counts.borrowed.wrapping_sub(before.borrowed);
-    seen.borrowed = borrowed.wrapping_add(counts.refused.wrapping_sub(before.refused));
+    let refused = counts.refused.wrapping_sub(before.refused);
+    seen.full = refused != 0;
+    seen.borrowed = borrowed.wrapping_add(refused);
     seen.held = counts.held;
     counts.guaranteed.wrapping_add(counts.borrowed)
 }

@@ -172,3 +172,33 @@ fn weights_are_shares_and_equal_tenants_are_equal() {
         );
     }
 }
+
+/// One that is alone and asks for just what the link has, so that a queue comes and goes: α follows it by little.
+#[test]
+fn a_queue_that_comes_and_goes_leaves_no_link_idle() {
+    let mut draw = draw("alone");
+    let capacity = 1_000_000_000;
+    let want = |guarantee, demand| Want {
+        guarantee,
+        ceiling: u64::MAX,
+        weight: 1,
+        demand,
+    };
+    let wants = [want(19_247_269, capacity), want(0, 0)];
+    let spans = level(100, 1_000, 10_000);
+    for queued in [false, true] {
+        let mut least = u64::MAX;
+        let seed = Draw(draw.up_to(1 << 62));
+        let mut world = World::with(capacity, &wants, &[1_514; 2], seed, queued);
+        span(&mut world, capacity, 20);
+        for _ in 0..spans {
+            if let Some(span) = span(&mut world, capacity, 8) {
+                least = least.min(span.used);
+            }
+        }
+        println!(
+            "CASES: share alone, queued {queued}: {spans} times 8 periods, at least {least} per mille used"
+        );
+        assert!(least >= 950, "{least}");
+    }
+}

@@ -66,6 +66,7 @@ fn a_step_never_overshoots_and_a_few_arrive() {
                 drain: 0,
                 guaranteed,
                 borrowed,
+                full: borrowed > room,
                 held: limited,
                 pressed,
             };

@@ -11,6 +11,7 @@ use octroi::lab::{
 use std::{
     io::Write as _,
     net::{IpAddr, SocketAddr, TcpStream},
+    path::Path,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -78,12 +79,26 @@ pub fn has(test: &str, programs: &[&str]) -> bool {
     true
 }
 
-/// A Python that has `module`; `None`, and `test` is skipped: there is none. `OCTROI_PYTHON` may name one.
-pub fn python_with(test: &str, module: &str) -> Option<String> {
+/// A Python that has `module`, as a command; `None`, and `test` is skipped: there is none. `OCTROI_PYTHON` may name one.
+pub fn python_with(test: &str, module: &str) -> Option<Vec<String>> {
     let named = std::env::var("OCTROI_PYTHON").ok();
     let known = ["python3", "/usr/bin/python3"].map(str::to_owned);
-    let found = named.into_iter().chain(known).find(|python| {
-        let tried = Command::new(python)
+    let mut commands: Vec<Vec<String>> = named
+        .into_iter()
+        .chain(known)
+        .map(|python| vec![python])
+        .collect();
+    // What `cargo xtask setup` has from PyPI.
+    let target = Path::new(env!("CARGO_BIN_EXE_octroi"))
+        .parent()
+        .and_then(Path::parent);
+    if let Some(target) = target {
+        let path = format!("PYTHONPATH={}", target.join("tools/python").display());
+        commands.push(["env", &path, "python3"].map(str::to_owned).to_vec());
+    }
+    let found = commands.into_iter().find(|command| {
+        let tried = Command::new(&command[0])
+            .args(&command[1..])
             .args(["-c", &format!("import {module}")])
             .output();
         tried.is_ok_and(|output| output.status.success())

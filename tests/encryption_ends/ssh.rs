@@ -39,6 +39,21 @@ fn key(place: &Place, name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Where `cargo xtask setup` unpacks what it does not install.
+fn unpacked() -> Option<PathBuf> {
+    let target = Path::new(env!("CARGO_BIN_EXE_octroi")).parent()?.parent()?;
+    Some(target.join("tools/openssh"))
+}
+
+/// The machine's server, or the unpacked one.
+fn sshd() -> String {
+    let installed = "/usr/sbin/sshd".to_owned();
+    match unpacked().map(|directory| directory.join("usr/sbin/sshd")) {
+        Some(path) if !Path::new(&installed).exists() => path.display().to_string(),
+        _ => installed,
+    }
+}
+
 fn server(place: &Place, host: &Path, user: &Path) -> Result<Running> {
     let directory = place.site.directory();
     let known = directory.join("authorized_keys");
@@ -55,10 +70,33 @@ fn server(place: &Place, host: &Path, user: &Path) -> Result<Running> {
             KEY_EXCHANGES.join(",")
         ),
     )?;
-    // Where its unprivileged half lives.
+    // Where its unprivileged half lives, and who that is: a user that only an installed server has made, and none of this machine
+    // but for this process.
     fs::create_dir_all("/run/sshd")?;
-    let config = config.display().to_string();
-    place.serve("/usr/sbin/sshd", &["-D", "-e", "-f", &config], "t", PORT)
+    let mut users = fs::read_to_string("/etc/passwd")?;
+    if !users.lines().any(|line| line.starts_with("sshd:")) {
+        users.push_str("sshd:x:65533:65534::/run/sshd:/usr/sbin/nologin\n");
+    }
+    let passwd = directory.join("passwd");
+    fs::write(&passwd, users)?;
+    let libraries = unpacked()
+        .unwrap_or_default()
+        .join("usr/lib/x86_64-linux-gnu");
+    let [passwd, libraries, config] =
+        [passwd, libraries, config].map(|path| path.display().to_string());
+    let run =
+        "mount --bind \"$0\" /etc/passwd && exec env LD_LIBRARY_PATH=\"$1\" \"$2\" -D -e -f \"$3\"";
+    let args = [
+        "--mount",
+        "sh",
+        "-c",
+        run,
+        &passwd,
+        &libraries,
+        &sshd(),
+        &config,
+    ];
+    place.serve("unshare", &args, "t", PORT)
 }
 
 /// What comes back of `said` from `cat` on the other end, and what the client tells of its key exchanges.
@@ -104,10 +142,7 @@ fn through(
 }
 
 pub fn passes(place: &mut Place) -> Result<()> {
-    if !has(
-        "encryption_ends: ssh",
-        &["/usr/sbin/sshd", "ssh", "ssh-keygen"],
-    ) {
+    if !has("encryption_ends: ssh", &[&sshd(), "ssh", "ssh-keygen"]) {
         return Ok(());
     }
     let (host, user) = (key(place, "ssh_host")?, key(place, "ssh_user")?);

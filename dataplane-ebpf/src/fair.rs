@@ -4,7 +4,7 @@
 
 use crate::{
     limiter::{Kernel, Shared, both_give_back},
-    maps,
+    maps, share,
     thin::{self, Rows},
 };
 use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_coarse_ns};
@@ -22,6 +22,8 @@ use dataplane_common::{
 const BOOKED: u32 = 2;
 /// Likewise: a period ended with it.
 const ENDED: u32 = 4;
+/// Likewise: it is booked there at its tenant's ceiling.
+const SHARED: u32 = 8;
 /// Likewise, above: slot and direction.
 const WHICH_SHIFT: u32 = 8;
 
@@ -267,5 +269,52 @@ pub extern "C" fn fair_give_back(
     // SAFETY: as above.
     let place = Place::unpacked(unsafe { (*skb).cb[1] });
     asked(limit, 0, units).give_back(&line, &rows(which), place);
+    1
+}
+
+/// 0, or until when the flow of a fat packet is to be held that has had its part of its tenant's ceiling: it is refused. Else it is
+/// booked as its flow's; to be asked before the share. `which`: slot and direction of its port, which has no ceiling of its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn fair_share(skb: *mut __sk_buff, which: u32, whose: u64, l2_bytes: u64) -> u64 {
+    let (Some((ceiling, clock)), Some(line)) = (share::queued_ceiling(whose), Line::of(which))
+    else {
+        return 0;
+    };
+    let backlog = ceiling.backlog(&clock, &Kernel, ceiling.horizon);
+    if !ceiling.books_flows(backlog) {
+        return 0;
+    }
+    let asked = asked(ceiling, backlog, ceiling.charge(l2_bytes));
+    let ended = asked.turns(&line) as u32;
+    // SAFETY: as above.
+    let place = Place::unpacked(unsafe { (*skb).cb[1] });
+    let taken = asked.take(&line, &rows(which), place);
+    let booked = SHARED * taken as u32;
+    // SAFETY: as above.
+    unsafe { (*skb).cb[4] |= which << WHICH_SHIFT | ended * ENDED | booked };
+    if taken { 0 } else { asked.held_ns() }
+}
+
+/// Takes back what [`fair_share`] booked: the share refused the packet.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn fair_share_give_back(
+    skb: *mut __sk_buff,
+    which: u32,
+    whose: u64,
+    l2_bytes: u64,
+) -> u64 {
+    // SAFETY: as above.
+    if unsafe { (*skb).cb[4] } & SHARED == 0 {
+        return 0;
+    }
+    let (Some((ceiling, _)), Some(line)) = (share::ceiling(whose), Line::of(which)) else {
+        return 0;
+    };
+    // SAFETY: as above.
+    let place = Place::unpacked(unsafe { (*skb).cb[1] });
+    let asked = asked(ceiling, 0, ceiling.charge(l2_bytes));
+    asked.give_back(&line, &rows(which), place);
     1
 }

@@ -40,12 +40,14 @@ pub fn on<const DIRECTION: u32, const APART: bool>(ctx: &TcContext, ifindex: u32
         (_, false) => gate_to_tenant(skb, ifindex),
         (_, true) => gate_to_tenant_apart(skb, ifindex),
     } as i32;
-    fair::settle(skb);
-    if verdict == verdict::HELD {
+    let verdict = if verdict == verdict::HELD {
         held::judge(skb)
     } else {
         verdict
-    }
+    };
+    // Behind both: a share has parts, too.
+    fair::settle(skb);
+    verdict
 }
 
 macro_rules! begin {

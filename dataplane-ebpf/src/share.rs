@@ -2,6 +2,7 @@
 
 use crate::{
     account::Book,
+    fair,
     limiter::{self, Shared},
     maps, thin,
 };
@@ -170,6 +171,16 @@ pub fn take(
     let which = book.slot * DIRECTIONS + book.direction;
     let looked = thin::look_for_share(skb, which, wire, pace);
     let class = thin::fat(skb) << FAT_SHIFT;
+    // At a port's ceiling its flows have their parts already.
+    let parts = class != 0 && port.flags & PortPolicy::limited(book.direction, 0) == 0;
+    if parts {
+        let until_ns = fair::fair_share(skb, which, whose, wire.l2_bytes);
+        if until_ns != 0 {
+            thin::shared(skb, which, wire, pace, until_ns);
+            limiter::give_back(skb, port, book.slot, book.direction, wire);
+            return Err(DropReason::CeilingBytes);
+        }
+    }
     let taken = share_take(whose | class, wire.packets, wire.l2_bytes, now_ns);
     let refused = match taken {
         SHARE => DropReason::ShareExceeded,
@@ -191,6 +202,9 @@ pub fn take(
             return Ok(Departure::at(departs_ns, near, 0));
         }
     };
+    if parts {
+        fair::fair_share_give_back(skb, which, whose, wire.l2_bytes);
+    }
     limiter::give_back(skb, port, book.slot, book.direction, wire);
     Err(refused)
 }
@@ -221,6 +235,16 @@ pub fn ceiling(whose: u64) -> Option<(&'static LimitPolicy, Shared)> {
         return None;
     }
     Some((&policy.ceiling, clocks(whose)?.ceiling))
+}
+
+/// The same where what is over a share waits, and so is a queue.
+#[inline(always)]
+pub fn queued_ceiling(whose: u64) -> Option<(&'static LimitPolicy, Shared)> {
+    let (_, index) = policy(whose)?;
+    if maps::UPLINKS.get(index)?.horizon_ns == 0 {
+        return None;
+    }
+    ceiling(whose)
 }
 
 /// ns that a byte takes at what the tenant has at least, times 2^20: its guarantee, else its ceiling, else an eighth of

@@ -12,13 +12,13 @@ use aya::programs::{TestRun as _, TestRunOptions};
 use dataplane::{attach::Mechanism, maps::Raw};
 use dataplane_common::{
     abi::{
-        PortPolicy, TO_TENANT, shape,
+        LimitPolicy, PortPolicy, TO_TENANT, shape,
         share::{
             ShareClocks, ShareLine, SharePace, SharePolicy, UplinkPolicy, UplinkShare,
             share_clocks_index, share_index, uplink_index, uplink_share_index,
         },
     },
-    limit::Times,
+    limit::{Rate, Times},
     share::{self, Clocks, Link, ask::Ask},
     units::BitsPerSecond,
 };
@@ -226,6 +226,15 @@ impl Rig {
     fn new(mechanism: Mechanism, queued: bool) -> Result<Self> {
         let (plain, gate) = plain_port()?;
         let mut policy = gate.ports.get(&slot::PLAIN).context("no such port")?.policy;
+        // A ceiling that is far away: flows have parts there, where nobody wants more, and none at the share, of which the law says
+        // nothing.
+        let far = Times {
+            now_ns: now_ns(),
+            switch_ns: now_ns(),
+            coarse_slack_ns: 0,
+        };
+        let far = LimitPolicy::begin(Rate::bytes(BitsPerSecond(1 << 36)), 1 << 30, 0, &far);
+        policy.set_limits(TO_TENANT, [far, LimitPolicy::default()]);
         let (set, slots) = (EPOCH.policy_set(), gate.sizes.slots);
         let port = gate.sizes.port(set, slot::PLAIN);
         let mut kernel = Kernel::load(gate, EPOCH, mechanism)?;

@@ -26,7 +26,7 @@ const PRIORITY: usize = 32;
 const DROP: u32 = 2;
 
 /// At this rate the test's frames take seconds, and the test takes milliseconds.
-const CEILING: BitsPerSecond = BitsPerSecond(1_000_000);
+pub const CEILING: BitsPerSecond = BitsPerSecond(1_000_000);
 /// The burst, bytes.
 pub const BURST: u64 = 62_500;
 
@@ -94,6 +94,7 @@ impl Port {
         })
     }
 
+    /// Where the shape is not `htb`, what passes is the first.
     pub fn send(&mut self, frame: &[u8]) -> Result<Became> {
         let context = kernel::context(&self.way);
         let mut out = [0; 192];

@@ -32,11 +32,12 @@ use std::{
 const DROP: u32 = 2;
 const OVERHEAD: u16 = 24;
 const LENGTHS: [usize; 4] = [60, 590, 1_514, 1_514];
-const CAPACITY: BitsPerSecond = BitsPerSecond(100_000_000);
+/// So slow that an emulated machine sends more than that.
+const CAPACITY: BitsPerSecond = BitsPerSecond(10_000_000);
 /// Guarantee, ceiling with its burst, weight.
 const TENANTS: [(Option<u64>, Option<u64>, u32); 3] = [
-    (Some(20_000_000), None, 1),
-    (None, Some(40_000_000), 3),
+    (Some(2_000_000), None, 1),
+    (None, Some(4_000_000), 3),
     (None, None, 10),
 ];
 
@@ -241,7 +242,7 @@ impl Rig {
         let mut uplink = UplinkPolicy::new(CAPACITY, (OVERHEAD, 0), TENANTS.len() as u32);
         if queued {
             policy.shape[TO_TENANT as usize] = shape::EDT;
-            uplink = uplink.queued(CAPACITY, BitsPerSecond(20_000_000));
+            uplink = uplink.queued(CAPACITY, BitsPerSecond(2_000_000));
         }
         let begun_ns = now_ns();
         let times = Times {
@@ -372,7 +373,7 @@ fn trace(mechanism: Mechanism, queued: bool, seed: u64) -> Result<Seen> {
     let mut rig = Rig::new(mechanism, queued)?;
     let mut dice = dice::Dice::new(0, seed);
     let mut seen = Seen::default();
-    let end = Instant::now() + Duration::from_millis(dice::cases(300, 1_000, 20_000));
+    let end = Instant::now() + Duration::from_millis(dice::cases(1_000, 3_000, 20_000));
     while Instant::now() < end {
         // Bursts of one tenant's, so that lines are left behind and overrun, and pauses.
         let tenant = dice.pick(&[0, 1, 2]);
@@ -433,7 +434,7 @@ fn the_loaded_law_is_the_hosts_on_traces() -> Result<()> {
         for queued in [false, true] {
             let seen = place::alone(|| trace(mechanism, queued, 0))?;
             println!("CASES: loaded sharing law, {mechanism:?}, queued {queued}: {seen:?}");
-            ensure!(seen.exact >= 10, "{seen:?}");
+            ensure!(seen.exact >= 5, "{seen:?}");
             ensure!(seen.thin * 2 < seen.frames, "{seen:?}");
             ensure!(
                 seen.refused * 20 > seen.frames && seen.refused < seen.frames,
